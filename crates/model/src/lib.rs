@@ -1,0 +1,10 @@
+//! The words of matome's domain: sources, records, tasks, schedules, canonical JSON, schema inference,
+//! the messages of the engine child.
+//!
+//! No I/O and no async: everything here is a value or a pure function, so that every other crate can
+//! depend on it.
+
+pub mod canonical;
+pub mod clock;
+pub mod source;
+pub mod task;

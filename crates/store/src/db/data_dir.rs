@@ -1,0 +1,81 @@
+//! The data directory of an embedded installation: held by one process at a time.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Result, StoreError};
+
+/// A data directory that this process holds until the value is dropped. It contains `matome.db`,
+/// `master.key`, the lock file and the control socket.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    lock: File,
+    was_unclean: bool,
+}
+
+impl DataDir {
+    /// Makes the directory when it is new (mode 0700) and takes its lock.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process holds it, [`StoreError::DataDir`] when it cannot be used.
+    pub fn acquire(path: &Path) -> Result<Self> {
+        let failed = |what: &str| {
+            let (path, what) = (path.to_owned(), what.to_owned());
+            move |source| StoreError::DataDir { path, what, source }
+        };
+        make_private_dir(path).map_err(failed("making the directory failed"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path.join("matome.lock"))
+            .map_err(failed("opening its lock file failed"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed("locking it failed")(source)),
+        }
+        // The lock file holds the process id while the directory is in use and is emptied on a clean end.
+        let was_unclean = lock.metadata().is_ok_and(|meta| meta.len() > 0);
+        let mut dir = Self { path: path.to_owned(), lock, was_unclean };
+        dir.lock.set_len(0).map_err(failed("writing its lock file failed"))?;
+        writeln!(dir.lock, "{}", std::process::id()).map_err(failed("writing its lock file failed"))?;
+        Ok(dir)
+    }
+
+    /// Whether the last process that held it did not end cleanly.
+    pub fn was_unclean(&self) -> bool {
+        self.was_unclean
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The SQLite file in it.
+    pub fn database_file(&self) -> PathBuf {
+        self.path.join("matome.db")
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // When this fails the next start only checks the file more thoroughly.
+        let _ = self.lock.set_len(0);
+    }
+}
+
+fn make_private_dir(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}

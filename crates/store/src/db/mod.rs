@@ -1,0 +1,249 @@
+//! The database: SQLite in the data directory, or PostgreSQL, behind one way to read and one way to write.
+//!
+//! [`Db::write`] runs a unit of work in one transaction: what it does commits whole or not at all. On SQLite
+//! the unit goes through the single writer, with group commit. [`Db::read`] gives a connection for reading.
+
+mod conn;
+mod data_dir;
+mod sqlite_writer;
+mod value;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, PgPool, Postgres, Sqlite, SqlitePool};
+use uuid::Uuid;
+
+pub use conn::{Conn, Dialect};
+pub use data_dir::DataDir;
+
+pub use value::{Arg, Row};
+
+use crate::error::{Result, StoreError};
+use sqlite_writer::SqliteWriter;
+
+/// A unit of work: gets a connection inside a transaction, owns all else it needs.
+pub type Work<T> = Box<dyn for<'a, 'c> FnOnce(&'a mut Conn<'c>) -> BoxFuture<'a, Result<T>> + Send>;
+
+/// A database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Db(Arc<Backend>);
+
+#[derive(Debug)]
+enum Backend {
+    Postgres { pool: PgPool, application_name: String },
+    Sqlite { writer: SqliteWriter, readers: SqlitePool, _data_dir: Option<DataDir> },
+}
+
+impl Db {
+    /// Opens (and makes, when new) the embedded database in a data directory that this process holds.
+    ///
+    /// # Errors
+    /// When the file is damaged or cannot be opened.
+    pub async fn open_embedded(data_dir: DataDir) -> Result<Self> {
+        let file = data_dir.database_file();
+        let is_new = !file.exists();
+        let options = sqlite_options(&file).create_if_missing(true);
+        let mut writer = options.connect().await.map_err(|err| corrupt(&file, &err))?;
+        if !is_new {
+            quick_check(&mut writer, &file, data_dir.was_unclean()).await?;
+        }
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(30))
+            .connect_lazy_with(sqlite_options(&file).read_only(true));
+        Ok(Self(Arc::new(Backend::Sqlite { writer: SqliteWriter::start(writer), readers, _data_dir: Some(data_dir) })))
+    }
+
+    /// Connects to PostgreSQL. `boot` names this process in `pg_stat_activity`, so that the sessions of a
+    /// worker that was declared dead can be ended.
+    ///
+    /// # Errors
+    /// When the URL is no PostgreSQL URL or the server does not answer.
+    pub async fn connect_postgres(url: &str, boot: Uuid, max_connections: u32) -> Result<Self> {
+        let application_name = format!("matome-{boot}");
+        let options: PgConnectOptions = url.parse().map_err(StoreError::Database)?;
+        let options = options.application_name(&application_name).options([
+            ("idle_in_transaction_session_timeout", "60s"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            ("timezone", "UTC"),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options)
+            .await
+            .map_err(StoreError::from)?;
+        Ok(Self(Arc::new(Backend::Postgres { pool, application_name })))
+    }
+
+    /// Which database it is.
+    pub fn dialect(&self) -> Dialect {
+        match &*self.0 {
+            Backend::Postgres { .. } => Dialect::Postgres,
+            Backend::Sqlite { .. } => Dialect::Sqlite,
+        }
+    }
+
+    /// Records of one page transaction at most: SQLite's writer must not be held long (11 ms for 1,000 rows).
+    pub fn page_rows(&self) -> usize {
+        match self.dialect() {
+            Dialect::Postgres => 5_000,
+            Dialect::Sqlite => 1_000,
+        }
+    }
+
+    /// Bytes of raw records of one page transaction at most, unless a single record is larger.
+    pub fn page_bytes(&self) -> usize {
+        match self.dialect() {
+            Dialect::Postgres => 8 << 20,
+            Dialect::Sqlite => 1 << 20,
+        }
+    }
+
+    /// A connection for reading.
+    ///
+    /// # Errors
+    /// When none is free in time, or the database is gone.
+    pub async fn read(&self) -> Result<Reader> {
+        Ok(match &*self.0 {
+            Backend::Postgres { pool, .. } => Reader::Postgres(pool.acquire().await?),
+            Backend::Sqlite { readers, .. } => Reader::Sqlite(readers.acquire().await?),
+        })
+    }
+
+    /// Control work (claims, heartbeats, changes by the API) in one transaction; goes before pages of data.
+    ///
+    /// ```ignore
+    /// db.write(move |conn| Box::pin(async move { data_sources::delete(conn, id).await })).await?
+    /// ```
+    ///
+    /// # Errors
+    /// What the unit returns, which rolls it back; or the database's error on commit.
+    pub async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'a, 'c> FnOnce(&'a mut Conn<'c>) -> BoxFuture<'a, Result<T>> + Send + 'static,
+    {
+        self.transaction(false, Box::new(work)).await
+    }
+
+    /// A page of data in one transaction, after waiting control work.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn write_page<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'a, 'c> FnOnce(&'a mut Conn<'c>) -> BoxFuture<'a, Result<T>> + Send + 'static,
+    {
+        self.transaction(true, Box::new(work)).await
+    }
+
+    async fn transaction<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
+        match &*self.0 {
+            Backend::Sqlite { writer, .. } => writer.submit(is_data, work).await,
+            Backend::Postgres { pool, .. } => {
+                let mut tx = pool.begin().await?;
+                // An error drops the transaction, which rolls it back.
+                let result = work(&mut Conn::Postgres(&mut tx)).await?;
+                tx.commit().await.map_err(|err| match StoreError::from(err) {
+                    StoreError::Unreachable(err) => StoreError::CommitUnknown(err),
+                    other => other,
+                })?;
+                Ok(result)
+            }
+        }
+    }
+
+    /// Connections of the pool: (in use, open). For metrics.
+    pub fn connections(&self) -> (usize, usize) {
+        let (idle, open) = match &*self.0 {
+            Backend::Postgres { pool, .. } => (pool.num_idle(), pool.size()),
+            Backend::Sqlite { readers, .. } => (readers.num_idle(), readers.size()),
+        };
+        let open = usize::try_from(open).unwrap_or(usize::MAX);
+        (open.saturating_sub(idle), open)
+    }
+
+    /// Name of this process's sessions in `pg_stat_activity`; empty on SQLite.
+    pub fn application_name(&self) -> &str {
+        match &*self.0 {
+            Backend::Postgres { application_name, .. } => application_name,
+            Backend::Sqlite { .. } => "",
+        }
+    }
+
+    /// Closes the pool; waits for its connections.
+    pub async fn close(&self) {
+        match &*self.0 {
+            Backend::Postgres { pool, .. } => pool.close().await,
+            Backend::Sqlite { readers, .. } => readers.close().await,
+        }
+    }
+}
+
+/// A connection for reading, back in its pool when dropped.
+#[derive(Debug)]
+pub enum Reader {
+    /// PostgreSQL.
+    Postgres(PoolConnection<Postgres>),
+    /// SQLite, opened read-only.
+    Sqlite(PoolConnection<Sqlite>),
+}
+
+impl Reader {
+    /// The connection.
+    pub fn conn(&mut self) -> Conn<'_> {
+        match self {
+            Reader::Postgres(conn) => Conn::Postgres(conn),
+            Reader::Sqlite(conn) => Conn::Sqlite(conn),
+        }
+    }
+}
+
+fn sqlite_options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(10))
+        .pragma("cache_size", "-16000")
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("temp_store", "memory")
+        .statement_cache_capacity(200)
+}
+
+/// Refuses a file that is no database; after an unclean end the whole file is checked.
+async fn quick_check(conn: &mut sqlx::SqliteConnection, file: &Path, thoroughly: bool) -> Result<()> {
+    let sql = if thoroughly { "pragma quick_check(1)" } else { "select 'ok' from sqlite_schema limit 1" };
+    let found: Option<String> =
+        sqlx::query_scalar(sql).fetch_optional(conn).await.map_err(|err| corrupt(file, &err))?;
+    match found {
+        Some(word) if word != "ok" => Err(StoreError::Corrupt { path: file.to_owned(), what: word }),
+        _ => Ok(()),
+    }
+}
+
+fn corrupt(file: &Path, err: &sqlx::Error) -> StoreError {
+    let what = match err {
+        sqlx::Error::Database(db) => db.message().to_owned(),
+        other => other.to_string(),
+    };
+    StoreError::Corrupt { path: file.to_owned(), what }
+}
+
+impl Conn<'_> {
+    /// A condition "`column` is one of the set bound at `$n`" (an [`Arg::Ints`] or [`Arg::ByteStrings`]).
+    pub fn any_of(&self, column: &str, n: usize) -> String {
+        self.pick(format!("{column} = any(${n})"), format!("{column} in (select value from json_each(${n}))"))
+    }
+}

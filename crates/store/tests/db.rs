@@ -1,0 +1,107 @@
+//! What both databases promise underneath every entity: units commit whole or not at all, values come back.
+
+use matome_store::db::Arg;
+use matome_store::error::StoreError;
+use matome_store::migrate;
+use matome_testbed::databases;
+use uuid::Uuid;
+
+const INSERT: &str = "insert into api_tokens (name, role, prefix, token_hash) values ($1, 'admin', $1, $2)";
+
+#[tokio::test]
+async fn a_unit_that_fails_takes_back_its_own_changes_only() {
+    for bed in databases().await {
+        let write = |name: &'static str, fail: bool| {
+            let db = bed.db.clone();
+            async move {
+                db.write(move |conn| {
+                    Box::pin(async move {
+                        conn.execute(INSERT, &[name.into(), Arg::Bytes(Some(b"x"))]).await?;
+                        if fail { Err(StoreError::Closed) } else { Ok(()) }
+                    })
+                })
+                .await
+            }
+        };
+        let results = futures::future::join_all([write("a", false), write("b", true), write("c", false)]).await;
+        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true], "{}", bed.name);
+        let mut reader = bed.db.read().await.unwrap();
+        let rows = reader.conn().fetch_all("select name from api_tokens order by name", &[]).await.unwrap();
+        let names: Vec<String> = rows.iter().map(|row| row.text("name").unwrap()).collect();
+        assert_eq!(names, ["a", "c"], "{}", bed.name);
+    }
+}
+
+#[tokio::test]
+async fn values_come_back_as_they_went() {
+    for bed in databases().await {
+        let mut reader = bed.db.read().await.unwrap();
+        let mut conn = reader.conn();
+        let (id, now) = (Uuid::new_v4(), chrono::DateTime::from_timestamp_micros(1_763_900_000_123_456).unwrap());
+        let json = r#"{"キー":[1.10,12345678901234567890123,null]}"#;
+        let sql = conn.pick(
+            "select $1::bigint as i, $2::text as t, $3::bytea as b, $4::jsonb as j, $5::timestamptz as at, $6::uuid as u, $7::bool as f",
+            "select $1 as i, $2 as t, $3 as b, $4 as j, $5 as at, $6 as u, $7 as f",
+        );
+        let args = [
+            Arg::Int(Some(i64::MIN)),
+            "日本語".into(),
+            Arg::Bytes(Some(&[0, 255])),
+            Arg::Json(Some(json)),
+            now.into(),
+            id.into(),
+            true.into(),
+        ];
+        let row = conn.fetch_one(sql, &args).await.unwrap();
+        assert_eq!(row.int("i").unwrap(), i64::MIN);
+        assert_eq!(row.text("t").unwrap(), "日本語");
+        assert_eq!(row.bytes("b").unwrap(), [0, 255]);
+        assert_eq!(row.json("j").unwrap().get().replace(' ', ""), json);
+        assert_eq!(row.time("at").unwrap(), now);
+        assert_eq!(row.uuid("u").unwrap(), id);
+        assert!(row.bool("f").unwrap());
+    }
+}
+
+#[tokio::test]
+async fn migrating_again_changes_nothing() {
+    for bed in databases().await {
+        let before = migrate::instance_id(&mut bed.db.read().await.unwrap().conn()).await.unwrap();
+        let migrated = migrate::migrate(&bed.db).await.unwrap();
+        assert_eq!(migrated.from, migrated.to);
+        migrate::check(&bed.db).await.unwrap();
+        assert_eq!(migrate::instance_id(&mut bed.db.read().await.unwrap().conn()).await.unwrap(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_matome_is_refused() {
+    for bed in databases().await {
+        bed.db
+            .write(|conn| {
+                Box::pin(async move {
+                    let sql = "insert into schema_history (version, min_binary) values (99, 99)";
+                    conn.execute(sql, &[]).await
+                })
+            })
+            .await
+            .unwrap();
+        for result in [migrate::migrate(&bed.db).await.map(drop), migrate::check(&bed.db).await] {
+            assert!(matches!(result, Err(StoreError::SchemaVersion { found: 99, .. })), "{}: {result:?}", bed.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_row_where_one_may_be_names_its_constraint() {
+    for bed in databases().await {
+        let insert = || {
+            bed.db.write(|conn| {
+                Box::pin(async move { conn.execute(INSERT, &["same".into(), Arg::Bytes(Some(b"x"))]).await })
+            })
+        };
+        insert().await.unwrap();
+        let err = insert().await.unwrap_err();
+        assert!(matches!(&err, StoreError::Unique { constraint, .. } if constraint.contains("prefix")), "{err:?}");
+    }
+}

@@ -1,0 +1,79 @@
+//! The databases that tests run on: every test of stored behaviour runs on SQLite **and** on PostgreSQL.
+//!
+//! ```ignore
+//! #[tokio::test]
+//! async fn second_page_starts_after_cursor() {
+//!     for bed in matome_testbed::databases().await {
+//!         let db = &bed.db; // migrated and empty
+//!     }
+//! }
+//! ```
+//!
+//! PostgreSQL is the one that `scripts/test` (or `scripts/with-postgres`) starts. Without it a test fails: no
+//! test passes because something is absent.
+
+use matome_store::db::{DataDir, Db};
+use matome_store::migrate;
+use sqlx::Connection as _;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// Name of the environment variable with the URL of a PostgreSQL server made for tests.
+pub const DATABASE_URL: &str = "MATOME_TEST_DATABASE_URL";
+
+/// A migrated, empty database of one test.
+#[derive(Debug)]
+pub struct TestDb {
+    /// `sqlite` or `postgres`, for messages.
+    pub name: &'static str,
+    /// The database.
+    pub db: Db,
+    _dir: Option<TempDir>,
+}
+
+/// One fresh database of each kind.
+///
+/// # Panics
+/// When PostgreSQL is not there.
+pub async fn databases() -> Vec<TestDb> {
+    vec![sqlite().await, postgres().await]
+}
+
+/// A fresh embedded database in a temporary directory.
+///
+/// # Panics
+/// When it cannot be made.
+pub async fn sqlite() -> TestDb {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let data_dir = DataDir::acquire(dir.path()).expect("a new directory is free");
+    let db = Db::open_embedded(data_dir).await.expect("a new database opens");
+    migrate::migrate(&db).await.expect("an empty database can be migrated");
+    TestDb { name: "sqlite", db, _dir: Some(dir) }
+}
+
+/// A fresh schema on the test server.
+///
+/// # Panics
+/// When the server is not there.
+pub async fn postgres() -> TestDb {
+    let url = postgres_schema().await;
+    let db = Db::connect_postgres(&url, Uuid::new_v4(), 10).await.expect("the new schema can be reached");
+    migrate::migrate(&db).await.expect("an empty schema can be migrated");
+    TestDb { name: "postgres", db, _dir: None }
+}
+
+/// Makes an empty schema on the test server and returns a URL that works in it.
+///
+/// # Panics
+/// When the server is not there.
+pub async fn postgres_schema() -> String {
+    let url = std::env::var(DATABASE_URL).unwrap_or_else(|_| {
+        panic!("{DATABASE_URL} is not set: run `scripts/test`, or `scripts/with-postgres cargo test ...`")
+    });
+    let schema = format!("t_{}", Uuid::new_v4().simple());
+    let mut conn = sqlx::PgConnection::connect(&url).await.expect("the test server answers");
+    let create = format!("create schema {schema}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut conn).await.expect("a schema can be made");
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}options=-c%20search_path%3D{schema}")
+}
