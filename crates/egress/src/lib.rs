@@ -1,1 +1,18 @@
-//! matome-egress
+//! The only way to the outside: which addresses may be reached, and the HTTP client that obeys.
+//!
+//! A host is resolved once; every address it has is canonicalised and checked; the connection goes to a
+//! checked address and nowhere else. Redirects are followed by hand and checked again. No proxy is taken
+//! from the environment.
+
+mod address;
+mod body;
+mod client;
+mod error;
+mod policy;
+mod tls;
+
+pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response};
+pub use error::EgressError;
+pub use policy::{EgressRule, EgressRuleError, Policy};
+pub use reqwest::StatusCode;
+pub use reqwest::header;

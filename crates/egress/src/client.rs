@@ -1,0 +1,301 @@
+//! An HTTP client that dials checked addresses only and never holds a whole answer.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{StatusCode, redirect};
+use rustls::ClientConfig;
+use url::Url;
+
+use crate::body::{Inflate, InflateError, RATIO_LIMIT};
+use crate::error::{EgressError, shown};
+use crate::policy::Policy;
+use crate::tls;
+
+/// How many redirects of one request are followed.
+const REDIRECT_LIMIT: usize = 5;
+/// How long the resolver, and then each connection, may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// All names and values of an answer's headers together.
+const HEADER_LIMIT_BYTES: usize = 64 * 1024;
+/// A resolution holds this long; then the host is resolved, and checked, anew.
+const RESOLUTION_LIFETIME: Duration = Duration::from_secs(60);
+/// How many hosts are remembered with their connections.
+const ORIGIN_LIMIT: usize = 128;
+
+/// Inflated bytes of one answer that are read at most, unless a request says otherwise: 256 MiB.
+pub const DEFAULT_BODY_LIMIT: u64 = 256 * 1024 * 1024;
+
+/// A GET request.
+#[derive(Debug)]
+pub struct Request {
+    /// `http` or `https`. User information in it is not sent.
+    pub url: Url,
+    /// Sent to whatever host answers in the end.
+    pub headers: HeaderMap,
+    /// Sent to the origin (scheme, host, port) of `url` only, never across a redirect elsewhere: credentials.
+    pub origin_headers: HeaderMap,
+    /// How long to wait for the head of an answer, and then for each next piece of it.
+    pub timeout: Duration,
+    /// Inflated bytes that the body may have.
+    pub body_limit: u64,
+}
+
+impl Request {
+    /// A request without headers of its own, 30 s of patience and [`DEFAULT_BODY_LIMIT`].
+    pub fn new(url: Url) -> Self {
+        Self {
+            url,
+            headers: HeaderMap::new(),
+            origin_headers: HeaderMap::new(),
+            timeout: Duration::from_secs(30),
+            body_limit: DEFAULT_BODY_LIMIT,
+        }
+    }
+}
+
+/// The head of an answer; its body is read with [`Response::chunk`].
+pub struct Response {
+    /// The status of the last request.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Where the answer came from, after redirects.
+    pub url: Url,
+    body: reqwest::Response,
+    inflate: Option<Inflate>,
+    ended: bool,
+    read_bytes: u64,
+    body_limit: u64,
+    timeout: Duration,
+}
+
+/// One origin, and the client that is bound to the addresses it was found to have.
+struct Bound {
+    since: Instant,
+    client: reqwest::Client,
+}
+
+/// Makes requests under a [`Policy`]. Cheap to clone; clones share connections.
+#[derive(Clone)]
+pub struct HttpClient {
+    policy: Policy,
+    origins: Arc<Mutex<HashMap<(String, u16, bool), Bound>>>,
+    verifying: Arc<OnceLock<ClientConfig>>,
+}
+
+impl HttpClient {
+    /// A client that reaches what `policy` allows.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, origins: Arc::default(), verifying: Arc::default() }
+    }
+
+    /// Sends a GET request and follows up to five redirects, each of them checked anew.
+    ///
+    /// An answer of any status is a [`Response`].
+    ///
+    /// # Errors
+    /// [`EgressError`]; `Denied` when the host, or one that it redirects to, may not be reached.
+    pub async fn get(&self, request: Request) -> Result<Response, EgressError> {
+        let origin = request.url.origin();
+        let mut url = request.url.clone();
+        for _ in 0..=REDIRECT_LIMIT {
+            check_scheme(&mut url)?;
+            let mut headers = request.headers.clone();
+            if url.origin() == origin {
+                for (name, value) in &request.origin_headers {
+                    headers.insert(name.clone(), value.clone());
+                }
+            }
+            headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
+            let client = self.client_for(&url).await?;
+            let sending = client.get(url.clone()).headers(headers).send();
+            let answer = tokio::time::timeout(request.timeout, sending)
+                .await
+                .map_err(|_| EgressError::Timeout { url: shown(&url), timeout: request.timeout })?
+                .map_err(|error| connection(&url, "the request", error))?;
+            match redirect_target(&answer, &url)? {
+                Some(target) => url = target,
+                None => return Response::start(answer, url, &request),
+            }
+        }
+        Err(EgressError::Redirects { url: shown(&request.url), limit: REDIRECT_LIMIT })
+    }
+
+    /// The client for the origin of `url`, whose addresses are checked already.
+    async fn client_for(&self, url: &Url) -> Result<reqwest::Client, EgressError> {
+        let refused = |reason| EgressError::Url { url: shown(url), reason };
+        let host = url.host().ok_or_else(|| refused("it names no host"))?;
+        let port = url.port_or_known_default().ok_or_else(|| refused("it names no port"))?;
+        let secure = url.scheme() == "https";
+        let key = (host.to_string(), port, secure);
+        if let Some(bound) = self.lock().get(&key).filter(|bound| bound.since.elapsed() < RESOLUTION_LIFETIME) {
+            return Ok(bound.client.clone());
+        }
+        let resolving = self.policy.resolve(&host, port);
+        let addresses =
+            tokio::time::timeout(CONNECT_TIMEOUT, resolving).await.map_err(|_| EgressError::Resolve {
+                host: key.0.clone(),
+                source: io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"),
+            })??;
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls(secure)?)
+            .dns_resolver(Arc::new(Checked { host: key.0.clone(), addresses }))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .no_gzip()
+            .referer(false)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .user_agent(concat!("matome/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(EgressError::Client)?;
+        let mut origins = self.lock();
+        if origins.len() >= ORIGIN_LIMIT {
+            origins.retain(|_, bound| bound.since.elapsed() < RESOLUTION_LIFETIME);
+        }
+        if origins.len() >= ORIGIN_LIMIT {
+            origins.clear();
+        }
+        origins.insert(key, Bound { since: Instant::now(), client: client.clone() });
+        Ok(client)
+    }
+
+    fn tls(&self, secure: bool) -> Result<ClientConfig, EgressError> {
+        if !secure {
+            return tls::unused().map_err(EgressError::Tls);
+        }
+        // Reading the machine's certificates takes milliseconds; only the first https request pays.
+        if let Some(config) = self.verifying.get() {
+            return Ok(config.clone());
+        }
+        let config = tls::verifying().map_err(EgressError::Tls)?;
+        Ok(self.verifying.get_or_init(|| config).clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, u16, bool), Bound>> {
+        // The map is whole after any panic: it is only ever inserted into.
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Answers the transport's question for addresses with those that were checked.
+struct Checked {
+    host: String,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Resolve for Checked {
+    fn resolve(&self, name: Name) -> Resolving {
+        let found: Result<Addrs, Box<dyn std::error::Error + Send + Sync>> =
+            if name.as_str().eq_ignore_ascii_case(&self.host) {
+                Ok(Box::new(self.addresses.clone().into_iter()))
+            } else {
+                Err("a host was asked for that was not checked".into())
+            };
+        Box::pin(std::future::ready(found))
+    }
+}
+
+fn check_scheme(url: &mut Url) -> Result<(), EgressError> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(EgressError::Url { url: shown(url), reason: "only http and https are spoken" });
+    }
+    url.set_fragment(None);
+    // The transport would send user information as a credential, to whoever a redirect names.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    Ok(())
+}
+
+fn redirect_target(answer: &reqwest::Response, url: &Url) -> Result<Option<Url>, EgressError> {
+    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let Some(location) = answer.headers().get(header::LOCATION) else { return Ok(None) };
+    let target = std::str::from_utf8(location.as_bytes()).ok().and_then(|location| url.join(location).ok());
+    target.map(Some).ok_or(EgressError::Url { url: shown(url), reason: "it redirects to something that is no address" })
+}
+
+fn connection(url: &Url, action: &'static str, error: reqwest::Error) -> EgressError {
+    if error.is_timeout() {
+        return EgressError::Timeout { url: shown(url), timeout: CONNECT_TIMEOUT };
+    }
+    // The transport's own message would repeat the address with its query.
+    EgressError::Connection { url: shown(url), action, source: error.without_url() }
+}
+
+impl Response {
+    fn start(answer: reqwest::Response, url: Url, request: &Request) -> Result<Self, EgressError> {
+        let headers = answer.headers().clone();
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if size > HEADER_LIMIT_BYTES {
+            let limit = HEADER_LIMIT_BYTES as u64;
+            return Err(EgressError::TooLarge { url: shown(&url), what: "header bytes", limit });
+        }
+        let encoding = headers.get(header::CONTENT_ENCODING).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let inflate = match encoding.as_deref().map(|encoding| encoding.trim().to_ascii_lowercase()).as_deref() {
+            None | Some("" | "identity") => None,
+            Some("gzip" | "x-gzip") => Some(Inflate::new()),
+            Some(other) => {
+                return Err(EgressError::Encoding { url: shown(&url), encoding: other.to_owned(), source: None });
+            }
+        };
+        Ok(Self {
+            status: answer.status(),
+            headers,
+            url,
+            body: answer,
+            inflate,
+            ended: false,
+            read_bytes: 0,
+            body_limit: request.body_limit,
+            timeout: request.timeout,
+        })
+    }
+
+    /// The next piece of the decompressed body, never empty; `None` at its end.
+    ///
+    /// # Errors
+    /// [`EgressError`] when the connection breaks, stalls, or a limit is hit.
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>, EgressError> {
+        while !self.ended {
+            let next = tokio::time::timeout(self.timeout, self.body.chunk())
+                .await
+                .map_err(|_| EgressError::Timeout { url: shown(&self.url), timeout: self.timeout })?
+                .map_err(|error| connection(&self.url, "reading the answer", error))?;
+            self.ended = next.is_none();
+            let piece = match (&mut self.inflate, next) {
+                (None, Some(bytes)) => bytes.to_vec(),
+                (None, None) => Vec::new(),
+                (Some(inflate), Some(bytes)) => inflate.push(&bytes).map_err(|error| inflation(&self.url, error))?,
+                (Some(inflate), None) => inflate.finish().map_err(|error| inflation(&self.url, error))?,
+            };
+            self.read_bytes += piece.len() as u64;
+            if self.read_bytes > self.body_limit {
+                let limit = self.body_limit;
+                return Err(EgressError::TooLarge { url: shown(&self.url), what: "body bytes", limit });
+            }
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn inflation(url: &Url, error: InflateError) -> EgressError {
+    match error {
+        InflateError::Ratio => {
+            EgressError::TooLarge { url: shown(url), what: "a compression ratio", limit: RATIO_LIMIT }
+        }
+        InflateError::Corrupt(source) => {
+            EgressError::Encoding { url: shown(url), encoding: "gzip".to_owned(), source: Some(source) }
+        }
+    }
+}

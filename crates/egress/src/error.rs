@@ -1,0 +1,112 @@
+//! What can go wrong on the way to the outside.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::policy::EgressRule;
+
+/// A request that could not be made or whose answer could not be read.
+///
+/// Addresses in messages carry neither query nor user information, because both may hold secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The address is not public and no rule allows it.
+    #[error(
+        "connections to `{host}` are denied: its address `{address}` is not public; \
+         if it is meant to be reached, start matome with `--egress-allow {remedy}`"
+    )]
+    Denied {
+        /// The host as configured.
+        host: String,
+        /// The address it has, unwrapped.
+        address: IpAddr,
+        /// The port that was asked for.
+        port: u16,
+        /// The narrowest rule that would allow it.
+        remedy: EgressRule,
+    },
+    /// Not something that the client can ask for.
+    #[error("`{url}` can not be requested: {reason}")]
+    Url {
+        /// The address without its query.
+        url: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The name has no address, or the resolver did not answer.
+    #[error("`{host}` can not be resolved")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The resolver's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No connection, or it broke.
+    #[error("`{url}`: {action} failed")]
+    Connection {
+        /// The address without its query.
+        url: String,
+        /// What was being done.
+        action: &'static str,
+        /// The transport's error.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Nothing came for too long.
+    #[error("`{url}` did not answer within {} s", timeout.as_secs_f64())]
+    Timeout {
+        /// The address without its query.
+        url: String,
+        /// How long was waited for the head of the answer, or for its next bytes.
+        timeout: Duration,
+    },
+    /// More redirects than are followed.
+    #[error("`{url}` redirects more than {limit} times")]
+    Redirects {
+        /// Where the request started.
+        url: String,
+        /// How many are followed.
+        limit: usize,
+    },
+    /// A limit on the size of an answer was hit.
+    #[error("the answer of `{url}` has {what} beyond the limit of {limit}")]
+    TooLarge {
+        /// The address without its query.
+        url: String,
+        /// What is too large.
+        what: &'static str,
+        /// The limit, in bytes or as a ratio.
+        limit: u64,
+    },
+    /// The answer's compression is unknown or broken.
+    #[error("the answer of `{url}` can not be decompressed ({encoding})")]
+    Encoding {
+        /// The address without its query.
+        url: String,
+        /// The `content-encoding` it declares.
+        encoding: String,
+        /// What the decompressor said; none for an unknown encoding.
+        #[source]
+        source: Option<std::io::Error>,
+    },
+    /// The HTTP client could not be set up.
+    #[error("the http client can not be set up")]
+    Client(#[source] reqwest::Error),
+    /// TLS could not be set up.
+    #[error("tls can not be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+/// The part of an address that may be shown: no query, no fragment, no user information.
+pub(crate) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // These two only fail for addresses that can not have user information.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
