@@ -1,0 +1,212 @@
+//! How a command talks to matome: always the public API, over one of three ways.
+//!
+//! A server by its URL; else the running `serve` of the data directory through its Unix socket; else the
+//! directory is opened and the same router is called in this process.
+
+use std::path::Path;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, header};
+use futures::StreamExt as _;
+use serde_json::value::RawValue;
+use tower::ServiceExt as _;
+
+use crate::app::App;
+use crate::cli::ClientArgs;
+use crate::failure::{Exit, Failure};
+
+/// Name of the control socket in the data directory.
+pub const SOCKET: &str = "matome.sock";
+
+/// A page of answers is never larger than this.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// A way to the API.
+pub enum Client {
+    /// A server, or the socket of one.
+    Http { client: reqwest::Client, base: String, token: Option<String>, target: String },
+    /// The router in this process.
+    InProcess(Box<App>),
+}
+
+/// What the API answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub location: Option<String>,
+    pub body: String,
+}
+
+impl Client {
+    /// Finds the way. `works` says whether tasks have to run in this process when no server does.
+    pub async fn connect(args: &ClientArgs, works: bool) -> Result<Self, Failure> {
+        if let Some(server) = &args.server {
+            let base = server.trim_end_matches('/').to_owned();
+            let client = reqwest::Client::builder().build().map_err(|err| unreachable(&base, &err))?;
+            return Ok(Self::Http { client, target: base.clone(), base, token: args.token.clone() });
+        }
+        let socket = args.storage.data_dir.join(SOCKET);
+        if socket_answers(&socket).await {
+            let target = socket.display().to_string();
+            let client =
+                reqwest::Client::builder().unix_socket(socket).build().map_err(|err| unreachable(&target, &err))?;
+            return Ok(Self::Http { client, base: "http://localhost".to_owned(), token: None, target });
+        }
+        if args.storage.database_url.is_none() && !args.storage.data_dir.join("matome.db").exists() {
+            std::fs::create_dir_all(&args.storage.data_dir).ok();
+        }
+        let app = App::open(&args.storage, &args.reach, &[], 512).await?;
+        if works {
+            app.start_workers(2, 1);
+        }
+        Ok(Self::InProcess(Box::new(app)))
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.send("GET", path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: String) -> Result<Answer, Failure> {
+        self.send("POST", path, Some(body)).await
+    }
+
+    /// Sends one request; the answer is read whole (it is one page).
+    pub async fn send(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer, Failure> {
+        match self {
+            Self::Http { client, base, token, target } => {
+                let method = method.parse().expect("methods are our own constants");
+                let mut request = client.request(method, format!("{base}{path}")).timeout(Duration::from_secs(120));
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                if let Some(body) = body {
+                    request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+                }
+                let reply = request.send().await.map_err(|err| unreachable(target, &err))?;
+                let (status, location) = (reply.status().as_u16(), location(reply.headers()));
+                let body = reply.text().await.map_err(|err| unreachable(target, &err))?;
+                Ok(Answer { status, location, body })
+            }
+            Self::InProcess(app) => {
+                let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+                if body.is_some() {
+                    request = request.header(header::CONTENT_TYPE, "application/json");
+                }
+                let request = request
+                    .extension(matome_api::LocalOwner)
+                    .body(body.map(Body::from).unwrap_or_default())
+                    .map_err(|err| Failure::from_error(Exit::Usage, &err))?;
+                let reply = app.router().oneshot(request).await.unwrap_or_else(|never| match never {});
+                let (status, location) = (reply.status().as_u16(), location(reply.headers()));
+                let mut body = Vec::new();
+                let mut stream = reply.into_body().into_data_stream();
+                while let Some(chunk) = stream.next().await {
+                    body.extend_from_slice(&chunk.map_err(|err| Failure::from_error(Exit::Failed, &err))?);
+                    if body.len() > MAX_ANSWER {
+                        return Err(Failure::new(Exit::Failed, "the answer is larger than 64 MiB"));
+                    }
+                }
+                Ok(Answer { status, location, body: String::from_utf8_lossy(&body).into_owned() })
+            }
+        }
+    }
+
+    /// Ends what this process started.
+    pub async fn close(self) {
+        if let Self::InProcess(app) = self {
+            app.stop().await;
+        }
+    }
+}
+
+impl Answer {
+    /// The body as JSON, or what went wrong in words.
+    pub fn into_json(self) -> Result<Box<RawValue>, Failure> {
+        if (200..300).contains(&self.status) {
+            let body = if self.body.is_empty() { "null".to_owned() } else { self.body };
+            return RawValue::from_string(body)
+                .map_err(|err| Failure::new(Exit::Unreachable, format!("the server's answer is no JSON: {err}")));
+        }
+        Err(self.into_failure())
+    }
+
+    fn into_failure(self) -> Failure {
+        let message = describe(&self.body).unwrap_or_else(|| format!("the server answered {}", self.status));
+        match self.status {
+            400 | 415 | 422 => Failure::new(Exit::Usage, message),
+            401 => Failure::new(Exit::Forbidden, message)
+                .help("give an API token with --token or MATOME_TOKEN; `matome token create --role admin` makes one"),
+            403 => Failure::new(Exit::Forbidden, message).help("use a token of role admin"),
+            404 => Failure::new(Exit::NotFound, message),
+            409 | 423 => Failure::new(Exit::Conflict, message),
+            503 => Failure::new(Exit::Unreachable, message),
+            _ => Failure::new(Exit::Failed, message),
+        }
+    }
+}
+
+/// DRF's error shapes in words: `{"detail": "..."}`, `{"field": ["..."]}`, nested.
+fn describe(body: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(body).ok()?;
+    if let Some(detail) = value.get("detail").and_then(|v| v.as_str()) {
+        return Some(detail.to_owned());
+    }
+    let mut lines = Vec::new();
+    collect(&value, "", &mut lines);
+    (!lines.is_empty()).then(|| lines.join("\n       "))
+}
+
+fn collect(value: &serde_json::Value, path: &str, lines: &mut Vec<String>) {
+    match value {
+        serde_json::Value::String(text) if path.is_empty() => lines.push(text.clone()),
+        serde_json::Value::String(text) => lines.push(format!("{path}: {text}")),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, path, lines)),
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                collect(member, &path, lines);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn location(headers: &HeaderMap) -> Option<String> {
+    headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+async fn socket_answers(socket: &Path) -> bool {
+    tokio::net::UnixStream::connect(socket).await.is_ok()
+}
+
+fn unreachable(target: &str, err: &reqwest::Error) -> Failure {
+    let mut failure = Failure::from_error(Exit::Unreachable, err);
+    failure.message = format!("`{target}` does not answer: {}", failure.message);
+    failure.help("check that `matome serve` runs there, or leave --server away to use the data directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_errors_are_told_with_their_path() {
+        let body = r#"{"config":{"pagination":{"next":["This field is required."]}},"name":["too long"]}"#;
+        let text = describe(body).unwrap();
+        assert!(text.contains("config.pagination.next: This field is required."), "{text}");
+        assert!(text.contains("name: too long"), "{text}");
+    }
+
+    #[test]
+    fn the_exit_code_fits_the_status() {
+        let exit = |status| Answer { status, location: None, body: String::new() }.into_json().unwrap_err().exit;
+        assert_eq!([400, 401, 404, 409, 500].map(exit), [
+            Exit::Usage,
+            Exit::Forbidden,
+            Exit::NotFound,
+            Exit::Conflict,
+            Exit::Failed
+        ]);
+    }
+}

@@ -1,0 +1,91 @@
+//! `matome aggregate ...`
+
+use serde_json::json;
+
+use super::{confirm, find, list, printed, text_or_file, wait};
+use crate::cli::{AggregateCommand, Format};
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::output::{Column, Row, print_row, print_rows};
+
+pub const AGGREGATIONS: &str = "/api/aggregation/sources/";
+
+const COLUMNS: &[Column] =
+    &[("id", &["id"]), ("name", &["name"]), ("status", &["status"]), ("updated", &["updated_at"]), ("sql", &["config", "sql"])];
+
+pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
+    match command {
+        AggregateCommand::Add { client, name, sql, every, description } => {
+            let mut body = json!({ "name": name, "config": { "sql": text_or_file(&sql)? } });
+            if let Some(secs) = every {
+                body["config"]["refresh_interval_secs"] = secs.into();
+            }
+            if let Some(text) = description {
+                body["description"] = text.into();
+            }
+            let format = client.output;
+            let client = Client::connect(&client, false).await?;
+            let row = client.post(AGGREGATIONS, body.to_string()).await?.into_json()?;
+            printed(print_row(format, &row))?;
+            client.close().await;
+        }
+        AggregateCommand::List { client, search } => {
+            let format = client.output;
+            let client = Client::connect(&client, false).await?;
+            let query: Vec<_> = search.as_deref().map(|text| ("search", text)).into_iter().collect();
+            let rows = list(&client, AGGREGATIONS, &query, usize::MAX).await?;
+            if rows.is_empty() && format == Format::Table {
+                eprintln!("No aggregations yet. Add one: matome aggregate add daily --sql 'select ...'");
+            }
+            printed(print_rows(format, &rows, COLUMNS))?;
+            client.close().await;
+        }
+        AggregateCommand::Show(target) => {
+            let client = Client::connect(&target.client, false).await?;
+            let id = find(&client, AGGREGATIONS, &target.name).await?;
+            let row = client.get(&format!("{AGGREGATIONS}{id}/")).await?.into_json()?;
+            printed(print_row(target.client.output, &row))?;
+            client.close().await;
+        }
+        AggregateCommand::Run(run) => {
+            let target = run.target;
+            let client = Client::connect(&target.client, run.wait).await?;
+            let id = find(&client, AGGREGATIONS, &target.name).await?;
+            let path = format!("{AGGREGATIONS}{id}/run/");
+            let result = wait::run(&client, &path, &target.name, run.wait, target.client.output).await;
+            client.close().await;
+            result?;
+        }
+        AggregateCommand::Preview { client, name, sql } => {
+            let format = client.output;
+            let body = match sql {
+                Some(sql) => json!({ "config": { "sql": text_or_file(&sql)? } }),
+                None => json!({}),
+            };
+            let client = Client::connect(&client, false).await?;
+            let id = find(&client, AGGREGATIONS, &name).await?;
+            let path = format!("{AGGREGATIONS}{id}/preview/");
+            let answer = client.post(&path, body.to_string()).await?.into_json()?;
+            let preview: Preview =
+                serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+            printed(print_rows(format, &preview.rows, &[]))?;
+            client.close().await;
+        }
+        AggregateCommand::Delete(delete) => {
+            let target = delete.target;
+            let client = Client::connect(&target.client, false).await?;
+            let id = find(&client, AGGREGATIONS, &target.name).await?;
+            confirm(&format!("delete aggregation `{}` with all its rows", target.name), delete.yes)?;
+            client.send("DELETE", &format!("{AGGREGATIONS}{id}/"), None).await?.into_json()?;
+            eprintln!("deleted aggregation `{}`", target.name);
+            client.close().await;
+        }
+    }
+    Ok(())
+}
+
+/// What `preview/` answers, as far as it is printed.
+#[derive(serde::Deserialize)]
+struct Preview {
+    rows: Vec<Row>,
+}

@@ -1,0 +1,151 @@
+//! `matome source ...`
+
+use serde_json::{Map, Value, json};
+
+use super::{confirm, find, list, printed, text_or_file, wait};
+use crate::cli::{Format, SourceCommand};
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::output::{Column, print_row, print_rows};
+
+pub const SOURCES: &str = "/api/acquisition/sources/";
+
+const COLUMNS: &[Column] = &[
+    ("id", &["id"]),
+    ("name", &["name"]),
+    ("type", &["source_type"]),
+    ("status", &["status"]),
+    ("interval", &["fetch_interval"]),
+    ("last fetched", &["last_fetched_at"]),
+];
+
+pub async fn run(command: SourceCommand) -> Result<(), Failure> {
+    match command {
+        SourceCommand::Add { client, name, source_type, path, url, config, options, interval, description } => {
+            let body = definition(name, source_type, path, url, config, &options, interval, description)?;
+            let format = client.output;
+            let client = Client::connect(&client, false).await?;
+            let row = client.post(SOURCES, body.to_string()).await?.into_json()?;
+            printed(print_row(format, &row))?;
+            client.close().await;
+        }
+        SourceCommand::List { client, search, status } => {
+            let format = client.output;
+            let client = Client::connect(&client, false).await?;
+            let mut query = Vec::new();
+            query.extend(search.as_deref().map(|text| ("search", text)));
+            query.extend(status.as_deref().map(|word| ("status", word)));
+            let rows = list(&client, SOURCES, &query, usize::MAX).await?;
+            if rows.is_empty() && format == Format::Table {
+                eprintln!("No sources yet. Add one: matome source add orders --path files/orders.ndjson");
+            }
+            printed(print_rows(format, &rows, COLUMNS))?;
+            client.close().await;
+        }
+        SourceCommand::Show(target) => {
+            let client = Client::connect(&target.client, false).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            let row = client.get(&format!("{SOURCES}{id}/")).await?.into_json()?;
+            printed(print_row(target.client.output, &row))?;
+            client.close().await;
+        }
+        SourceCommand::Run(run) => {
+            let target = run.target;
+            let client = Client::connect(&target.client, run.wait).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            let path = format!("{SOURCES}{id}/run/");
+            let result = wait::run(&client, &path, &target.name, run.wait, target.client.output).await;
+            client.close().await;
+            result?;
+        }
+        SourceCommand::Test(target) => {
+            let client = Client::connect(&target.client, false).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            let row = client.post(&format!("{SOURCES}{id}/test/"), "{}".to_owned()).await?.into_json()?;
+            printed(print_row(target.client.output, &row))?;
+            client.close().await;
+        }
+        SourceCommand::Delete(delete) => {
+            let target = delete.target;
+            let client = Client::connect(&target.client, false).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            confirm(&format!("delete source `{}` with all its records", target.name), delete.yes)?;
+            client.send("DELETE", &format!("{SOURCES}{id}/"), None).await?.into_json()?;
+            eprintln!("deleted source `{}`", target.name);
+            client.close().await;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "one per flag of `source add`")]
+fn definition(
+    name: String,
+    source_type: Option<String>,
+    path: Option<String>,
+    url: Option<String>,
+    config: Option<String>,
+    options: &[String],
+    interval: Option<u32>,
+    description: Option<String>,
+) -> Result<Value, Failure> {
+    let implied = if path.is_some() { Some("file") } else { url.as_ref().map(|_| "api") };
+    let source_type = source_type.or(implied.map(str::to_owned)).ok_or_else(|| {
+        Failure::new(Exit::Usage, "the type of the source is missing").help("give --path, --url, or --type with --config")
+    })?;
+    let mut config: Value = match config {
+        None => json!({}),
+        Some(text) => serde_json::from_str(&text_or_file(&text)?)
+            .map_err(|err| Failure::new(Exit::Usage, format!("--config is no JSON: {err}")))?,
+    };
+    for (key, value) in [("path", path), ("url", url)] {
+        if let Some(value) = value {
+            config[key] = value.into();
+        }
+    }
+    for option in options {
+        let (key, value) = option.split_once('=').ok_or_else(|| {
+            Failure::new(Exit::Usage, format!("`{option}` is not KEY=VALUE")).help("for example --set encoding=shift_jis")
+        })?;
+        set(&mut config, key, value)?;
+    }
+    let mut body = json!({ "name": name, "source_type": source_type, "config": config });
+    if let Some(secs) = interval {
+        body["fetch_interval"] = secs.into();
+    }
+    if let Some(text) = description {
+        body["description"] = text.into();
+    }
+    Ok(body)
+}
+
+/// Sets `a.b.c` in a config; the value is JSON when it reads as JSON, else text.
+fn set(config: &mut Value, key: &str, value: &str) -> Result<(), Failure> {
+    let mut at = config;
+    for part in key.split('.') {
+        if at.is_null() {
+            *at = Value::Object(Map::new());
+        }
+        at = at
+            .as_object_mut()
+            .ok_or_else(|| Failure::new(Exit::Usage, format!("`{key}` goes beneath something that is no object")))?
+            .entry(part)
+            .or_insert(Value::Null);
+    }
+    *at = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_takes_json_and_plain_text_and_goes_deeper_at_dots() {
+        let mut config = json!({});
+        set(&mut config, "encoding", "shift_jis").unwrap();
+        set(&mut config, "pagination.type", "page_number").unwrap();
+        set(&mut config, "header", "false").unwrap();
+        assert_eq!(config, json!({"encoding":"shift_jis","pagination":{"type":"page_number"},"header":false}));
+    }
+}

@@ -1,0 +1,62 @@
+//! `matome task ...`
+
+use super::{find, list, printed};
+use crate::cli::{Format, TaskCommand, TaskTarget};
+use crate::client::{Answer, Client};
+use crate::commands::aggregate::AGGREGATIONS;
+use crate::commands::source::SOURCES;
+use crate::failure::Failure;
+use crate::output::{Column, print_row, print_rows};
+
+const COLUMNS: &[Column] = &[
+    ("id", &["id"]),
+    ("source", &["source"]),
+    ("status", &["status"]),
+    ("attempt", &["attempt"]),
+    ("started", &["started_at"]),
+    ("finished", &["finished_at"]),
+    ("result", &["result"]),
+    ("error", &["error", "message"]),
+];
+
+pub async fn run(command: TaskCommand) -> Result<(), Failure> {
+    match command {
+        TaskCommand::List { client, queue, status, source, limit } => {
+            let format = client.output;
+            let client = Client::connect(&client, false).await?;
+            let source = match &source {
+                None => None,
+                Some(name) if queue == "aggregation" => Some(find(&client, AGGREGATIONS, name).await?),
+                Some(name) => Some(find(&client, SOURCES, name).await?),
+            };
+            let mut query = Vec::new();
+            query.extend(status.as_deref().map(|word| ("status", word)));
+            query.extend(source.as_deref().map(|id| ("source", id)));
+            let rows = list(&client, &format!("/api/{queue}/tasks/"), &query, limit).await?;
+            if rows.is_empty() && format == Format::Table {
+                eprintln!("No tasks yet. Start one: matome source run NAME");
+            }
+            printed(print_rows(format, &rows, COLUMNS))?;
+            client.close().await;
+            Ok(())
+        }
+        TaskCommand::Show(target) => act(&target, "GET", "").await,
+        TaskCommand::Cancel(target) => act(&target, "POST", "cancel/").await,
+        TaskCommand::Retry(target) => act(&target, "POST", "retry/").await,
+    }
+}
+
+/// Ids are unique over both queues, so the task is looked for in one and then the other.
+async fn act(target: &TaskTarget, method: &str, action: &str) -> Result<(), Failure> {
+    let client = Client::connect(&target.client, false).await?;
+    let body = (method == "POST").then(|| "{}".to_owned());
+    let path = |queue: &str| format!("/api/{queue}/tasks/{}/{action}", target.id);
+    let mut answer: Answer = client.send(method, &path("acquisition"), body.clone()).await?;
+    if answer.status == 404 {
+        answer = client.send(method, &path("aggregation"), body).await?;
+    }
+    let row = answer.into_json()?;
+    printed(print_row(target.client.output, &row))?;
+    client.close().await;
+    Ok(())
+}

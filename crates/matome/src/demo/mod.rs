@@ -1,0 +1,82 @@
+//! `matome demo`: the main job on sample data, in one process, without network, through the ordinary code.
+//!
+//! It serves a small REST service on loopback, writes the sample files, defines sources and aggregations
+//! through the public API as a user would, runs them, and prints what happened.
+
+mod report;
+mod service;
+mod setup;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::cli::{DemoArgs, ReachArgs, StorageArgs};
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::serve;
+
+/// Memory of one aggregation in MiB.
+const AGGREGATION_MEMORY: u64 = 256;
+
+/// Runs the demo until Ctrl-C.
+pub async fn run(args: DemoArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let files = args.data_dir.join("files");
+    setup::write_files(&files)?;
+    let shutdown = CancellationToken::new();
+    let service = service::Service::start(shutdown.clone())
+        .await
+        .map_err(|err| Failure::new(Exit::Failed, format!("cannot listen on loopback: {err}")))?;
+    let storage = StorageArgs { data_dir: args.data_dir.clone(), database_url: None, master_key_file: None };
+    let reach = ReachArgs {
+        file_roots: vec![files.canonicalize().unwrap_or(files)],
+        egress_allow: vec![format!("127.0.0.1/32:{}", service.address.port())],
+    };
+    let listener = listen(args.bind).await?;
+    let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    let app = App::open(&storage, &reach, &[], AGGREGATION_MEMORY).await?;
+    app.start_workers(4, 2);
+    let server = serve::start(&app, listener, Some(&args.data_dir)).await?;
+
+    let client = Client::InProcess(Box::new(app.clone()));
+    let token = setup::token(&client, &args.data_dir).await?;
+    let plan = setup::define(&client, service.address).await?;
+    let outcome = report::first_round(&client, &plan).await?;
+    report::print(&report::Banner { address, data_dir: &args.data_dir, token: &token, took: started.elapsed() }, &outcome);
+    if !args.once {
+        tokio::select! {
+            () = serve::interrupted() => {}
+            result = report::late_arrivals(&client, &outcome) => {
+                result?;
+                serve::interrupted().await;
+            }
+        }
+        eprintln!("\nstopping");
+    }
+    shutdown.cancel();
+    server.stop().await;
+    app.stop().await;
+    Ok(())
+}
+
+/// The given address, or port 8000, or any free port.
+async fn listen(bind: Option<SocketAddr>) -> Result<tokio::net::TcpListener, Failure> {
+    if let Some(address) = bind {
+        return serve::listen(address).await;
+    }
+    match tokio::net::TcpListener::bind("127.0.0.1:8000").await {
+        Ok(listener) => Ok(listener),
+        Err(err) if err.kind() == ErrorKind::AddrInUse => serve::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await,
+        Err(err) => Err(Failure::new(Exit::Failed, format!("cannot listen on 127.0.0.1:8000: {err}"))),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    if path.is_relative() && !text.starts_with('.') { format!("./{text}") } else { text }
+}

@@ -1,0 +1,187 @@
+//! Printing rows: stdout carries data only, in the form that was asked for.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::value::RawValue;
+
+use crate::cli::Format;
+
+/// A row as the API gives it: JSON object text.
+pub type Row = Box<RawValue>;
+
+/// A column of a table: its heading, and the path of its value in the row.
+pub type Column = (&'static str, &'static [&'static str]);
+
+/// Prints rows. `columns` are those of the table and CSV forms; empty means the fields of the first row.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print_rows(format: Format, rows: &[Row], columns: &[Column]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Json => {
+            writeln!(out, "[")?;
+            for (n, row) in rows.iter().enumerate() {
+                let comma = if n + 1 < rows.len() { "," } else { "" };
+                writeln!(out, "  {}{comma}", row.get())?;
+            }
+            writeln!(out, "]")
+        }
+        Format::Ndjson => rows.iter().try_for_each(|row| writeln!(out, "{}", row.get())),
+        Format::Csv => {
+            let (headings, lines) = cells(rows, columns);
+            write_csv_line(&mut out, &headings)?;
+            lines.iter().try_for_each(|line| write_csv_line(&mut out, line))
+        }
+        Format::Table => {
+            let (headings, lines) = cells(rows, columns);
+            if lines.is_empty() {
+                return Ok(());
+            }
+            if io::stdout().is_terminal() {
+                let mut table = Table::new();
+                table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+                table.set_header(headings.iter().map(|h| h.to_uppercase()));
+                lines.into_iter().for_each(|line| drop(table.add_row(line)));
+                return writeln!(out, "{}", table.trim_fmt());
+            }
+            writeln!(out, "{}", headings.join("\t"))?;
+            // A tab or line end inside a value would break the columns for whoever cuts them.
+            let flat = |cell: &String| cell.replace(['\t', '\n', '\r'], " ");
+            lines.iter().try_for_each(|line| writeln!(out, "{}", line.iter().map(flat).collect::<Vec<_>>().join("\t")))
+        }
+    }
+}
+
+/// Prints one row: field by field in the table form.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print_row(format: Format, row: &Row) -> io::Result<()> {
+    match format {
+        Format::Json | Format::Ndjson => writeln!(io::stdout(), "{}", row.get()),
+        Format::Csv => print_rows(format, std::slice::from_ref(row), &[]),
+        Format::Table => {
+            let fields = fields(row.get());
+            let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            let mut out = io::stdout().lock();
+            fields.iter().try_for_each(|(name, value)| writeln!(out, "{name:width$}  {}", plain(value.get())))
+        }
+    }
+}
+
+/// The headings and cells of rows under their columns.
+pub fn cells(rows: &[Row], columns: &[Column]) -> (Vec<String>, Vec<Vec<String>>) {
+    if columns.is_empty() {
+        let headings: Vec<String> =
+            rows.first().map(|row| fields(row.get()).into_iter().map(|(name, _)| name).collect()).unwrap_or_default();
+        let line = |row: &Row| {
+            let fields = fields(row.get());
+            let find = |name: &String| fields.iter().find(|(field, _)| field == name);
+            headings.iter().map(|name| find(name).map(|(_, value)| plain(value.get())).unwrap_or_default()).collect()
+        };
+        let lines = rows.iter().map(line).collect();
+        return (headings, lines);
+    }
+    let line = |row: &Row| columns.iter().map(|(_, path)| value_at(row.get(), path).unwrap_or_default()).collect();
+    (columns.iter().map(|(heading, _)| (*heading).to_owned()).collect(), rows.iter().map(line).collect())
+}
+
+/// The value at a path of member names, as plain text; `None` when it is not there or null.
+pub fn value_at(json: &str, path: &[&str]) -> Option<String> {
+    let (first, rest) = path.split_first()?;
+    let (_, value) = fields(json).into_iter().find(|(name, _)| name == first)?;
+    if rest.is_empty() {
+        return (value.get() != "null").then(|| plain(value.get()));
+    }
+    value_at(value.get(), rest)
+}
+
+/// The members of a JSON object in their order, their values as they are written.
+fn fields(json: &str) -> Vec<(String, Box<RawValue>)> {
+    struct Members;
+    impl<'de> serde::de::Visitor<'de> for Members {
+        type Value = Vec<(String, Box<RawValue>)>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a JSON object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some(member) = map.next_entry()? {
+                members.push(member);
+            }
+            Ok(members)
+        }
+    }
+    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(json), Members).unwrap_or_default()
+}
+
+/// A JSON value for people: text without quotes, null as nothing, the rest as written.
+fn plain(json: &str) -> String {
+    match json {
+        "null" => String::new(),
+        text if text.starts_with('"') => serde_json::from_str(text).unwrap_or_else(|_| text.to_owned()),
+        other => other.to_owned(),
+    }
+}
+
+/// Writes one line of RFC 4180 CSV.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_csv_line(out: &mut impl Write, cells: &[String]) -> io::Result<()> {
+    for (n, cell) in cells.iter().enumerate() {
+        if n > 0 {
+            out.write_all(b",")?;
+        }
+        write_csv_cell(out, cell)?;
+    }
+    out.write_all(b"\r\n")
+}
+
+/// RFC 4180. A cell that a spreadsheet would run as a formula gets a leading apostrophe (ASVS 1.2.10), unless
+/// it is a plain number.
+fn write_csv_cell(out: &mut impl Write, cell: &str) -> io::Result<()> {
+    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
+    let cell = if is_formula { format!("'{cell}") } else { cell.to_owned() };
+    if cell.contains(['"', ',', '\n', '\r']) {
+        return write!(out, "\"{}\"", cell.replace('"', "\"\""));
+    }
+    out.write_all(cell.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(json: &str) -> Row {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_printed_as_they_were_written() {
+        let rows = [row(r#"{"id":7,"raw":{"n":12345678901234567890.10}}"#)];
+        let (_, lines) = cells(&rows, &[("id", &["id"]), ("n", &["raw", "n"])]);
+        assert_eq!(lines, [["7", "12345678901234567890.10"]]);
+    }
+
+    #[test]
+    fn a_formula_is_disarmed_in_csv_and_a_number_is_not() {
+        let csv = |cell: &str| {
+            let mut out = Vec::new();
+            write_csv_line(&mut out, &[cell.to_owned()]).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(csv("=HYPERLINK()"), "'=HYPERLINK()\r\n");
+        assert_eq!(csv("-1.5"), "-1.5\r\n");
+        assert_eq!(csv("a\"b,c"), "\"a\"\"b,c\"\r\n");
+    }
+
+    #[test]
+    fn without_columns_the_fields_of_the_first_row_are_the_headings() {
+        let (headings, lines) = cells(&[row(r#"{"b":"x","a":null}"#), row(r#"{"a":1}"#)], &[]);
+        assert_eq!(headings, ["b", "a"]);
+        assert_eq!(lines, [["x", ""], ["", "1"]]);
+    }
+}

@@ -1,0 +1,239 @@
+//! The real binary as a test starts it: on a free port of loopback, in a temporary folder, ended with the test.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Nothing that a test waits for takes longer, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where an installation keeps its data.
+pub struct Home {
+    pub dir: TempDir,
+    pub database_url: Option<String>,
+    pub name: &'static str,
+    /// More `serve` arguments.
+    pub extra: Vec<String>,
+}
+
+/// One home on SQLite and one on PostgreSQL.
+pub async fn homes() -> Vec<Home> {
+    vec![sqlite_home(), postgres_home().await]
+}
+
+pub fn sqlite_home() -> Home {
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("files")).unwrap();
+    Home { dir, database_url: None, name: "sqlite", extra: Vec::new() }
+}
+
+pub async fn postgres_home() -> Home {
+    let url = matome_testbed::postgres_schema().await;
+    let home = Home { database_url: Some(url), name: "postgres", ..sqlite_home() };
+    let output = home.command(&["migrate"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    home
+}
+
+impl Home {
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn files(&self) -> PathBuf {
+        self.dir.path().join("files")
+    }
+
+    /// The binary with a command that uses this home.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_matome"));
+        command.args(args).arg("--data-dir").arg(self.data_dir());
+        command.env_remove("MATOME_URL").env_remove("MATOME_TOKEN").env_remove("DATABASE_URL");
+        if let Some(url) = &self.database_url {
+            command.env("DATABASE_URL", url);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; returns its stdout.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts `serve` and waits until it answers.
+    pub async fn serve(&self) -> Server {
+        let mut command = self.command(&["serve", "--bind", "127.0.0.1:0"]);
+        command.arg("--file-root").arg(self.files()).args(&self.extra);
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let (address, log) = read_address(&mut child);
+        let mut server = Server { child, base: address, token: String::new(), client: reqwest::Client::new(), log };
+        server.until_ready().await;
+        server.token = self.ok(&["token", "create", "--role", "admin"]).trim().to_owned();
+        server
+    }
+}
+
+/// A running `matome serve`, killed when dropped.
+pub struct Server {
+    pub child: Child,
+    pub base: String,
+    pub token: String,
+    pub client: reqwest::Client,
+    pub log: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+type Log = std::sync::Arc<std::sync::Mutex<Vec<String>>>;
+
+/// Finds the address in what `serve` logs; goes on reading, so that the pipe never fills.
+fn read_address(child: &mut Child) -> (String, Log) {
+    let log = Log::default();
+    let (found, address) = std::sync::mpsc::channel();
+    let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if let Some((_, rest)) = line.split_once("serving on ") {
+                let _ = found.send(rest.split(',').next().unwrap_or_default().trim().to_owned());
+            }
+            lines.lock().unwrap().push(line);
+        }
+    });
+    let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no address: {:?}", log.lock().unwrap()));
+    (address, log)
+}
+
+impl Server {
+    async fn until_ready(&self) {
+        let ready = async || self.client.get(format!("{}/readyz", self.base)).send().await.is_ok_and(|r| r.status() == 200);
+        until("ready", ready).await;
+    }
+
+    pub async fn send(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
+        let mut request = self.client.request(method.parse().unwrap(), url).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let reply = request.send().await.unwrap();
+        let status = reply.status().as_u16();
+        let text = reply.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.send("GET", path, None).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    /// Creates a source; returns its id.
+    pub async fn source(&self, name: &str, source_type: &str, config: Value) -> i64 {
+        let body = json!({ "name": name, "source_type": source_type, "config": config, "fetch_interval": 0 });
+        let (status, row) = self.send("POST", "/api/acquisition/sources/", Some(body)).await;
+        assert_eq!(status, 201, "{row}");
+        row["id"].as_i64().unwrap()
+    }
+
+    /// Creates an aggregation; returns its id.
+    pub async fn aggregation(&self, name: &str, sql: &str) -> i64 {
+        let body = json!({ "name": name, "config": { "sql": sql } });
+        let (status, row) = self.send("POST", "/api/aggregation/sources/", Some(body)).await;
+        assert_eq!(status, 201, "{row}");
+        row["id"].as_i64().unwrap()
+    }
+
+    /// Starts a task; returns its path.
+    pub async fn start(&self, queue: &str, id: i64) -> String {
+        let (status, row) = self.send("POST", &format!("/api/{queue}/sources/{id}/run/"), Some(json!({}))).await;
+        assert_eq!(status, 202, "{row}");
+        format!("/api/{queue}/tasks/{}/", row["id"])
+    }
+
+    /// Waits for the end of a task; returns its row.
+    pub async fn ended(&self, task: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            let row = self.get(task).await;
+            if matches!(row["status"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                return row;
+            }
+            assert!(started.elapsed() < PATIENCE, "{task} does not end: {row}\n{:#?}", self.log.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Runs a source or an aggregation to a good end; returns the task.
+    pub async fn run(&self, queue: &str, id: i64) -> Value {
+        let task = self.start(queue, id).await;
+        let row = self.ended(&task).await;
+        assert_eq!(row["status"], "succeeded", "{row}");
+        row
+    }
+
+    /// All rows of a list, page by page in order of id.
+    pub async fn all(&self, path: &str) -> Vec<Value> {
+        let mut rows: Vec<Value> = Vec::new();
+        loop {
+            let after = rows.last().map_or(0, |row| row["id"].as_i64().unwrap());
+            let separator = if path.contains('?') { '&' } else { '?' };
+            let page = self.get(&format!("{path}{separator}ordering=id&id__gt={after}&page_size=100")).await;
+            let page = page["results"].as_array().unwrap();
+            if page.is_empty() {
+                return rows;
+            }
+            rows.extend(page.iter().cloned());
+        }
+    }
+
+    /// SIGKILL, and nothing else.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(started.elapsed() < PATIENCE, "does not stop: {:#?}", self.log.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a condition, with a deadline.
+pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub fn write(path: &Path, text: impl AsRef<[u8]>) {
+    std::fs::write(path, text).unwrap();
+}
