@@ -13,6 +13,14 @@ pub enum StoreError {
         /// The epoch that this worker held.
         lease_epoch: i64,
     },
+    /// The checkpoint is not where this read left it: it was reset or removed meanwhile.
+    #[error("the checkpoint of source {source_id} is no longer at page {page_seq}")]
+    CheckpointMoved {
+        /// The source.
+        source_id: i64,
+        /// Pages that the reader had committed.
+        page_seq: i64,
+    },
     /// A row that must be unique is there already.
     #[error("`{constraint}` refuses a second row")]
     Unique {

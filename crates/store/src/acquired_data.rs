@@ -1,0 +1,330 @@
+//! Raw records: written a page at a time, read as one stream per source.
+//!
+//! A page goes in one transaction with its checkpoint, quarantine and counters ([`commit_page`]): everything
+//! or nothing, and nothing when the lease was lost.
+
+mod identity;
+mod insert;
+mod occurrences;
+
+use std::sync::{Arc, Mutex};
+
+use chrono::DateTime;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use matome_model::clock::Timestamp;
+use matome_model::source::Dedupe;
+use matome_model::task::Fence;
+use sqlx::Row as _;
+
+use crate::checkpoints::{self, Advance};
+use crate::counters;
+use crate::db::{Arg, Conn};
+use crate::error::{Result, StoreError};
+use crate::lease;
+use crate::quarantine::{self, BadRecord};
+
+pub use occurrences::{Occurrences, SeenInPage};
+
+/// Records of one page in the source's order, their texts in one buffer.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    text: String,
+    metadata: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Ends of its texts; they begin where the entry before ends.
+    text_end: usize,
+    metadata_end: usize,
+    hash: [u8; 32],
+}
+
+/// One record of a page.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// Canonical JSON text of the record.
+    pub text: &'a str,
+    /// SHA-256 of `text`.
+    pub hash: &'a [u8; 32],
+    /// Canonical JSON text of its metadata.
+    pub metadata: &'a str,
+}
+
+impl Records {
+    /// Room for `records` records of `bytes` bytes together.
+    pub fn with_capacity(records: usize, bytes: usize) -> Self {
+        Self {
+            text: String::with_capacity(bytes),
+            metadata: String::with_capacity(records * 64),
+            entries: Vec::with_capacity(records),
+        }
+    }
+
+    /// Adds a record: its canonical text, the hash of that, and its metadata, which `metadata` appends as a
+    /// canonical JSON object.
+    pub fn push(&mut self, text: &str, hash: [u8; 32], metadata: impl FnOnce(&mut String)) {
+        self.text.push_str(text);
+        metadata(&mut self.metadata);
+        self.entries.push(Entry { text_end: self.text.len(), metadata_end: self.metadata.len(), hash });
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of all canonical texts together.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// The records in order.
+    pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        let (mut text_start, mut metadata_start) = (0, 0);
+        self.entries.iter().map(move |entry| {
+            let record = RecordRef {
+                text: &self.text[text_start..entry.text_end],
+                hash: &entry.hash,
+                metadata: &self.metadata[metadata_start..entry.metadata_end],
+            };
+            (text_start, metadata_start) = (entry.text_end, entry.metadata_end);
+            record
+        })
+    }
+
+    /// Record `index` of the page.
+    ///
+    /// # Panics
+    /// When there are not that many.
+    pub fn get(&self, index: usize) -> RecordRef<'_> {
+        let (text_start, metadata_start) = match index {
+            0 => (0, 0),
+            _ => (self.entries[index - 1].text_end, self.entries[index - 1].metadata_end),
+        };
+        let entry = &self.entries[index];
+        RecordRef {
+            text: &self.text[text_start..entry.text_end],
+            hash: &entry.hash,
+            metadata: &self.metadata[metadata_start..entry.metadata_end],
+        }
+    }
+}
+
+/// What one page transaction stores.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Proof that the worker holds the lane of this source stream.
+    pub fence: Fence,
+    /// The task that reads.
+    pub task_id: i64,
+    /// Time that its records carry as `acquired_at`.
+    pub acquired_at: Timestamp,
+    /// What makes two records the same.
+    pub dedupe: Dedupe,
+    /// What this read has seen so far; only [`Dedupe::Rows`] needs it. The caller moves it on with
+    /// [`Occurrences::advance`] once the page is committed.
+    pub occurrences: Option<Arc<Mutex<Occurrences>>>,
+    /// The records.
+    pub records: Records,
+    /// What cannot be stored.
+    pub quarantined: Vec<BadRecord>,
+    /// How the checkpoint moves; names the source and its stream.
+    pub checkpoint: Advance,
+    /// Whether this page ends the read: the source then counts as fetched at `acquired_at`.
+    pub ends_read: bool,
+}
+
+/// What a page transaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCounts {
+    /// Records of the page, bad ones included.
+    pub read: u64,
+    /// Records that are new.
+    pub stored: u64,
+    /// Records that were stored before.
+    pub duplicate: u64,
+    /// Records that went to quarantine, also those that were there already.
+    pub quarantined: u64,
+}
+
+/// Result of a page transaction; holds once it is committed.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// The counts.
+    pub counts: PageCounts,
+    /// What the page adds to [`Page::occurrences`].
+    pub seen: SeenInPage,
+}
+
+/// One raw record, for aggregation.
+#[derive(Clone, Debug)]
+pub struct StoredRecord {
+    /// `acquired_data.id`.
+    pub id: i64,
+    /// When it was acquired.
+    pub acquired_at: Timestamp,
+    /// 64 hex digits; empty for rows of the original application that have none.
+    pub data_hash: String,
+    /// JSON text: canonical by value, spacing and key order as the database keeps them.
+    pub raw_data: String,
+}
+
+// A fence that changed between lock and here is impossible; the condition keeps a cancelled task as it is.
+const PROGRESS: &str = "update tasks set attempt = 0, crash_count = 0
+where lane_id = $1 and status = 'running' and lease_epoch = $2 and worker = $3 and (attempt <> 0 or crash_count <> 0)";
+
+const FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $1";
+
+const STREAM_POSTGRES: &str = "select id, acquired_at, coalesce(data_hash, ''), raw_data::text from acquired_data
+where source_id = $1 and id <= $2";
+const STREAM_SQLITE: &str = "select id, acquired_at, coalesce(data_hash, ''), raw_data from acquired_data
+where source_id = $1 and id <= $2";
+
+const MAX_ID: &str = "select coalesce(max(id), 0) as id from acquired_data where source_id = $1";
+
+const DELETE_RECORDS: &str = "delete from acquired_data
+where id in (select id from acquired_data where source_id = $1 limit $2) returning stream";
+const DELETE_QUARANTINE: &str = "delete from quarantine
+where id in (select id from quarantine where source_id = $1 limit $2) returning stream";
+
+/// Stores a page: records that are new, quarantine, checkpoint, counters. To be called in
+/// [`crate::db::Db::write_page`]; what it returns holds after the commit.
+///
+/// # Errors
+/// [`StoreError::Fenced`] when the lease is lost, [`StoreError::CheckpointMoved`] when somebody reset the
+/// checkpoint; when the database refuses a statement or is gone. The caller's transaction must roll back.
+pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> {
+    let key = &page.checkpoint.key;
+    lease::peek(conn, &page.fence).await?;
+
+    let selection = identity::select(conn, page).await?;
+    let last_record_id = insert::insert(conn, page, &selection.new).await?;
+    let new_in_quarantine =
+        quarantine::insert(conn, key.source_id, &key.stream, page.task_id, page.acquired_at, &page.quarantined).await?;
+
+    lease::lock(conn, &page.fence).await?;
+    checkpoints::advance(conn, &page.checkpoint, last_record_id, page.fence.lease_epoch, page.acquired_at).await?;
+    let stored = selection.new.len();
+    counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, as_i64(stored)).await?;
+    let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);
+    counters::add(conn, counters::QUARANTINE, key.source_id, &key.stream, new_in_quarantine).await?;
+    let fence: [Arg<'_>; 3] = [page.fence.lane_id.into(), page.fence.lease_epoch.into(), page.fence.worker.into()];
+    conn.execute(PROGRESS, &fence).await?;
+    if page.ends_read {
+        conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
+    }
+
+    let counts = PageCounts {
+        read: as_u64(page.records.len() + page.quarantined.len()),
+        stored: as_u64(stored),
+        duplicate: as_u64(page.records.len() - stored),
+        quarantined: as_u64(page.quarantined.len()),
+    };
+    Ok(Committed { counts, seen: selection.seen })
+}
+
+/// Id of the newest record of a source; 0 when it has none. Records up to it never become more.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn watermark(conn: &mut Conn<'_>, source_id: i64) -> Result<i64> {
+    match checkpoints::watermark(conn, source_id).await? {
+        // Rows that the original application made have no checkpoint.
+        0 => conn.fetch_one(MAX_ID, &[source_id.into()]).await?.int("id"),
+        id => Ok(id),
+    }
+}
+
+/// All records of a source up to id `up_to_id`, in no order, as they come from the database.
+///
+/// # Errors
+/// The stream carries them: when the database refuses the statement or is gone.
+pub fn stream<'s>(conn: &'s mut Conn<'_>, source_id: i64, up_to_id: i64) -> BoxStream<'s, Result<StoredRecord>> {
+    match conn {
+        Conn::Postgres(conn) => sqlx::query(STREAM_POSTGRES)
+            .bind(source_id)
+            .bind(up_to_id)
+            .fetch(&mut **conn)
+            .map(|row| {
+                let row = row?;
+                Ok(StoredRecord {
+                    id: row.try_get(0)?,
+                    acquired_at: row.try_get(1)?,
+                    data_hash: row.try_get(2)?,
+                    raw_data: row.try_get(3)?,
+                })
+            })
+            .boxed(),
+        Conn::Sqlite(conn) => sqlx::query(STREAM_SQLITE)
+            .bind(source_id)
+            .bind(up_to_id)
+            .fetch(&mut **conn)
+            .map(|row| {
+                let row = row?;
+                let acquired_at =
+                    DateTime::from_timestamp_micros(row.try_get(1)?).ok_or_else(|| StoreError::Inconsistent {
+                        column: "acquired_data.acquired_at".to_owned(),
+                        what: "a time out of range".to_owned(),
+                    })?;
+                Ok(StoredRecord {
+                    id: row.try_get(0)?,
+                    acquired_at,
+                    data_hash: row.try_get(2)?,
+                    raw_data: row.try_get(3)?,
+                })
+            })
+            .boxed(),
+    }
+}
+
+/// Removes up to `limit` rows of a deleted source: records, then quarantine, then checkpoints and counters.
+/// Returns about how many rows are left; 0 when nothing of it is left at all.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn delete_batch(conn: &mut Conn<'_>, source_id: i64, limit: usize) -> Result<u64> {
+    let mut room = limit;
+    for (sql, table) in [(DELETE_RECORDS, counters::ACQUIRED_DATA), (DELETE_QUARANTINE, counters::QUARANTINE)] {
+        let gone = conn.fetch_all(sql, &[source_id.into(), as_i64(room).into()]).await?;
+        let mut streams: Vec<(String, i64)> = Vec::new();
+        for row in &gone {
+            let stream = row.text("stream")?;
+            match streams.iter_mut().find(|(name, _)| *name == stream) {
+                Some((_, rows)) => *rows += 1,
+                None => streams.push((stream, 1)),
+            }
+        }
+        for (stream, rows) in streams {
+            counters::add(conn, table, source_id, &stream, -rows).await?;
+        }
+        room -= gone.len();
+        if room == 0 {
+            let records = counters::of_source(conn, counters::ACQUIRED_DATA, source_id).await?;
+            let quarantined = counters::of_source(conn, counters::QUARANTINE, source_id).await?;
+            return Ok(u64::try_from(records.saturating_add(quarantined)).unwrap_or(0).max(1));
+        }
+    }
+    checkpoints::delete(conn, source_id).await?;
+    counters::delete(conn, source_id).await?;
+    Ok(0)
+}
+
+fn as_i64(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn as_u64(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+fn encode_error(err: sqlx::error::BoxDynError) -> StoreError {
+    StoreError::Database(sqlx::Error::Encode(err))
+}

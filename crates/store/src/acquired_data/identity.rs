@@ -1,0 +1,183 @@
+//! Which records of a page are new: the identity that the dedupe mode gives them, looked up once per page.
+
+use std::collections::HashMap;
+
+use matome_model::source::Dedupe;
+use sha2::{Digest as _, Sha256};
+use sqlx::Row as _;
+
+use super::occurrences::SeenInPage;
+use super::{Page, as_i64};
+use crate::db::Conn;
+use crate::error::{Result, StoreError};
+
+/// Identity of a record in its source stream, as `key_hash` stores it.
+pub(super) type Key = [u8; 16];
+
+/// The records to insert, in the page's order.
+pub(super) struct Selection {
+    pub(super) new: Vec<New>,
+    pub(super) seen: SeenInPage,
+}
+
+/// A record that is not stored yet.
+pub(super) struct New {
+    /// Its place in the page.
+    pub(super) index: usize,
+    /// Its identity; `None` when it has none.
+    pub(super) key: Option<Key>,
+}
+
+/// A content of the page.
+struct Content {
+    key: Key,
+    /// Its first record.
+    index: usize,
+    /// How often it is in the page.
+    copies: u32,
+    /// How often the read saw it before this page.
+    seen: u32,
+    /// Whether its copy 0 is stored.
+    is_stored: bool,
+}
+
+// Plan-proof: whatever the statistics say, each key is one descent of the unique index.
+const LOOKUP_POSTGRES: &str = "select k.n, found.id
+from unnest($3::bytea[]) with ordinality as k (key_hash, n)
+cross join lateral (
+    select a.id from acquired_data a
+    where a.source_id = $1 and a.stream = $2 and a.key_hash = k.key_hash
+    order by a.source_id, a.stream, a.key_hash, a.version
+    limit 1
+) found";
+
+// All keys come in one blob, 16 bytes each, so that one statement serves any number of them. CROSS JOIN keeps
+// the order of the join, and a plan without the index is an error.
+const LOOKUP_SQLITE: &str = "with recursive k (n) as (select 1 union all select n + 1 from k where n < $4)
+select k.n, a.id from k cross join acquired_data a indexed by acquired_data_key
+on a.source_id = $1 and a.stream = $2 and a.key_hash = substr($3, k.n * 16 - 15, 16) and a.key_hash is not null";
+
+/// Picks the records that are not stored yet under the page's dedupe mode.
+pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection> {
+    let all = || page.records.iter().enumerate();
+    if page.dedupe == Dedupe::None {
+        let new = all().map(|(index, _)| New { index, key: None }).collect();
+        return Ok(Selection { new, seen: SeenInPage::default() });
+    }
+
+    // Contents in the order of their first record; for each record its content and which copy in the page it is.
+    let mut contents: Vec<Content> = Vec::with_capacity(page.records.len());
+    let mut members: Vec<(usize, u32)> = Vec::with_capacity(page.records.len());
+    let mut places: HashMap<Key, usize> = HashMap::with_capacity(page.records.len());
+    for (index, record) in all() {
+        let key = first_key(record.hash);
+        let place = *places.entry(key).or_insert(contents.len());
+        if place == contents.len() {
+            contents.push(Content { key, index, copies: 0, seen: 0, is_stored: false });
+        }
+        let content = &mut contents[place];
+        members.push((place, content.copies));
+        content.copies += 1;
+    }
+    let keys: Vec<Key> = contents.iter().map(|content| content.key).collect();
+    let found = lookup(conn, page, &keys).await?;
+
+    match (page.dedupe, &page.occurrences) {
+        (Dedupe::Rows, Some(occurrences)) => {
+            let mut seen = SeenInPage::default();
+            {
+                let occurrences = occurrences.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                for (content, copy_0) in contents.iter_mut().zip(&found) {
+                    content.seen = occurrences.seen(&content.key, *copy_0);
+                    content.is_stored = copy_0.is_some();
+                    // Also a row of this read may be marked: it does no harm and is never asked.
+                    seen.met.extend(copy_0.filter(|_| content.seen == 0));
+                    let total = content.seen.saturating_add(content.copies);
+                    if total > 1 {
+                        seen.repeated.push((content.key, total));
+                    }
+                }
+            }
+            let new = select_copies(conn, page, &contents, &members).await?;
+            Ok(Selection { new, seen })
+        }
+        _ => {
+            let is_new = |(content, id): (&Content, &Option<i64>)| {
+                id.is_none().then_some(New { index: content.index, key: Some(content.key) })
+            };
+            let new = contents.iter().zip(&found).filter_map(is_new).collect();
+            Ok(Selection { new, seen: SeenInPage::default() })
+        }
+    }
+}
+
+/// `rows`: of each content, the copies that are not stored yet. Copy 0 is looked up already.
+async fn select_copies(
+    conn: &mut Conn<'_>,
+    page: &Page,
+    contents: &[Content],
+    members: &[(usize, u32)],
+) -> Result<Vec<New>> {
+    let mut new = Vec::with_capacity(members.len());
+    let mut later = Vec::new();
+    for (index, &(place, copy)) in members.iter().enumerate() {
+        let content = &contents[place];
+        match content.seen.saturating_add(copy) {
+            0 if content.is_stored => {}
+            0 => new.push(New { index, key: Some(content.key) }),
+            occurrence => later.push((index, copy_key(page.records.get(index).hash, occurrence))),
+        }
+    }
+    if !later.is_empty() {
+        let keys: Vec<Key> = later.iter().map(|(_, key)| *key).collect();
+        let found = lookup(conn, page, &keys).await?;
+        let missing = later.into_iter().zip(found).filter(|(_, id)| id.is_none());
+        new.extend(missing.map(|((index, key), _)| New { index, key: Some(key) }));
+        new.sort_unstable_by_key(|new| new.index);
+    }
+    Ok(new)
+}
+
+/// Identity of the first copy of a content.
+fn first_key(hash: &[u8; 32]) -> Key {
+    *hash.first_chunk().expect("16 is less than 32")
+}
+
+/// Identity of copy `n` of a content, from 1.
+fn copy_key(hash: &[u8; 32], n: u32) -> Key {
+    let digest = Sha256::new().chain_update(hash).chain_update(u64::from(n).to_be_bytes()).finalize();
+    *digest.first_chunk().expect("16 is less than 32")
+}
+
+/// The id of the stored record of each key, in the order of `keys`.
+async fn lookup(conn: &mut Conn<'_>, page: &Page, keys: &[Key]) -> Result<Vec<Option<i64>>> {
+    let mut ids = vec![None; keys.len()];
+    if keys.is_empty() {
+        return Ok(ids);
+    }
+    let key = &page.checkpoint.key;
+    let mut place = |n: i64, id: i64| {
+        let slot = usize::try_from(n - 1).ok().and_then(|n| ids.get_mut(n));
+        *slot.expect("the statement numbers the keys that it was given") = Some(id);
+    };
+    match conn {
+        Conn::Postgres(conn) => {
+            let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_slice()).collect();
+            let query = sqlx::query(LOOKUP_POSTGRES).bind(key.source_id).bind(&key.stream).bind(keys);
+            for row in query.fetch_all(&mut **conn).await? {
+                place(row.try_get(0)?, row.try_get(1)?);
+            }
+        }
+        Conn::Sqlite(conn) => {
+            let query = sqlx::query(LOOKUP_SQLITE)
+                .bind(key.source_id)
+                .bind(&key.stream)
+                .bind(keys.concat())
+                .bind(as_i64(keys.len()));
+            for row in query.fetch_all(&mut **conn).await.map_err(StoreError::from)? {
+                place(row.try_get(0)?, row.try_get(1)?);
+            }
+        }
+    }
+    Ok(ids)
+}

@@ -1,0 +1,76 @@
+//! How often one read has seen each content, for [`matome_model::source::Dedupe::Rows`].
+//!
+//! `rows` has multiset semantics: a content that a read holds three times is stored three times, and reading
+//! it again adds nothing. Copy n of a content (from 0) has an identity of its own, so a read must know, for
+//! each record, how many equal ones came before it in the same read. Counting contents would take memory in
+//! proportion to the rows; instead the database remembers for us:
+//!
+//! - Ids grow, and only this read writes the stream. So copy 0 of a content found with an id **above the
+//!   watermark**, the highest id when the read began, was stored by this read: the content has been seen.
+//! - Copy 0 found **below** it is a row of an earlier read; whether this read has met it is one bit in a
+//!   compressed bitmap of ids. Ids of one source lie close together: a bit or two each when read in full,
+//!   at most 16.
+//! - Only contents seen at least twice in this read have an entry with their count: about 45 bytes each.
+//!
+//! A read that starts again after a crash takes a new watermark and finds all that was stored as old rows.
+
+use std::collections::HashMap;
+
+use roaring::RoaringTreemap;
+
+use super::identity::Key;
+use crate::db::Conn;
+use crate::error::Result;
+
+// One step back on the primary key. Ids are given out in growing order, so all that this read stores is above.
+const HIGHEST_ID: &str = "select coalesce(max(id), 0) as id from acquired_data";
+
+/// What a read of one stream has seen so far.
+#[derive(Debug)]
+pub struct Occurrences {
+    watermark: i64,
+    /// Ids of old rows, copy 0 of their content, that this read has met.
+    met: RoaringTreemap,
+    /// Contents met at least twice, by the identity of their copy 0.
+    repeated: HashMap<Key, u32>,
+}
+
+/// What one page adds; applied when the page is committed, and only then.
+#[derive(Clone, Debug, Default)]
+pub struct SeenInPage {
+    pub(super) met: Vec<i64>,
+    pub(super) repeated: Vec<(Key, u32)>,
+}
+
+impl Occurrences {
+    /// The state at the start of a read, in the lease that does the reading.
+    ///
+    /// # Errors
+    /// When the database refuses the statement or is gone.
+    pub async fn begin(conn: &mut Conn<'_>) -> Result<Self> {
+        let watermark = conn.fetch_one(HIGHEST_ID, &[]).await?.int("id")?;
+        Ok(Self { watermark, met: RoaringTreemap::new(), repeated: HashMap::new() })
+    }
+
+    /// How often the content has been seen, given its identity and the id of its copy 0, if that is stored.
+    pub(super) fn seen(&self, key: &Key, copy_0: Option<i64>) -> u32 {
+        match copy_0 {
+            Some(id) if id > self.watermark || self.met.contains(id.unsigned_abs()) => {
+                self.repeated.get(key).copied().unwrap_or(1)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Takes in a page that is committed.
+    pub fn advance(&mut self, page: SeenInPage) {
+        self.met.extend(page.met.into_iter().map(i64::unsigned_abs));
+        self.repeated.extend(page.repeated);
+    }
+
+    /// About how many bytes it occupies.
+    pub fn memory_bytes(&self) -> usize {
+        let entry = size_of::<(Key, u32)>() + 1;
+        self.met.serialized_size() + self.repeated.capacity() * entry
+    }
+}

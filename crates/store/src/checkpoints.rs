@@ -1,0 +1,159 @@
+//! How far a source stream has been read: moves on with each page, in the page's transaction.
+
+use matome_model::clock::Timestamp;
+use matome_model::task::Fence;
+use serde_json::value::RawValue;
+
+use crate::db::{Arg, Conn};
+use crate::error::{Result, StoreError};
+use crate::lease;
+
+/// The purpose of ordinary reads.
+pub const LIVE: &str = "live";
+
+/// What a checkpoint belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointKey {
+    /// `data_sources.id`.
+    pub source_id: i64,
+    /// Stream of the source, '' for a source with one.
+    pub stream: String,
+    /// [`LIVE`], or the id of a backfill.
+    pub purpose: String,
+}
+
+/// A stored checkpoint.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Pages committed so far.
+    pub page_seq: i64,
+    /// The connector's own state; `{}` before the first page.
+    pub state: Box<RawValue>,
+    /// Revision of the config that the state was made with.
+    pub config_rev: i64,
+    /// Highest `acquired_data.id` of the stream; 0 before the first record.
+    pub last_record_id: i64,
+    /// Lease under which it was last written.
+    pub lease_epoch: i64,
+}
+
+/// A step of a checkpoint, from the page before to this one.
+#[derive(Clone, Debug)]
+pub struct Advance {
+    /// Which checkpoint.
+    pub key: CheckpointKey,
+    /// Pages committed before this one.
+    pub page_seq: i64,
+    /// Revision of the config that is being read.
+    pub config_rev: i64,
+    /// The connector's state after this page, as JSON text.
+    pub state: String,
+}
+
+const FIND: &str = "select page_seq, state, config_rev, last_record_id, lease_epoch from checkpoints
+where source_id = $1 and stream = $2 and purpose = $3";
+
+const BEGIN: &str = "insert into checkpoints (source_id, stream, purpose, config_rev, lease_epoch, updated_at)
+values ($1, $2, $3, $4, $5, $6)
+on conflict (source_id, stream, purpose) do update set
+    state = case when checkpoints.config_rev = excluded.config_rev and not $7 then checkpoints.state else '{}' end,
+    config_rev = excluded.config_rev,
+    lease_epoch = excluded.lease_epoch,
+    updated_at = excluded.updated_at
+returning page_seq, state, config_rev, last_record_id, lease_epoch";
+
+const ADVANCE: &str = "update checkpoints set
+    page_seq = page_seq + 1,
+    state = $6,
+    last_record_id = case when last_record_id < $7 then $7 else last_record_id end,
+    lease_epoch = $8,
+    updated_at = $9
+where source_id = $1 and stream = $2 and purpose = $3 and page_seq = $4 and config_rev = $5";
+
+const WATERMARK: &str =
+    "select coalesce(max(last_record_id), 0) as last_record_id from checkpoints where source_id = $1";
+
+const DELETE: &str = "delete from checkpoints where source_id = $1";
+
+/// The checkpoint, if there is one.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn find(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<Option<Checkpoint>> {
+    let args: [Arg<'_>; 3] = [key.source_id.into(), (&key.stream).into(), (&key.purpose).into()];
+    conn.fetch_optional(FIND, &args).await?.map(from_row).transpose()
+}
+
+/// The checkpoint from which a read starts, made when it is missing. A state of another config revision is
+/// not used, nor is any when `reset` is set: the state is `{}` then.
+///
+/// # Errors
+/// [`StoreError::Fenced`] when the lease is lost; when the database refuses the statement or is gone.
+pub async fn begin(
+    conn: &mut Conn<'_>,
+    fence: &Fence,
+    key: &CheckpointKey,
+    config_rev: i64,
+    reset: bool,
+    now: Timestamp,
+) -> Result<Checkpoint> {
+    lease::lock(conn, fence).await?;
+    let args: [Arg<'_>; 7] = [
+        key.source_id.into(),
+        (&key.stream).into(),
+        (&key.purpose).into(),
+        config_rev.into(),
+        fence.lease_epoch.into(),
+        now.into(),
+        Arg::Bool(Some(reset)),
+    ];
+    from_row(conn.fetch_one(BEGIN, &args).await?)
+}
+
+/// Moves the checkpoint one page on, if it still is where the reader left it.
+///
+/// # Errors
+/// [`StoreError::CheckpointMoved`] otherwise; when the database refuses the statement or is gone.
+pub(crate) async fn advance(
+    conn: &mut Conn<'_>,
+    step: &Advance,
+    last_record_id: i64,
+    lease_epoch: i64,
+    now: Timestamp,
+) -> Result<()> {
+    let args: [Arg<'_>; 9] = [
+        step.key.source_id.into(),
+        (&step.key.stream).into(),
+        (&step.key.purpose).into(),
+        step.page_seq.into(),
+        step.config_rev.into(),
+        Arg::Json(Some(&step.state)),
+        last_record_id.into(),
+        lease_epoch.into(),
+        now.into(),
+    ];
+    match conn.execute(ADVANCE, &args).await? {
+        1 => Ok(()),
+        _ => Err(StoreError::CheckpointMoved { source_id: step.key.source_id, page_seq: step.page_seq }),
+    }
+}
+
+/// Highest `last_record_id` of a source's streams; 0 when it has stored nothing.
+pub(crate) async fn watermark(conn: &mut Conn<'_>, source_id: i64) -> Result<i64> {
+    conn.fetch_one(WATERMARK, &[source_id.into()]).await?.int("last_record_id")
+}
+
+/// Removes all checkpoints of a source.
+pub(crate) async fn delete(conn: &mut Conn<'_>, source_id: i64) -> Result<()> {
+    conn.execute(DELETE, &[source_id.into()]).await.map(drop)
+}
+
+fn from_row(row: crate::db::Row) -> Result<Checkpoint> {
+    Ok(Checkpoint {
+        page_seq: row.int("page_seq")?,
+        state: row.json("state")?,
+        config_rev: row.int("config_rev")?,
+        last_record_id: row.int("last_record_id")?,
+        lease_epoch: row.int("lease_epoch")?,
+    })
+}

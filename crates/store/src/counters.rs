@@ -1,0 +1,58 @@
+//! Row counts by (table, source, stream): what makes `count` cost the same however many rows there are.
+//!
+//! They change in the transactions that add and remove rows, each source's in its own row, so that no row is
+//! hot for all.
+
+use crate::db::Conn;
+use crate::error::Result;
+
+/// Table name of raw records.
+pub const ACQUIRED_DATA: &str = "acquired_data";
+/// Table name of records in quarantine.
+pub const QUARANTINE: &str = "quarantine";
+
+const ADD: &str = "insert into counters (table_name, source_id, stream, row_count)
+values ($1, $2, $3, $4)
+on conflict (table_name, source_id, stream)
+do update set row_count = counters.row_count + excluded.row_count";
+
+// sum() of bigint is numeric on PostgreSQL.
+const OF_SOURCE: &str = "select cast(coalesce(sum(row_count), 0) as bigint) as row_count from counters
+where table_name = $1 and source_id = $2";
+
+const OF_TABLE: &str = "select cast(coalesce(sum(row_count), 0) as bigint) as row_count from counters
+where table_name = $1";
+
+const DELETE: &str = "delete from counters where source_id = $1 and table_name in ('acquired_data', 'quarantine')";
+
+/// Adds `rows` (negative for removed ones) to a counter; nothing for 0.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn add(conn: &mut Conn<'_>, table: &str, source_id: i64, stream: &str, rows: i64) -> Result<()> {
+    if rows != 0 {
+        conn.execute(ADD, &[table.into(), source_id.into(), stream.into(), rows.into()]).await?;
+    }
+    Ok(())
+}
+
+/// Rows of a table that belong to one source, all its streams together.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn of_source(conn: &mut Conn<'_>, table: &str, source_id: i64) -> Result<i64> {
+    conn.fetch_one(OF_SOURCE, &[table.into(), source_id.into()]).await?.int("row_count")
+}
+
+/// Rows of a table.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn of_table(conn: &mut Conn<'_>, table: &str) -> Result<i64> {
+    conn.fetch_one(OF_TABLE, &[table.into()]).await?.int("row_count")
+}
+
+/// Removes the counters of an acquisition source whose rows are gone.
+pub(crate) async fn delete(conn: &mut Conn<'_>, source_id: i64) -> Result<()> {
+    conn.execute(DELETE, &[source_id.into()]).await.map(drop)
+}

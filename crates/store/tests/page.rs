@@ -1,0 +1,276 @@
+//! The page transaction: commits whole or not at all, stores by value, counts.
+
+mod page_support;
+
+use matome_model::canonical::{Canonicaliser, QuarantineReason};
+use matome_model::source::Dedupe;
+use matome_store::error::StoreError;
+use matome_store::{acquired_data, checkpoints, counters};
+use matome_testbed::databases;
+use page_support::{Reading, at, bad};
+
+#[tokio::test]
+async fn a_page_moves_records_checkpoint_and_counters_together() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+        let mut page = reading.page(&[r#"{"a":1}"#, r#"{"a":2}"#]);
+        page.quarantined.push(bad(b"{", QuarantineReason::InvalidJson));
+        page.checkpoint.state = r#"{"next":"2"}"#.to_owned();
+        page.ends_read = true;
+        let committed = reading.commit(page).await.unwrap();
+        assert_eq!(
+            (committed.counts.read, committed.counts.stored, committed.counts.duplicate, committed.counts.quarantined),
+            (3, 2, 0, 1)
+        );
+
+        let mut reader = bed.db.read().await.unwrap();
+        let mut conn = reader.conn();
+        let checkpoint = checkpoints::find(&mut conn, &reading.key()).await.unwrap().unwrap();
+        assert_eq!(checkpoint.page_seq, 1, "{}", bed.name);
+        assert_eq!(checkpoint.state.get().replace(' ', ""), r#"{"next":"2"}"#);
+        assert_eq!(checkpoint.lease_epoch, reading.fence.lease_epoch);
+        let watermark = acquired_data::watermark(&mut conn, reading.source_id).await.unwrap();
+        assert_eq!(checkpoint.last_record_id, watermark);
+        let ids: Vec<i64> = reading.rows().await.into_iter().map(|row| row.id).collect();
+        assert_eq!(ids.iter().max(), Some(&watermark), "{}", bed.name);
+        for (table, rows) in [(counters::ACQUIRED_DATA, 2), (counters::QUARANTINE, 1)] {
+            assert_eq!(counters::of_source(&mut conn, table, reading.source_id).await.unwrap(), rows);
+            assert_eq!(counters::of_table(&mut conn, table).await.unwrap(), rows);
+        }
+        let fetched = conn.fetch_one("select last_fetched_at from data_sources", &[]).await.unwrap();
+        assert_eq!(fetched.opt_time("last_fetched_at").unwrap(), Some(at()));
+        let row = conn
+            .fetch_one("select metadata, acquired_at, version, stream from acquired_data order by id limit 1", &[])
+            .await
+            .unwrap();
+        assert_eq!(row.json("metadata").unwrap().get().replace(' ', ""), r#"{"line":0,"task":7}"#);
+        assert_eq!(row.time("acquired_at").unwrap(), at());
+        assert_eq!((row.int("version").unwrap(), row.text("stream").unwrap().as_str()), (1, ""));
+    }
+}
+
+#[tokio::test]
+async fn a_fenced_page_leaves_nothing() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Rows).await;
+        reading.commit_records(&[r#"{"a":1}"#]).await.unwrap();
+        reading.steal_lane().await;
+        let mut page = reading.page(&[r#"{"a":2}"#]);
+        page.quarantined.push(bad(b"{", QuarantineReason::InvalidJson));
+        page.ends_read = true;
+        let err = reading.commit(page).await.unwrap_err();
+        assert!(matches!(err, StoreError::Fenced { .. }), "{}: {err:?}", bed.name);
+        reading.assert_stored(&[r#"{"a":1}"#]).await;
+        assert_eq!(reading.count("quarantine").await, 0);
+        assert_eq!(reading.checkpoint().await.page_seq, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_lease_lost_while_the_page_is_inserted_takes_all_of_it_back() {
+    // The late check alone must be enough: the early one is made to pass.
+    let bed = matome_testbed::postgres().await;
+    let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+    let page = reading.page(&[r#"{"a":1}"#]);
+    let blocker = bed.db.clone();
+    let (fence, source_id) = (reading.fence, reading.source_id);
+    // A trigger on the rows themselves moves the lease on, as a sweep would from another session.
+    blocker
+        .write(move |conn| {
+            Box::pin(async move {
+                conn.execute_script(format!(
+                    "create function steal() returns trigger language plpgsql as $$ begin
+                       update lanes set lease_epoch = lease_epoch + 1 where id = {}; return null; end $$;
+                     create trigger steal after insert on acquired_data for each statement execute function steal();",
+                    fence.lane_id
+                ))
+                .await
+            })
+        })
+        .await
+        .unwrap();
+    let err = reading.commit(page).await.unwrap_err();
+    assert!(matches!(err, StoreError::Fenced { .. }), "{err:?}");
+    assert_eq!(reading.count("acquired_data").await, 0);
+    let mut reader = bed.db.read().await.unwrap();
+    assert_eq!(counters::of_source(&mut reader.conn(), counters::ACQUIRED_DATA, source_id).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_page_behind_a_checkpoint_that_moved_leaves_nothing() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::None).await;
+        reading.commit_records(&[r#"{"a":1}"#]).await.unwrap();
+        for (page_seq, config_rev) in [(0, 1), (2, 1), (1, 2)] {
+            let mut page = reading.page(&[r#"{"a":2}"#]);
+            (page.checkpoint.page_seq, page.checkpoint.config_rev) = (page_seq, config_rev);
+            let err = reading.commit(page).await.unwrap_err();
+            assert!(matches!(err, StoreError::CheckpointMoved { .. }), "{}: {err:?}", bed.name);
+        }
+        reading.assert_stored(&[r#"{"a":1}"#]).await;
+    }
+}
+
+#[tokio::test]
+async fn values_are_stored_exactly_and_with_one_hash_on_both_databases() {
+    let records = [
+        r#"{"n":12345678901234567890123}"#,
+        r#"{"n":9007199254740993}"#,
+        r#"{"n":0.1000000000000000055511151231257827}"#,
+        r#"{"n":1e400,"m":-1E-400,"z":-0,"o":1.10}"#,
+        r#"{"日本語":"全角　と😀","é":"e\u0301","":"\\u0000 is text"}"#,
+        r#"{"b":[null,true,false,[],{}],"a":"\t\n\"\/"}"#,
+        r#"{"__proto__":{"$serde_json::private::Number":"1"}}"#,
+    ];
+    let mut hashes = Vec::new();
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+        reading.commit_records(&records).await.unwrap();
+        let mut rows = reading.rows().await;
+        rows.sort_by_key(|row| row.id);
+        let mut canonicaliser = Canonicaliser::default();
+        for (record, row) in records.iter().zip(&rows) {
+            let expected = canonicaliser.canonicalise(record.as_bytes()).unwrap();
+            let (text, hash) = (expected.text.to_owned(), expected.hash_hex());
+            assert_eq!(row.data_hash, hash);
+            // What comes back has the same canonical form: equal by value.
+            assert_eq!(canonicaliser.canonicalise(row.raw_data.as_bytes()).unwrap().text, text, "{}", bed.name);
+        }
+        hashes.push(rows.into_iter().map(|row| row.data_hash).collect::<Vec<_>>());
+    }
+    assert_eq!(hashes[0], hashes[1]);
+}
+
+#[tokio::test]
+async fn quarantine_keeps_one_row_with_its_bytes_and_counts() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+        let nul = b"{\"a\":\"\\u0000\",\"b\":\"\x00\xff\"}";
+        for _ in 0..2 {
+            let mut page = reading.page(&[]);
+            page.quarantined.push(bad(nul, QuarantineReason::NulCharacter));
+            page.quarantined.push(bad(nul, QuarantineReason::NulCharacter));
+            page.quarantined.push(bad(br#"{"a":"\ud800"}"#, QuarantineReason::LoneSurrogate));
+            let committed = reading.commit(page).await.unwrap();
+            assert_eq!((committed.counts.read, committed.counts.quarantined), (3, 3));
+        }
+        let mut reader = bed.db.read().await.unwrap();
+        let mut conn = reader.conn();
+        let sql = "select reason, raw, raw_length, seen, position, detail, task_id from quarantine order by id";
+        let rows = conn.fetch_all(sql, &[]).await.unwrap();
+        assert_eq!(rows.len(), 2, "{}", bed.name);
+        assert_eq!(rows[0].text("reason").unwrap(), "nul_character");
+        assert_eq!(rows[0].bytes("raw").unwrap(), nul);
+        assert_eq!(rows[0].int("raw_length").unwrap(), i64::try_from(nul.len()).unwrap());
+        assert_eq!(rows[0].int("seen").unwrap(), 4);
+        assert_eq!(rows[1].int("seen").unwrap(), 2);
+        assert_eq!(counters::of_source(&mut conn, counters::QUARANTINE, reading.source_id).await.unwrap(), 2);
+        assert_eq!(acquired_data::watermark(&mut conn, reading.source_id).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn more_bad_records_than_one_statement_takes_are_all_kept() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+        let mut page = reading.page(&[]);
+        page.quarantined = (0..250).map(|n| bad(format!("{{{n}").as_bytes(), QuarantineReason::InvalidJson)).collect();
+        reading.commit(page).await.unwrap();
+        assert_eq!(reading.count("quarantine").await, 250, "{}", bed.name);
+    }
+}
+
+#[tokio::test]
+async fn a_full_page_of_large_records_is_stored_whole() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Rows).await;
+        let records: Vec<String> =
+            (0..bed.db.page_rows()).map(|n| format!(r#"{{"n":{n},"text":"{}"}}"#, "あ".repeat(300))).collect();
+        let records: Vec<&str> = records.iter().map(String::as_str).collect();
+        let committed = reading.commit_records(&records).await.unwrap();
+        assert_eq!(committed.counts.stored, u64::try_from(records.len()).unwrap());
+        assert_eq!(reading.count("acquired_data").await, i64::try_from(records.len()).unwrap(), "{}", bed.name);
+        let again = reading.restarted().await.commit_records(&records).await.unwrap();
+        assert_eq!((again.counts.stored, again.counts.duplicate), (0, u64::try_from(records.len()).unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn a_page_resets_attempts_and_crashes_of_its_task() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::None).await;
+        let fence = reading.fence;
+        bed.db
+            .write(move |conn| {
+                Box::pin(async move {
+                    let sql =
+                        "insert into tasks (task_uuid, queue, lane_id, object_id, cause, status, run_at, sort_key,
+                        attempt, crash_count, lease_epoch, worker)
+                    values ($1, 'acquisition', $2, 1, 'manual', 'running', $3, $3, 4, 1, $4, $5)";
+                    let args = [
+                        uuid::Uuid::new_v4().into(),
+                        fence.lane_id.into(),
+                        at().into(),
+                        fence.lease_epoch.into(),
+                        fence.worker.into(),
+                    ];
+                    conn.execute(sql, &args).await
+                })
+            })
+            .await
+            .unwrap();
+        reading.commit_records(&[]).await.unwrap();
+        let mut reader = bed.db.read().await.unwrap();
+        let row = reader.conn().fetch_one("select attempt, crash_count from tasks", &[]).await.unwrap();
+        assert_eq!((row.int("attempt").unwrap(), row.int("crash_count").unwrap()), (0, 0), "{}", bed.name);
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_config_revision_is_not_used() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::None).await;
+        let mut page = reading.page(&[r#"{"a":1}"#]);
+        page.checkpoint.state = r#"{"next":"2"}"#.to_owned();
+        reading.commit(page).await.unwrap();
+        let last_record_id = reading.checkpoint().await.last_record_id;
+        for (config_rev, reset, state) in [(1, false, r#"{"next":"2"}"#), (1, true, "{}"), (2, false, "{}")] {
+            let (fence, key) = (reading.fence, reading.key());
+            let begun = bed
+                .db
+                .write(move |conn| {
+                    Box::pin(async move { checkpoints::begin(conn, &fence, &key, config_rev, reset, at()).await })
+                })
+                .await
+                .unwrap();
+            assert_eq!(begun.state.get().replace(' ', ""), state, "{}", bed.name);
+            assert_eq!((begun.page_seq, begun.last_record_id), (1, last_record_id));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_source_goes_in_batches() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::None).await;
+        let mut page = reading.page(&[r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":3}"#]);
+        page.quarantined.push(bad(b"{", QuarantineReason::InvalidJson));
+        reading.commit(page).await.unwrap();
+        let mut left = Vec::new();
+        loop {
+            let source_id = reading.source_id;
+            let batch = bed
+                .db
+                .write(move |conn| Box::pin(async move { acquired_data::delete_batch(conn, source_id, 2).await }))
+                .await;
+            left.push(batch.unwrap());
+            if left.last() == Some(&0) {
+                break;
+            }
+        }
+        assert_eq!(left, [2, 1, 0], "{}", bed.name);
+        for table in ["acquired_data", "quarantine", "checkpoints", "counters"] {
+            assert_eq!(reading.count(table).await, 0, "{} {table}", bed.name);
+        }
+    }
+}
