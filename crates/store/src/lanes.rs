@@ -1,0 +1,179 @@
+//! Lanes: who may work on one stream of one object, and when.
+//!
+//! A lane row is locked before anything about its tasks is read. `next_run_at` and `ready` follow from the
+//! pending tasks and are computed anew by every transition that may change them, while it holds the lock.
+
+use matome_model::clock::Timestamp;
+use matome_model::task::{LaneKind, Queue};
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use crate::db::{Arg, Conn};
+use crate::error::{Result, StoreError};
+
+/// A lane whose row this transaction has locked.
+#[derive(Clone, Debug)]
+pub(crate) struct LockedLane {
+    pub(crate) id: i64,
+    pub(crate) queue: Queue,
+    pub(crate) lease_epoch: i64,
+    pub(crate) lease_worker: Option<Uuid>,
+    pub(crate) lease_task: Option<i64>,
+    pub(crate) fail_streak: i64,
+    pub(crate) not_before: Option<Timestamp>,
+}
+
+const COLUMNS: &str = "id, queue, lease_epoch, lease_worker, lease_task, fail_streak, not_before";
+
+impl LockedLane {
+    fn from_row(row: &crate::db::Row) -> Result<Self> {
+        Ok(Self {
+            id: row.int("id")?,
+            queue: crate::tasks::word(row, "queue", Queue::parse)?,
+            lease_epoch: row.int("lease_epoch")?,
+            lease_worker: row.opt_uuid("lease_worker")?,
+            lease_task: row.opt_int("lease_task")?,
+            fail_streak: row.int("fail_streak")?,
+            not_before: row.opt_time("not_before")?,
+        })
+    }
+}
+
+/// Locks lanes chosen by `condition`, waiting for those that others hold, in the order of their ids.
+async fn lock_where(conn: &mut Conn<'_>, condition: &str, args: &[Arg<'_>]) -> Result<Vec<LockedLane>> {
+    // SQLite has one writer: whoever writes holds every lock.
+    let lock = conn.pick(" for update", "");
+    let sql = format!("select {COLUMNS} from lanes where {condition} order by id{lock}");
+    conn.fetch_all(AssertSqlSafe(sql), args).await?.iter().map(LockedLane::from_row).collect()
+}
+
+pub(crate) async fn lock(conn: &mut Conn<'_>, ids: &[i64]) -> Result<Vec<LockedLane>> {
+    let condition = conn.any_of("id", 1);
+    lock_where(conn, &condition, &[Arg::Ints(ids)]).await
+}
+
+pub(crate) async fn lock_object(conn: &mut Conn<'_>, kind: LaneKind, object_id: i64) -> Result<Vec<LockedLane>> {
+    lock_where(conn, "kind = $1 and object_id = $2", &[kind.as_str().into(), object_id.into()]).await
+}
+
+/// Locks at most `limit` leased lanes that nobody else has locked; of `worker`, or of anybody.
+pub(crate) async fn lock_leased(conn: &mut Conn<'_>, worker: Option<Uuid>, limit: i64) -> Result<Vec<LockedLane>> {
+    // A page that is being committed holds its lane for a moment: that lane is for the next sweep.
+    let lock = conn.pick(" for update skip locked", "");
+    let whose = if worker.is_some() { "lease_worker = $2" } else { "lease_worker is not null" };
+    let sql = format!("select {COLUMNS} from lanes where {whose} order by id limit $1{lock}");
+    let mut args: Vec<Arg<'_>> = vec![limit.into()];
+    args.extend(worker.map(Arg::from));
+    conn.fetch_all(AssertSqlSafe(sql), &args).await?.iter().map(LockedLane::from_row).collect()
+}
+
+const CREATE: &str = "insert into lanes (queue, kind, object_id, stream) values ($1, $2, $3, $4)
+on conflict (kind, object_id, stream) do nothing";
+
+/// Locks the lane of a stream; makes it when it is new.
+pub(crate) async fn lock_or_create(
+    conn: &mut Conn<'_>,
+    kind: LaneKind,
+    object_id: i64,
+    stream: &str,
+) -> Result<LockedLane> {
+    let condition = "kind = $1 and object_id = $2 and stream = $3";
+    let key: [Arg<'_>; 3] = [kind.as_str().into(), object_id.into(), stream.into()];
+    if let Some(lane) = lock_where(conn, condition, &key).await?.pop() {
+        return Ok(lane);
+    }
+    let args = [kind.queue().as_str().into(), kind.as_str().into(), object_id.into(), stream.into()];
+    conn.execute(CREATE, &args).await?;
+    lock_where(conn, condition, &key).await?.pop().ok_or(StoreError::Database(sqlx::Error::RowNotFound))
+}
+
+// Among active lanes only: leased ones, few, and those of the claim index, whose first entry is the minimum.
+const FLOOR: &str = "select min(low) as low from (
+    select min(vtime) as low from lanes where queue = $1 and ready and not paused and lease_worker is null
+    union all
+    select min(vtime) as low from lanes where queue = $1 and lease_worker is not null
+) active";
+
+/// The lowest virtual time of the queue's active lanes. A lane that wakes starts from there, so that it
+/// cannot use up what it did not take while it was idle.
+pub(crate) async fn floor(conn: &mut Conn<'_>, queue: Queue) -> Result<Option<f64>> {
+    conn.fetch_one(FLOOR, &[queue.as_str().into()]).await?.opt_float("low")
+}
+
+// The lanes are locked already, so this never waits for one and may look at the tasks.
+const RECOMPUTE: &str = "update lanes set {release}
+    next_run_at = p.next_at,
+    ready = (p.next_at is not null and p.next_at <= $2),
+    vtime = case when p.next_at <= $2 and not ready and lease_worker is null and vtime < $3 then $3 else vtime end
+from (
+    select x.lane_id, case when x.not_before > x.first_at then x.not_before else x.first_at end as next_at
+    from (
+        select l.id as lane_id, l.not_before,
+            (select min(t.run_at) from tasks t where t.lane_id = l.id and t.status = 'pending') as first_at
+        from lanes l where {lanes}
+    ) x
+) p
+where lanes.id = p.lane_id";
+
+async fn recompute_with(
+    conn: &mut Conn<'_>,
+    ids: &[i64],
+    now: Timestamp,
+    floor: Option<f64>,
+    release: &str,
+) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let sql = RECOMPUTE.replace("{release}", release).replace("{lanes}", &conn.any_of("l.id", 1));
+    conn.execute(AssertSqlSafe(sql), &[Arg::Ints(ids), now.into(), floor.into()]).await.map(drop)
+}
+
+/// Brings `ready` and `next_run_at` of locked lanes in line with their pending tasks.
+pub(crate) async fn recompute(conn: &mut Conn<'_>, ids: &[i64], now: Timestamp, floor: Option<f64>) -> Result<()> {
+    recompute_with(conn, ids, now, floor, "").await
+}
+
+/// Ends the leases of locked lanes and brings `ready` and `next_run_at` in line.
+pub(crate) async fn release(conn: &mut Conn<'_>, ids: &[i64], now: Timestamp) -> Result<()> {
+    recompute_with(conn, ids, now, None, "lease_worker = null, lease_task = null, leased_at = null,").await
+}
+
+const SET_BREAKER: &str = "update lanes set fail_streak = $2, not_before = $3 where id = $1";
+
+/// Sets how often tasks of a locked lane failed in a row, and before when nothing of it starts.
+pub(crate) async fn set_breaker(
+    conn: &mut Conn<'_>,
+    id: i64,
+    fail_streak: i64,
+    not_before: Option<Timestamp>,
+) -> Result<()> {
+    conn.execute(SET_BREAKER, &[id.into(), fail_streak.into(), not_before.into()]).await.map(drop)
+}
+
+const SET_PAUSED: &str = "update lanes set paused = $3 where kind = $1 and object_id = $2";
+
+/// Pauses or resumes all lanes of an object. A paused lane keeps its tasks; a running one goes on.
+/// Returns how many lanes the object has.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn set_paused(
+    conn: &mut Conn<'_>,
+    kind: LaneKind,
+    object_id: i64,
+    paused: bool,
+    now: Timestamp,
+) -> Result<usize> {
+    let lanes = lock_object(conn, kind, object_id).await?;
+    let ids: Vec<i64> = lanes.iter().map(|lane| lane.id).collect();
+    let floor = floor(conn, kind.queue()).await?;
+    conn.execute(SET_PAUSED, &[kind.as_str().into(), object_id.into(), paused.into()]).await?;
+    if !paused {
+        // Not ready for a moment, so that the lane wakes at the floor and not with what it saved up.
+        let sql = format!("update lanes set ready = false where {}", conn.any_of("id", 1));
+        conn.execute(AssertSqlSafe(sql), &[Arg::Ints(&ids)]).await?;
+        recompute(conn, &ids, now, floor).await?;
+    }
+    Ok(ids.len())
+}

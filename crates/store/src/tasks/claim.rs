@@ -1,0 +1,129 @@
+//! Handing tasks to workers.
+
+use matome_model::clock::Timestamp;
+use matome_model::task::{Fence, Queue};
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::{ClaimedTask, TaskRow};
+use crate::db::{Arg, Conn};
+use crate::error::{Result, StoreError};
+use crate::lanes;
+
+/// Lanes that one call makes ready at most.
+const PROMOTE_AT_ONCE: i64 = 500;
+
+const DUE: (&str, &str) = (
+    "select id from lanes
+where queue = $1 and not ready and next_run_at is not null and next_run_at <= $2 and lease_worker is null
+order by next_run_at limit $3 for update skip locked",
+    "select id from lanes
+where queue = $1 and not ready and next_run_at is not null and next_run_at <= $2 and lease_worker is null
+order by next_run_at limit $3",
+);
+
+const MAKE_READY: &str = "update lanes set ready = true, vtime = case when vtime < $2 then $2 else vtime end
+where {lanes}";
+
+/// Makes lanes ready whose time has come. Returns how many; when it is [`PROMOTE_AT_ONCE`] there may be more.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn promote(conn: &mut Conn<'_>, queue: Queue, now: Timestamp) -> Result<usize> {
+    let due = conn.pick(DUE.0, DUE.1);
+    let rows = conn.fetch_all(due, &[queue.as_str().into(), now.into(), PROMOTE_AT_ONCE.into()]).await?;
+    let ids = rows.iter().map(|row| row.int("id")).collect::<Result<Vec<i64>>>()?;
+    if !ids.is_empty() {
+        let floor = lanes::floor(conn, queue).await?;
+        let sql = MAKE_READY.replace("{lanes}", &conn.any_of("id", 1));
+        conn.execute(AssertSqlSafe(sql), &[Arg::Ints(&ids), floor.into()]).await?;
+    }
+    Ok(ids.len())
+}
+
+// Lanes only, and never waiting: another claimer's lanes are skipped.
+const LOCK_FREE: (&str, &str) = (
+    "select id from lanes where queue = $1 and ready and not paused and lease_worker is null
+order by vtime limit $2 for update skip locked",
+    "select id from lanes where queue = $1 and ready and not paused and lease_worker is null
+order by vtime limit $2",
+);
+
+// A statement of its own behind LOCK_FREE: its snapshot has all that earlier holders of the lanes committed.
+const PICK: (&str, &str) = (
+    "select t.id, t.lane_id from unnest($1::bigint[]) as l (id) cross join lateral (
+    select x.id, x.lane_id from tasks x where x.lane_id = l.id and x.status = 'pending' and x.run_at <= $2
+    order by x.sort_key, x.id limit 1) t",
+    "select t.id, t.lane_id from json_each($1) l join tasks t on t.id = (
+    select x.id from tasks x where x.lane_id = l.value and x.status = 'pending' and x.run_at <= $2
+    order by x.sort_key, x.id limit 1)",
+);
+
+const LEASE: (&str, &str) = (
+    "update lanes set lease_epoch = lease_epoch + 1, lease_worker = $3, lease_task = p.task_id, leased_at = $4,
+    vtime = vtime + 1 / weight
+from unnest($1::bigint[], $2::bigint[]) as p (lane_id, task_id) where lanes.id = p.lane_id",
+    "update lanes set lease_epoch = lease_epoch + 1, lease_worker = $3, lease_task = p.task_id, leased_at = $4,
+    vtime = vtime + 1 / weight
+from (select a.value as lane_id, b.value as task_id from json_each($1) a join json_each($2) b on a.key = b.key) p
+where lanes.id = p.lane_id",
+);
+
+const START: &str = "update tasks set status = 'running', worker = $2, started_at = $3,
+    lease_epoch = (select l.lease_epoch from lanes l where l.id = tasks.lane_id)
+where {tasks} and status = 'pending' returning *";
+
+/// Leases at most `slots` ready lanes of `queue` to `worker`, in the order of their virtual times, and starts
+/// one task of each.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn claim(
+    conn: &mut Conn<'_>,
+    queue: Queue,
+    worker: Uuid,
+    slots: usize,
+    now: Timestamp,
+) -> Result<Vec<ClaimedTask>> {
+    promote(conn, queue, now).await?;
+    let limit = i64::try_from(slots).unwrap_or(i64::MAX);
+    let lock_free = conn.pick(LOCK_FREE.0, LOCK_FREE.1);
+    let rows = conn.fetch_all(lock_free, &[queue.as_str().into(), limit.into()]).await?;
+    let locked = rows.iter().map(|row| row.int("id")).collect::<Result<Vec<i64>>>()?;
+    if locked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pick = conn.pick(PICK.0, PICK.1);
+    let rows = conn.fetch_all(pick, &[Arg::Ints(&locked), now.into()]).await?;
+    let lane_ids = rows.iter().map(|row| row.int("lane_id")).collect::<Result<Vec<i64>>>()?;
+    let task_ids = rows.iter().map(|row| row.int("id")).collect::<Result<Vec<i64>>>()?;
+    if lane_ids.len() < locked.len() {
+        // Said to be ready and was not; a sweep counts how often that happens, here it is put right.
+        let idle: Vec<i64> = locked.iter().copied().filter(|id| !lane_ids.contains(id)).collect();
+        lanes::recompute(conn, &idle, now, None).await?;
+    }
+    if lane_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lease = conn.pick(LEASE.0, LEASE.1);
+    let leased =
+        conn.execute(lease, &[Arg::Ints(&lane_ids), Arg::Ints(&task_ids), worker.into(), now.into()]).await?;
+    let start = START.replace("{tasks}", &conn.any_of("id", 1));
+    let rows = conn.fetch_all(AssertSqlSafe(start), &[Arg::Ints(&task_ids), worker.into(), now.into()]).await?;
+    if rows.len() != task_ids.len() || leased != u64::try_from(lane_ids.len()).unwrap_or(u64::MAX) {
+        // Cannot be while the lock order holds; nothing of this claim may commit.
+        return Err(StoreError::Inconsistent {
+            column: "lanes.lease_task".to_owned(),
+            what: format!("{leased} lanes leased, {} tasks started", rows.len()),
+        });
+    }
+    // `ready` means nothing while a lane is leased; whoever ends the lease computes it.
+    rows.iter().map(|row| claimed(row, worker)).collect()
+}
+
+fn claimed(row: &crate::db::Row, worker: Uuid) -> Result<ClaimedTask> {
+    let task = TaskRow::from_row(row)?;
+    let lease_epoch = row.int("lease_epoch")?;
+    let fence = Fence { lane_id: task.lane_id, lease_epoch, worker };
+    Ok(ClaimedTask { task, fence })
+}

@@ -1,0 +1,195 @@
+//! Accepting tasks.
+
+use matome_model::clock::Timestamp;
+use matome_model::task::{LaneKind, Priority, TaskStatus, Trigger};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{TaskRow, find};
+use crate::db::{Arg, Conn};
+use crate::error::Result;
+use crate::lanes::{self, LockedLane};
+
+/// A task to be accepted.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// Its public id.
+    pub task_uuid: Uuid,
+    /// What kind of object it works for.
+    pub kind: LaneKind,
+    /// The object's id.
+    pub object_id: i64,
+    /// The stream of the object.
+    pub stream: String,
+    /// What causes it.
+    pub cause: Trigger,
+    /// How soon it runs in its lane.
+    pub priority: Priority,
+    /// When it may run.
+    pub run_at: Timestamp,
+    /// Options of the run, a JSON object.
+    pub payload: Box<RawValue>,
+    /// The schedule that fired, and the nominal time.
+    pub fire: Option<(i64, Timestamp)>,
+    /// The ended task that it repeats.
+    pub retry_of: Option<i64>,
+}
+
+impl NewTask {
+    /// A run by hand, now.
+    pub fn manual(kind: LaneKind, object_id: i64, now: Timestamp) -> Self {
+        Self {
+            task_uuid: Uuid::new_v4(),
+            kind,
+            object_id,
+            stream: String::new(),
+            cause: Trigger::Manual,
+            priority: Priority::High,
+            run_at: now,
+            payload: RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
+            fire: None,
+            retry_of: None,
+        }
+    }
+
+    /// A run that a schedule asks for at its nominal time.
+    pub fn scheduled(kind: LaneKind, object_id: i64, schedule_id: i64, nominal: Timestamp) -> Self {
+        Self {
+            cause: Trigger::Schedule,
+            priority: Priority::Normal,
+            fire: Some((schedule_id, nominal)),
+            ..Self::manual(kind, object_id, nominal)
+        }
+    }
+}
+
+/// What became of a task to be accepted.
+#[derive(Clone, Debug)]
+pub struct Enqueued {
+    /// The task that will do the work.
+    pub task: TaskRow,
+    /// It was waiting already; no new one was made.
+    pub existing: bool,
+}
+
+const WAITING: &str = "select * from tasks where lane_id = $1 and status = 'pending' order by sort_key, id";
+
+const INSERT: &str = "insert into tasks
+    (task_uuid, queue, lane_id, object_id, stream, cause, priority, run_at, sort_key, payload, schedule_id, fire_time,
+    retry_of, created_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+on conflict (schedule_id, fire_time) where schedule_id is not null do nothing
+returning *";
+
+const BY_FIRE: &str = "select * from tasks where schedule_id = $1 and fire_time = $2";
+
+const PULL: &str = "update tasks set run_at = $2, sort_key = $3 where id = $1 and run_at > $2 returning *";
+
+/// Accepts a task: in the caller's transaction, so that it is queued with what causes it or not at all.
+///
+/// A lane has at most one waiting manual and one waiting scheduled task that has not been tried yet: a second
+/// one is the first. A run by hand takes a task that waits for a retry, if there is one, and starts it now;
+/// it also ends the time that a failing lane is held back.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn enqueue(conn: &mut Conn<'_>, new: &NewTask, now: Timestamp) -> Result<Enqueued> {
+    let lane = lanes::lock_or_create(conn, new.kind, new.object_id, &new.stream).await?;
+    let by_hand = new.cause != Trigger::Schedule;
+    if by_hand && lane.not_before.is_some() {
+        // The streak stays: if this one fails too, the lane is held back again.
+        lanes::set_breaker(conn, lane.id, lane.fail_streak, None).await?;
+    }
+    let waiting = waiting(conn, &lane).await?;
+    let enqueued = match same(new, waiting) {
+        Some(task) if by_hand => Enqueued { task: pull(conn, task, now).await?, existing: true },
+        Some(task) => Enqueued { task, existing: true },
+        None => insert(conn, new, &lane, now).await?,
+    };
+    let floor = lanes::floor(conn, lane.queue).await?;
+    lanes::recompute(conn, &[lane.id], now, floor).await?;
+    Ok(enqueued)
+}
+
+async fn waiting(conn: &mut Conn<'_>, lane: &LockedLane) -> Result<Vec<TaskRow>> {
+    conn.fetch_all(WAITING, &[lane.id.into()]).await?.iter().map(TaskRow::from_row).collect()
+}
+
+/// The waiting task that `new` would repeat.
+fn same(new: &NewTask, waiting: Vec<TaskRow>) -> Option<TaskRow> {
+    let is_same = |task: &TaskRow| match new.cause {
+        Trigger::Manual => task.cause == Trigger::Manual || task.attempt > 0,
+        Trigger::Schedule => task.cause == Trigger::Schedule,
+        Trigger::Retry => task.retry_of.is_some() && task.retry_of == new.retry_of,
+    };
+    let exact = waiting.iter().position(|task| is_same(task) && task.cause == new.cause);
+    let at = exact.or_else(|| waiting.iter().position(is_same))?;
+    waiting.into_iter().nth(at)
+}
+
+async fn pull(conn: &mut Conn<'_>, task: TaskRow, now: Timestamp) -> Result<TaskRow> {
+    let sort_key = now + chrono::TimeDelta::seconds(task.priority.offset_secs());
+    let pulled = conn.fetch_optional(PULL, &[task.id.into(), now.into(), sort_key.into()]).await?;
+    pulled.as_ref().map_or(Ok(task), TaskRow::from_row)
+}
+
+async fn insert(conn: &mut Conn<'_>, new: &NewTask, lane: &LockedLane, now: Timestamp) -> Result<Enqueued> {
+    let sort_key = new.run_at + chrono::TimeDelta::seconds(new.priority.offset_secs());
+    let (schedule_id, fire_time) = new.fire.unzip();
+    let args: [Arg<'_>; 14] = [
+        new.task_uuid.into(),
+        lane.queue.as_str().into(),
+        lane.id.into(),
+        new.object_id.into(),
+        new.stream.as_str().into(),
+        new.cause.as_str().into(),
+        new.priority.as_str().into(),
+        new.run_at.into(),
+        sort_key.into(),
+        (&*new.payload).into(),
+        schedule_id.into(),
+        fire_time.into(),
+        new.retry_of.into(),
+        now.into(),
+    ];
+    if let Some(row) = conn.fetch_optional(INSERT, &args).await? {
+        return Ok(Enqueued { task: TaskRow::from_row(&row)?, existing: false });
+    }
+    // This fire made its task before.
+    let row = conn.fetch_one(BY_FIRE, &[schedule_id.into(), fire_time.into()]).await?;
+    Ok(Enqueued { task: TaskRow::from_row(&row)?, existing: true })
+}
+
+/// What became of the wish to run an ended task again.
+#[derive(Clone, Debug)]
+pub enum Retried {
+    /// There is no such task.
+    Missing,
+    /// It did not fail and was not cancelled (it waits, runs, or succeeded): nothing was done.
+    Refused(Box<TaskRow>),
+    /// The task that repeats it.
+    Accepted(Box<Enqueued>),
+}
+
+/// Runs a failed or cancelled task again, as a new task with `retry_of`; asking twice gives the same task
+/// while it waits.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn retry_ended(conn: &mut Conn<'_>, task_id: i64, kind: LaneKind, now: Timestamp) -> Result<Retried> {
+    // Ended tasks never change, so no lock is needed to believe what is read here.
+    let Some(ended) = find(conn, task_id).await?.filter(|task| task.queue == kind.queue()) else {
+        return Ok(Retried::Missing);
+    };
+    if !matches!(ended.status, TaskStatus::Failed | TaskStatus::Cancelled) {
+        return Ok(Retried::Refused(Box::new(ended)));
+    }
+    let new = NewTask {
+        stream: ended.stream,
+        cause: Trigger::Retry,
+        payload: ended.payload,
+        retry_of: Some(ended.id),
+        ..NewTask::manual(kind, ended.object_id, now)
+    };
+    Ok(Retried::Accepted(Box::new(enqueue(conn, &new, now).await?)))
+}

@@ -1,0 +1,270 @@
+//! What does the work of a task, and what it hears and says while it does.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use matome_model::task::Fence;
+use matome_store::db::Db;
+use matome_store::error::StoreError;
+pub use matome_store::tasks::ClaimedTask;
+use matome_store::tasks::set_progress;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use crate::liveness::Pulse;
+
+/// Progress is written at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Does the work of one queue's tasks.
+///
+/// The handler commits its effects itself, page by page, in transactions that check the fence
+/// ([`matome_store::lease`]); the worker then writes the end of the attempt.
+pub trait Handler: Send + Sync + 'static {
+    /// Runs one task to its end, or until [`TaskContext::stop`] asks it to finish its page and return.
+    fn run(&self, task: ClaimedTask, ctx: TaskContext) -> BoxFuture<'_, Result<TaskOutcome, TaskError>>;
+}
+
+/// Why a task is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// A person cancelled it: finish the page, return; the task becomes `cancelled`.
+    Cancelled,
+    /// The lease is gone: nothing can be committed any more, return at once.
+    LeaseLost,
+    /// The process is shutting down: finish the page, return; the task becomes `pending` without an attempt.
+    Drain,
+}
+
+/// What a handler gets beside its task. Cheap to clone.
+#[derive(Clone)]
+pub struct TaskContext {
+    /// Goes into every effect.
+    pub fence: Fence,
+    /// Cancelled when the task must stop; [`TaskContext::stop_reason`] says why.
+    pub stop: CancellationToken,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    task_id: i64,
+    db: Db,
+    reason: AtomicU8,
+    pulse: Pulse,
+    /// When progress was last written, and whether a write is under way.
+    written: Mutex<Option<Instant>>,
+    writing: AtomicBool,
+}
+
+impl fmt::Debug for TaskContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskContext")
+            .field("task_id", &self.shared.task_id)
+            .field("fence", &self.fence)
+            .field("stop_reason", &self.stop_reason())
+            .finish_non_exhaustive()
+    }
+}
+
+impl TaskContext {
+    /// A context whose lease is valid until [`TaskContext::stop_with`] says otherwise: for running a handler
+    /// without a worker.
+    pub fn new(db: Db, task_id: i64, fence: Fence) -> Self {
+        Self::with_pulse(db, task_id, fence, Pulse::eternal())
+    }
+
+    pub(crate) fn with_pulse(db: Db, task_id: i64, fence: Fence, pulse: Pulse) -> Self {
+        let shared = Shared {
+            task_id,
+            db,
+            reason: AtomicU8::new(0),
+            pulse,
+            written: Mutex::new(None),
+            writing: AtomicBool::new(false),
+        };
+        Self { fence, stop: CancellationToken::new(), shared: Arc::new(shared) }
+    }
+
+    /// Asks the task to stop. A lost lease replaces any other reason; else the first reason stays.
+    pub fn stop_with(&self, reason: StopReason) {
+        let code = match reason {
+            StopReason::Cancelled => 1,
+            StopReason::Drain => 2,
+            StopReason::LeaseLost => 3,
+        };
+        if reason == StopReason::LeaseLost {
+            self.shared.reason.store(code, Ordering::SeqCst);
+        } else {
+            let _ = self.shared.reason.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        self.stop.cancel();
+    }
+
+    /// Why the task has to stop; `None` while it may go on.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        match self.shared.reason.load(Ordering::SeqCst) {
+            1 => Some(StopReason::Cancelled),
+            2 => Some(StopReason::Drain),
+            3 => Some(StopReason::LeaseLost),
+            _ => None,
+        }
+    }
+
+    /// Whether this process may still believe that it holds the lane. Ask before each request to the outside
+    /// and each page: after a long pause of the process the answer is `false` at once.
+    pub fn lease_valid(&self) -> bool {
+        if !self.shared.pulse.is_fresh() {
+            self.stop_with(StopReason::LeaseLost);
+        }
+        self.stop_reason() != Some(StopReason::LeaseLost)
+    }
+
+    /// Shows how far the task is (a JSON object of counts). Written at most twice a second; what comes in
+    /// between is dropped, and so is an error: progress is for people.
+    pub async fn progress(&self, counts: &impl serde::Serialize) {
+        let now = Instant::now();
+        {
+            let mut written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_early = written.is_some_and(|at| now.duration_since(at) < PROGRESS_EVERY);
+            if is_early || self.shared.writing.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            *written = Some(now);
+        }
+        if let Ok(counts) = serde_json::value::to_raw_value(counts) {
+            let (task_id, fence) = (self.shared.task_id, self.fence);
+            let written = self
+                .shared
+                .db
+                .write(move |conn| Box::pin(async move { set_progress(conn, task_id, &fence, &counts).await }))
+                .await;
+            if let Err(err) = written {
+                tracing::debug!(task.id = task_id, error = %err, "progress was not written");
+            }
+        }
+        self.shared.writing.store(false, Ordering::SeqCst);
+    }
+}
+
+/// How a task ended well.
+#[derive(Clone, Debug)]
+pub struct TaskOutcome {
+    /// Counts, a JSON object; kept as the task's `result`.
+    pub result: Box<RawValue>,
+}
+
+impl TaskOutcome {
+    /// An outcome with `counts` as its result.
+    ///
+    /// # Panics
+    /// When `counts` cannot be written as JSON, which a struct of numbers and text always can.
+    pub fn new(counts: &impl serde::Serialize) -> Self {
+        Self { result: serde_json::value::to_raw_value(counts).expect("counts are JSON") }
+    }
+}
+
+/// What the worker should do after an attempt that did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Try again later, with backoff. `after` is what the source itself asked for: it wins and costs no attempt.
+    Retry {
+        /// `Retry-After` of the source.
+        after: Option<Duration>,
+    },
+    /// Do not try again: the definition or its credentials must change first.
+    Fail,
+    /// It stopped because [`TaskContext::stop`] asked for it; nothing went wrong.
+    Interrupted,
+    /// The lease was lost: everything since is rolled back and nothing is written about it.
+    Fenced,
+}
+
+/// How an attempt failed, for the worker (`advice`) and for people (all else).
+#[derive(Debug)]
+pub struct TaskError {
+    /// What to do now.
+    pub advice: Advice,
+    /// A short code from a small set: `http_status`, `config`, `auth`, `panic`, ...
+    pub reason: String,
+    /// What failed, in one sentence.
+    pub message: String,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+    /// Where: which request, which line; a JSON object.
+    pub position: Option<Box<RawValue>>,
+    /// Counts up to here, a JSON object.
+    pub result: Option<Box<RawValue>>,
+}
+
+impl TaskError {
+    /// An error without causes.
+    pub fn new(advice: Advice, reason: &str, message: impl Into<String>) -> Self {
+        let (reason, message) = (reason.to_owned(), message.into());
+        Self { advice, reason, message, causes: Vec::new(), position: None, result: None }
+    }
+
+    /// An error that says what `err` says, with the chain of its sources as causes.
+    pub fn from_error(advice: Advice, reason: &str, err: &dyn Error) -> Self {
+        let mut error = Self::new(advice, reason, err.to_string());
+        let mut source = err.source();
+        while let Some(cause) = source {
+            error.causes.push(cause.to_string());
+            source = cause.source();
+        }
+        error
+    }
+
+    /// Worth another try, with backoff.
+    pub fn retry(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(Advice::Retry { after: None }, reason, message)
+    }
+
+    /// Not worth another try.
+    pub fn fail(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(Advice::Fail, reason, message)
+    }
+
+    /// Stopped on request.
+    pub fn interrupted() -> Self {
+        Self::new(Advice::Interrupted, "interrupted", "stopped on request")
+    }
+
+    /// The same error with its place (a JSON object).
+    #[must_use]
+    pub fn at(mut self, position: Option<Box<RawValue>>) -> Self {
+        self.position = position;
+        self
+    }
+
+    /// The same error with the counts so far.
+    #[must_use]
+    pub fn with_result(mut self, result: Box<RawValue>) -> Self {
+        self.result = Some(result);
+        self
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for TaskError {}
+
+impl From<StoreError> for TaskError {
+    /// A lost lease is [`Advice::Fenced`], a closing store [`Advice::Interrupted`]; all else is tried again.
+    fn from(err: StoreError) -> Self {
+        let (advice, reason) = match &err {
+            StoreError::Fenced { .. } => (Advice::Fenced, "lease_lost"),
+            StoreError::Closed => (Advice::Interrupted, "interrupted"),
+            StoreError::DiskFull(_) => (Advice::Retry { after: None }, "disk_full"),
+            _ => (Advice::Retry { after: None }, "store"),
+        };
+        Self::from_error(advice, reason, &err)
+    }
+}
