@@ -1,1 +1,24 @@
-//! matome-connector
+//! Reading records from the outside: the [`Connector`] trait, typed configs, one folder per connector.
+//!
+//! A connector turns a source into [`Batch`]es of raw records and checkpoints. It knows neither store nor queue:
+//! who calls it canonicalises, deduplicates and commits each batch together with its checkpoint.
+
+pub mod api;
+pub mod config;
+mod error;
+pub mod file;
+pub mod json;
+mod read;
+mod record;
+mod registry;
+mod secrets;
+
+pub use config::{FieldError, ParsedConfig, validate_config};
+pub use error::{Advice, ConnectorError};
+pub use file::FileRoots;
+pub use read::{Connector, ReadRequest, Reader, Sample, sample};
+pub use record::{Batch, Item, Position, ReadStats};
+pub use registry::Registry;
+pub use secrets::secret_paths;
+// What a `Registry` is made with.
+pub use matome_egress::{EgressRule, HttpClient, Policy};

@@ -171,3 +171,11 @@ async fn a_closed_port_is_a_connection_error_without_the_query() {
     assert!(matches!(error, EgressError::Connection { .. }), "{error}");
     assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
 }
+
+#[tokio::test]
+async fn tls_towards_a_server_without_it_is_a_connection_error() {
+    let address = serve(Router::new().route("/", get(|| async { "hello" }))).await;
+    let url = Url::parse(&format!("https://{address}/")).unwrap();
+    let error = text(&allowing(&[address]), Request::new(url)).await.unwrap_err();
+    assert!(matches!(error, EgressError::Connection { .. }), "{error}");
+}

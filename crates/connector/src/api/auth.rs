@@ -1,0 +1,136 @@
+//! How requests say who asks.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use matome_egress::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::config::Fields;
+
+/// `auth`: the credentials of an API. Sent to the origin of `url` only.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// `{"type":"bearer","token":...}`.
+    Bearer {
+        /// Sent as `Authorization: Bearer TOKEN`.
+        token: SecretString,
+    },
+    /// `{"type":"basic","username":...,"password":...}`.
+    Basic {
+        /// The name; no secret.
+        username: String,
+        /// The password.
+        password: SecretString,
+    },
+    /// `{"type":"header","name":...,"value":...}`.
+    Header {
+        /// The header.
+        name: HeaderName,
+        /// Its value.
+        value: SecretString,
+    },
+    /// `{"type":"query","name":...,"value":...}`.
+    Query {
+        /// The parameter of the address.
+        name: String,
+        /// Its value.
+        value: SecretString,
+    },
+}
+
+impl Auth {
+    /// Reads `auth`. A config is checked only with its secrets in place.
+    pub(super) fn parse(fields: &mut Fields) -> Option<Self> {
+        let mut auth = fields.nested("auth")?;
+        if !auth.has("type") {
+            auth.require("type");
+            auth.forget_rest();
+        }
+        let kinds = [("bearer", 0), ("basic", 1), ("header", 2), ("query", 3)];
+        let parsed = match auth.choice("type", &kinds) {
+            Some(0) => header_secret(&mut auth, "token", "Bearer ").map(|token| Self::Bearer { token }),
+            Some(1) => {
+                let username = auth.required_string("username");
+                let password = auth.required_string("password").map(SecretString::from);
+                if username.as_deref().is_some_and(|name| name.contains(':')) {
+                    auth.fail("username", "A user name with `:` can not be sent.");
+                }
+                username.zip(password).map(|(username, password)| Self::Basic { username, password })
+            }
+            Some(2) => {
+                let name = auth.required_string("name").and_then(|name| match name.parse::<HeaderName>() {
+                    Ok(name) => Some(name),
+                    Err(_) => {
+                        auth.fail("name", "Not a valid name of a header.");
+                        None
+                    }
+                });
+                let value = header_secret(&mut auth, "value", "");
+                name.zip(value).map(|(name, value)| Self::Header { name, value })
+            }
+            Some(_) => {
+                let name = auth.required_string("name");
+                let value = auth.required_string("value").map(SecretString::from);
+                name.zip(value).map(|(name, value)| Self::Query { name, value })
+            }
+            None => {
+                auth.forget_rest();
+                None
+            }
+        };
+        fields.absorb(auth);
+        parsed
+    }
+
+    /// The header that carries it, if one does.
+    pub(super) fn add_header(&self, headers: &mut HeaderMap) {
+        let (name, text) = match self {
+            Self::Bearer { token } => (AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
+            Self::Basic { username, password } => {
+                let pair = format!("{username}:{}", password.expose_secret());
+                (AUTHORIZATION, format!("Basic {}", STANDARD.encode(pair)))
+            }
+            Self::Header { name, value } => (name.clone(), value.expose_secret().to_owned()),
+            Self::Query { .. } => return,
+        };
+        // It parsed when the config was checked.
+        if let Ok(mut value) = HeaderValue::from_str(&text) {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    }
+
+    /// Adds the parameter that carries it, if one does.
+    pub(super) fn add_query(&self, url: &mut Url) {
+        if let Self::Query { name, value } = self {
+            url.query_pairs_mut().append_pair(name, value.expose_secret());
+        }
+    }
+
+    /// Takes the parameter out of an address, which a server may have put into a link.
+    pub(super) fn strip_query(&self, url: &mut Url) {
+        let Self::Query { name, .. } = self else { return };
+        if !url.query_pairs().any(|(key, _)| key == name.as_str()) {
+            return;
+        }
+        let kept: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(key, _)| key != name.as_str())
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect();
+        url.set_query(None);
+        if !kept.is_empty() {
+            url.query_pairs_mut().extend_pairs(kept);
+        }
+    }
+}
+
+fn header_secret(auth: &mut Fields, field: &str, before: &str) -> Option<SecretString> {
+    let secret = auth.required_string(field)?;
+    if HeaderValue::from_str(&format!("{before}{secret}")).is_err() {
+        auth.fail(field, "It has characters that a header can not carry.");
+        return None;
+    }
+    Some(SecretString::from(secret))
+}

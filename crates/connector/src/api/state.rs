@@ -1,0 +1,52 @@
+//! What the checkpoint of an `api` source says.
+
+use serde::{Deserialize, Serialize};
+
+/// Pages whose validators are kept.
+const PAGE_LIMIT: usize = 1_000;
+
+/// Where a read is, and what the server said about each page.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) version: u32,
+    /// What the pages depend on; a state of another scope says nothing.
+    pub(super) scope: String,
+    /// Everything was read; the next read starts at the first page.
+    pub(super) complete: bool,
+    /// The page to read next, without secrets.
+    pub(super) at: Option<String>,
+    /// Records of that page that are committed already.
+    pub(super) records: u64,
+    /// Of complete pages, by address.
+    pub(super) pages: Vec<Page>,
+}
+
+/// What makes a request for a page conditional, and where it led.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Page {
+    pub(super) url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) etag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) last_modified: Option<String>,
+    /// The next page; the unchanged page would name it again.
+    pub(super) next: Option<String>,
+}
+
+impl State {
+    pub(super) fn page(&self, url: &str) -> Option<&Page> {
+        self.pages.iter().find(|page| page.url == url)
+    }
+
+    /// Keeps what is known about a page that is complete now, or forgets it when nothing is.
+    pub(super) fn remember(&mut self, page: Page) {
+        let known = page.etag.is_some() || page.last_modified.is_some();
+        let place = self.pages.iter().position(|other| other.url == page.url);
+        match (place, known) {
+            (Some(place), true) => self.pages[place] = page,
+            (Some(place), false) => drop(self.pages.remove(place)),
+            (None, true) if self.pages.len() < PAGE_LIMIT => self.pages.push(page),
+            (None, _) => {}
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What a source's `config` may say, by its type, and field errors that name their path.
+
+mod fields;
+
+use std::time::Duration;
+
+use matome_model::source::{Dedupe, SourceType};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::api::ApiConfig;
+use crate::file::FileConfig;
+
+pub(crate) use fields::Fields;
+
+/// One thing that is wrong in a config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// The keys that lead to the field from the top of the config; empty for the config itself.
+    pub path: Vec<String>,
+    /// What is wrong, as a sentence, in Django REST framework's words where it has some.
+    pub message: String,
+}
+
+/// The errors as `a.b: message; c: message`.
+pub(crate) fn in_one_line(errors: &[FieldError]) -> String {
+    let line = |error: &FieldError| match error.path.is_empty() {
+        true => error.message.clone(),
+        false => format!("`{}`: {}", error.path.join("."), error.message),
+    };
+    errors.iter().map(line).collect::<Vec<_>>().join(" ")
+}
+
+/// A config that validated.
+#[derive(Debug)]
+pub enum ParsedConfig {
+    /// Nothing but labels: it can be stored, not run.
+    Draft,
+    /// Reads files.
+    File(Box<FileConfig>),
+    /// Reads a REST API.
+    Api(Box<ApiConfig>),
+}
+
+impl ParsedConfig {
+    /// How records are told apart; `None` for a draft.
+    pub fn dedupe(&self) -> Option<Dedupe> {
+        match self {
+            Self::Draft => None,
+            Self::File(config) => Some(config.common.dedupe),
+            Self::Api(config) => Some(config.common.dedupe),
+        }
+    }
+
+    /// Whether it can not be run.
+    pub fn is_draft(&self) -> bool {
+        matches!(self, Self::Draft)
+    }
+}
+
+/// Options of every type of source.
+#[derive(Clone, Debug)]
+pub struct CommonConfig {
+    /// `dedupe`: `rows` (default for files), `hash` (default for APIs) or `none`.
+    pub dedupe: Dedupe,
+    /// `timeout_secs`: how long to wait for the head of an answer and for each next piece; 1 to 3600, default 30.
+    pub timeout: Duration,
+}
+
+/// Checks `config`, the JSON text of an object, with its secrets in place.
+///
+/// `{}`, or `labels` alone, is a draft for every type. Types that this version can not run take drafts only.
+///
+/// # Errors
+/// Everything that is wrong, in no particular order.
+pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedConfig, Vec<FieldError>> {
+    let mut fields = Fields::parse(config)?;
+    if let Some(labels) = fields.raw("labels")
+        && !labels.get().starts_with('{')
+    {
+        fields.fail("labels", format!("Expected a dictionary of items but got type \"{}\".", kind_of(&labels)));
+    }
+    if fields.is_empty() {
+        return fields.finish().map(|()| ParsedConfig::Draft);
+    }
+    match source_type {
+        SourceType::File => crate::file::parse_config(fields).map(|config| ParsedConfig::File(Box::new(config))),
+        SourceType::Api => crate::api::parse_config(fields).map(|config| ParsedConfig::Api(Box::new(config))),
+        SourceType::Database | SourceType::Websocket => Err(vec![FieldError {
+            path: Vec::new(),
+            message: format!(
+                "Sources of type \"{source_type}\" are not available in this version; only `labels` can be stored."
+            ),
+        }]),
+    }
+}
+
+/// Reads the options that every type has.
+pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig {
+    let words: Vec<(&str, Dedupe)> = Dedupe::ALL.iter().map(|dedupe| (dedupe.as_str(), *dedupe)).collect();
+    let dedupe = fields.choice("dedupe", &words).unwrap_or(default);
+    let timeout = fields.integer("timeout_secs", 1, 3600).unwrap_or(30);
+    fields.choice("mode", &[("full", ())]);
+    CommonConfig { dedupe, timeout: Duration::from_secs(timeout) }
+}
+
+/// The word that DRF has for a type of JSON.
+fn kind_of(value: &RawValue) -> &'static str {
+    match value.get().as_bytes().first() {
+        Some(b'{') => "dict",
+        Some(b'[') => "list",
+        Some(b'"') => "str",
+        Some(b't' | b'f') => "bool",
+        Some(b'n') => "NoneType",
+        _ if value.get().contains(['.', 'e', 'E']) => "float",
+        _ => "int",
+    }
+}
+
+/// As [`kind_of`], of a value that is parsed already.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "NoneType",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float",
+        Value::Number(_) => "int",
+        Value::String(_) => "str",
+        Value::Array(_) => "list",
+        Value::Object(_) => "dict",
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn errors(source_type: SourceType, config: &str) -> Vec<(String, String)> {
+        let errors = validate_config(source_type, config).map(|_| ()).unwrap_err();
+        errors.into_iter().map(|error| (error.path.join("."), error.message)).collect()
+    }
+
+    #[test]
+    fn drafts_are_taken_for_every_type() {
+        for source_type in SourceType::ALL {
+            for config in ["{}", r#"{"labels":{"a":[1,1e999,{"b":null}],"🗾":"東京"}}"#] {
+                assert!(validate_config(*source_type, config).unwrap().is_draft(), "{config}");
+            }
+        }
+    }
+
+    #[test]
+    fn types_without_a_connector_take_drafts_only() {
+        for source_type in [SourceType::Database, SourceType::Websocket] {
+            let errors = errors(source_type, r#"{"url":"x"}"#);
+            assert!(errors[0].1.contains("not available in this version"), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn labels_must_be_an_object_and_a_config_too() {
+        assert_eq!(
+            errors(SourceType::Api, r#"{"labels":[1]}"#),
+            [("labels".into(), "Expected a dictionary of items but got type \"list\".".into())]
+        );
+        assert_eq!(errors(SourceType::Api, "[]")[0].0, "");
+    }
+
+    #[test]
+    fn unknown_options_are_errors_with_a_suggestion() {
+        let errors = errors(SourceType::File, r#"{"path":"a.csv","delimeter":";"}"#);
+        assert_eq!(errors[0].0, "delimeter");
+        assert!(errors[0].1.contains("Did you mean `delimiter`?") && errors[0].1.contains("`encoding`"), "{errors:?}");
+    }
+
+    #[test]
+    fn common_options_are_checked() {
+        let errors =
+            errors(SourceType::File, r#"{"path":"a.csv","dedupe":"key","timeout_secs":0,"mode":"incremental"}"#);
+        assert_eq!(
+            errors,
+            [
+                ("dedupe".into(), "\"key\" is not a valid choice. Choices are `rows`, `hash`, `none`.".into()),
+                ("timeout_secs".into(), "Ensure this value is greater than or equal to 1.".into()),
+                ("mode".into(), "\"incremental\" is not a valid choice. Choices are `full`.".into()),
+            ]
+        );
+    }
+}

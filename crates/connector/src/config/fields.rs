@@ -1,0 +1,209 @@
+//! Takes a JSON object apart field by field and keeps every error at its path.
+//!
+//! serde stops at the first error, and loses the path inside of tagged enums; a form needs all errors at their fields.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{FieldError, kind, kind_of};
+
+/// An object whose fields are taken one by one; what nobody took is an unknown option.
+pub(crate) struct Fields {
+    path: Vec<String>,
+    left: BTreeMap<String, Box<RawValue>>,
+    known: Vec<String>,
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    /// Starts with the text of a whole config.
+    pub(crate) fn parse(config: &str) -> Result<Self, Vec<FieldError>> {
+        let fail = |message: String| vec![FieldError { path: Vec::new(), message }];
+        let raw: &RawValue = serde_json::from_str(config).map_err(|error| fail(format!("Not valid JSON: {error}.")))?;
+        Self::of(raw, Vec::new()).map_err(|error| vec![error])
+    }
+
+    fn of(raw: &RawValue, path: Vec<String>) -> Result<Self, FieldError> {
+        match serde_json::from_str(raw.get()) {
+            Ok(left) => Ok(Self { path, left, known: Vec::new(), errors: Vec::new() }),
+            Err(_) => {
+                let message = match raw.get() {
+                    "null" => "This field may not be null.".to_owned(),
+                    _ => format!("Expected a dictionary of items but got type \"{}\".", kind_of(raw)),
+                };
+                Err(FieldError { path, message })
+            }
+        }
+    }
+
+    /// Whether nothing is left to take.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Notes what is wrong with the field `name`.
+    pub(crate) fn fail(&mut self, name: &str, message: impl Into<String>) {
+        let mut path = self.path.clone();
+        path.push(name.to_owned());
+        self.errors.push(FieldError { path, message: message.into() });
+    }
+
+    /// Notes that `name` is missing.
+    pub(crate) fn require(&mut self, name: &str) {
+        self.fail(name, "This field is required.");
+    }
+
+    /// Whether `name` is there and not taken yet.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.left.contains_key(name)
+    }
+
+    /// The field as it came.
+    pub(crate) fn raw(&mut self, name: &str) -> Option<Box<RawValue>> {
+        self.known.push(name.to_owned());
+        self.left.remove(name)
+    }
+
+    /// The field as a value; null is an error.
+    pub(crate) fn value(&mut self, name: &str) -> Option<Value> {
+        let raw = self.raw(name)?;
+        match serde_json::from_str(raw.get()) {
+            Ok(Value::Null) => self.fail(name, "This field may not be null."),
+            Ok(value) => return Some(value),
+            Err(error) => self.fail(name, format!("Not valid here: {error}.")),
+        }
+        None
+    }
+
+    /// A string that is not blank.
+    pub(crate) fn string(&mut self, name: &str) -> Option<String> {
+        match self.value(name)? {
+            Value::String(text) if text.trim().is_empty() => self.fail(name, "This field may not be blank."),
+            Value::String(text) => return Some(text),
+            _ => self.fail(name, "Not a valid string."),
+        }
+        None
+    }
+
+    /// A string that must be there.
+    pub(crate) fn required_string(&mut self, name: &str) -> Option<String> {
+        if !self.has(name) {
+            self.known.push(name.to_owned());
+            self.require(name);
+            return None;
+        }
+        self.string(name)
+    }
+
+    /// A whole number within bounds.
+    pub(crate) fn integer(&mut self, name: &str, least: u64, most: u64) -> Option<u64> {
+        let value = self.value(name)?;
+        match (value.as_u64(), &value) {
+            (Some(number), _) if number > most => {
+                self.fail(name, format!("Ensure this value is less than or equal to {most}."));
+            }
+            (Some(number), _) if number >= least => return Some(number),
+            (None, Value::Number(number)) if number.is_f64() => self.fail(name, "A valid integer is required."),
+            (_, Value::Number(_)) => {
+                self.fail(name, format!("Ensure this value is greater than or equal to {least}."));
+            }
+            _ => self.fail(name, "A valid integer is required."),
+        }
+        None
+    }
+
+    /// One of several words.
+    pub(crate) fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
+        let value = self.value(name)?;
+        let word = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        if let Some((_, choice)) = words.iter().find(|(known, _)| value.is_string() && *known == word) {
+            return Some(*choice);
+        }
+        let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+        self.fail(name, format!("\"{word}\" is not a valid choice. Choices are {}.", known.join(", ")));
+        None
+    }
+
+    /// A string that parses into something whose error says what is wrong.
+    pub(crate) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Option<T> {
+        let text = self.string(name)?;
+        match text.parse() {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                self.fail(name, sentence(&error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// An object of names and scalars, as text, in the order of the names.
+    pub(crate) fn texts(&mut self, name: &str) -> Vec<(String, String)> {
+        let mut texts = Vec::new();
+        let Some(value) = self.value(name) else { return texts };
+        let Value::Object(entries) = value else {
+            self.fail(name, format!("Expected a dictionary of items but got type \"{}\".", kind(&value)));
+            return texts;
+        };
+        for (key, value) in entries {
+            match value {
+                Value::String(text) => texts.push((key, text)),
+                Value::Number(_) | Value::Bool(_) => texts.push((key, value.to_string())),
+                _ => {
+                    let mut path = self.path.clone();
+                    path.extend([name.to_owned(), key]);
+                    self.errors.push(FieldError { path, message: "Not a valid string.".to_owned() });
+                }
+            }
+        }
+        texts
+    }
+
+    /// An object inside; give it back with [`Fields::absorb`].
+    pub(crate) fn nested(&mut self, name: &str) -> Option<Fields> {
+        let raw = self.raw(name)?;
+        let mut path = self.path.clone();
+        path.push(name.to_owned());
+        match Self::of(&raw, path) {
+            Ok(fields) => Some(fields),
+            Err(error) => {
+                self.errors.push(error);
+                None
+            }
+        }
+    }
+
+    /// Takes over the errors of an object inside.
+    pub(crate) fn absorb(&mut self, nested: Fields) {
+        if let Err(errors) = nested.finish() {
+            self.errors.extend(errors);
+        }
+    }
+
+    /// Forgets what is left: after an error that makes the rest meaningless.
+    pub(crate) fn forget_rest(&mut self) {
+        self.left.clear();
+    }
+
+    /// Ends with every error, among them one for each field that nobody took.
+    pub(crate) fn finish(mut self) -> Result<(), Vec<FieldError>> {
+        for name in std::mem::take(&mut self.left).into_keys() {
+            let known: Vec<String> = self.known.iter().map(|known| format!("`{known}`")).collect();
+            let closest = self.known.iter().map(|known| (strsim::damerau_levenshtein(known, &name), known)).min();
+            let hint = match closest {
+                Some((distance, known)) if distance <= 2 => format!(" Did you mean `{known}`?"),
+                _ => String::new(),
+            };
+            self.fail(&name, format!("Unknown option.{hint} Known here: {}.", known.join(", ")));
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
+    }
+}
+
+/// An error message of ours as a sentence for a form.
+pub(crate) fn sentence(message: &str) -> String {
+    let mut letters = message.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}

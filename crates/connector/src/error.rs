@@ -1,0 +1,196 @@
+//! What can go wrong while reading, where it was, and what the worker should do about it.
+
+use std::time::Duration;
+
+use matome_egress::EgressError;
+
+use crate::record::{DocumentError, Position};
+
+/// The longest wait that a `Retry-After` can ask for.
+pub(crate) const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the worker should do after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Try again; after exactly this time if the source named one, else after the usual backoff.
+    Retry {
+        /// What the source asked for, at most a day.
+        after: Option<Duration>,
+    },
+    /// Trying again would end the same way.
+    Fail,
+}
+
+/// A read that can not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// The source has no config that could run.
+    #[error("the source is a draft: its config does not say yet what to read")]
+    Draft,
+    /// The config is wrong; the fields are in the order of the config.
+    #[error("the config is not valid: {}", crate::config::in_one_line(.0))]
+    Config(Vec<crate::FieldError>),
+    /// Files can not be read at all.
+    #[error(
+        "`{path}` can not be read: no file root is configured; start matome with `--file-root DIR` (or `FILE_ROOTS`)"
+    )]
+    NoFileRoot {
+        /// The path as configured.
+        path: String,
+    },
+    /// A path that leads out of the file roots, by its name or through a symbolic link.
+    #[error("`{path}` is not beneath a file root ({roots}); move it there or add `--file-root DIR`")]
+    OutsideRoots {
+        /// The path.
+        path: String,
+        /// The roots, comma-separated.
+        roots: String,
+    },
+    /// Nothing has this name.
+    #[error("no file matches `{path}` beneath the file roots ({roots})")]
+    NoMatch {
+        /// The path or pattern as configured.
+        path: String,
+        /// The roots, comma-separated.
+        roots: String,
+    },
+    /// A directory, a pipe, a device.
+    #[error("`{path}` is not a regular file")]
+    NotRegular {
+        /// The path.
+        path: String,
+    },
+    /// More files than a pattern may match.
+    #[error("`{path}` matches more than {limit} files; narrow the pattern")]
+    TooManyFiles {
+        /// The pattern.
+        path: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A file could not be opened or read.
+    #[error("{position}: {action} failed")]
+    Io {
+        /// Where.
+        position: Box<Position>,
+        /// What was being done.
+        action: &'static str,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is no longer what a checkpoint was made of.
+    #[error(
+        "`{document}` changed since the last read ({change}), so the read can not go on inside it; reset the source to read it anew"
+    )]
+    Changed {
+        /// The file.
+        document: String,
+        /// How.
+        change: &'static str,
+    },
+    /// A document that can not be taken apart.
+    #[error("{position}: {problem}")]
+    Document {
+        /// Where.
+        position: Box<Position>,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A request failed below HTTP.
+    #[error("{position}: the request failed")]
+    Egress {
+        /// Which request.
+        position: Box<Position>,
+        /// Why.
+        #[source]
+        source: EgressError,
+    },
+    /// An answer that is no success.
+    #[error("{position}: the server answered {status}")]
+    Status {
+        /// Which request.
+        position: Box<Position>,
+        /// The status with its usual words.
+        status: matome_egress::StatusCode,
+        /// What `Retry-After` asked for, at most a day.
+        retry_after: Option<Duration>,
+    },
+    /// Pages that lead in a circle.
+    #[error("{position}: the pages repeat: {problem}")]
+    Loop {
+        /// The page that came again.
+        position: Box<Position>,
+        /// How it showed.
+        problem: String,
+    },
+    /// A checkpoint that this version did not write.
+    #[error("the checkpoint can not be read; reset the source to read it anew")]
+    Checkpoint(#[source] serde_json::Error),
+    /// The caller cancelled the read.
+    #[error("the read was cancelled")]
+    Cancelled,
+    /// The thread that reads files ended without a word.
+    #[error("reading ended unexpectedly")]
+    Broken,
+}
+
+impl ConnectorError {
+    /// What the worker should do.
+    pub fn advice(&self) -> Advice {
+        let retry = Advice::Retry { after: None };
+        match self {
+            Self::Status { status, retry_after, .. } => match status.as_u16() {
+                408 | 425 | 429 | 500..=599 => Advice::Retry { after: *retry_after },
+                _ => Advice::Fail,
+            },
+            Self::Egress { source, .. } => match source {
+                EgressError::Resolve { .. } | EgressError::Connection { .. } | EgressError::Timeout { .. } => retry,
+                EgressError::Denied { .. }
+                | EgressError::Url { .. }
+                | EgressError::Redirects { .. }
+                | EgressError::TooLarge { .. }
+                | EgressError::Encoding { .. }
+                | EgressError::Client(_)
+                | EgressError::Tls(_) => Advice::Fail,
+            },
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound
+                | std::io::ErrorKind::PermissionDenied
+                | std::io::ErrorKind::InvalidData
+                | std::io::ErrorKind::InvalidInput
+                | std::io::ErrorKind::UnexpectedEof => Advice::Fail,
+                _ => retry,
+            },
+            Self::Cancelled | Self::Broken => retry,
+            Self::Draft
+            | Self::Config(_)
+            | Self::NoFileRoot { .. }
+            | Self::OutsideRoots { .. }
+            | Self::NoMatch { .. }
+            | Self::NotRegular { .. }
+            | Self::TooManyFiles { .. }
+            | Self::Changed { .. }
+            | Self::Document { .. }
+            | Self::Loop { .. }
+            | Self::Checkpoint(_) => Advice::Fail,
+        }
+    }
+
+    /// Where it happened, as far as there is a place.
+    pub fn position(&self) -> Option<&Position> {
+        match self {
+            Self::Io { position, .. }
+            | Self::Document { position, .. }
+            | Self::Egress { position, .. }
+            | Self::Status { position, .. }
+            | Self::Loop { position, .. } => Some(position),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn document(position: Position, error: DocumentError) -> Self {
+        let position = Box::new(Position { line: error.line, ..position });
+        Self::Document { position, problem: error.problem }
+    }
+}

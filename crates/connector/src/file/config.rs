@@ -1,0 +1,297 @@
+//! The options of a `file` source.
+
+use std::collections::HashMap;
+
+use encoding_rs::Encoding;
+use matome_model::source::Dedupe;
+use serde_json::Value;
+
+use crate::config::{CommonConfig, FieldError, Fields, parse_common};
+use crate::json::JsonPath;
+
+/// How the bytes of a file are records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Ndjson,
+    /// One JSON document; `records` says where the records are.
+    Json,
+    /// Rows of fields.
+    Csv,
+}
+
+/// How files are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip if a file begins like gzip.
+    Auto,
+    /// Always gzip.
+    Gzip,
+    /// Never.
+    None,
+}
+
+/// Where the names of CSV columns come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// The first row.
+    FirstRow,
+    /// There are none: `column_1`, `column_2`, ...
+    Numbered,
+    /// The config.
+    Named(Vec<String>),
+}
+
+/// What the text of a CSV field becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// A string, as it is.
+    String,
+    /// A JSON number without fraction; empty is null.
+    Integer,
+    /// A JSON number; empty is null.
+    Number,
+    /// `true` or `false` (any case) as a JSON boolean; empty is null.
+    Boolean,
+    /// JSON text of any kind; empty is null.
+    Json,
+}
+
+/// The types of all columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnTypes {
+    /// These, and strings for the others.
+    Declared(HashMap<String, ColumnType>),
+    /// Each field on its own: numbers and booleans that would be written back exactly so; everything else a string.
+    Infer,
+}
+
+/// The options of CSV.
+#[derive(Clone, Debug)]
+pub struct CsvConfig {
+    /// `delimiter`: one ASCII character; default `,` (a tab for `.tsv`).
+    pub delimiter: u8,
+    /// `header`: true (default), false, or a list of names.
+    pub header: Header,
+    /// `types`: an object of column names and types, or `"infer"`; default: all strings.
+    pub types: ColumnTypes,
+}
+
+/// A `file` source.
+#[derive(Clone, Debug)]
+pub struct FileConfig {
+    /// `path`: beneath a file root, relative to it or absolute; `*`, `?`, `[...]`, `{a,b}` and `**` match several.
+    pub path: String,
+    /// `format`: `ndjson`, `json` or `csv`; by the extension of `path` if absent.
+    pub format: Format,
+    /// `records`: where the records of a JSON document are; default `$`.
+    pub records: JsonPath,
+    /// The options of CSV.
+    pub csv: CsvConfig,
+    /// `encoding`: a label of the WHATWG Encoding Standard (`utf-8`, `shift_jis`, `euc-jp`, `utf-16le`, ...).
+    pub encoding: &'static Encoding,
+    /// `compression`: `auto` (default), `gzip` or `none`.
+    pub compression: Compression,
+    /// Options of every source.
+    pub common: CommonConfig,
+}
+
+/// Checks the options of a `file` source.
+pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
+    let common = parse_common(&mut fields, Dedupe::Rows);
+    let path = fields.required_string("path");
+    if let Some(path) = &path {
+        if path.split('/').any(|part| part == "..") {
+            fields.fail("path", "The path may not contain `..`.");
+        } else if path.contains('\0') {
+            fields.fail("path", "The path may not contain the NUL character.");
+        } else if let Err(error) = super::roots::pattern(path) {
+            fields.fail("path", format!("Not a valid pattern: {error}."));
+        }
+    }
+    let extension = path.as_deref().map(extension).unwrap_or_default();
+    let has_format = fields.has("format");
+    let declared = fields.choice("format", &[("ndjson", Format::Ndjson), ("json", Format::Json), ("csv", Format::Csv)]);
+    let inferred = match extension.as_str() {
+        "ndjson" | "jsonl" | "ldjson" => Some(Format::Ndjson),
+        "json" => Some(Format::Json),
+        "csv" | "tsv" => Some(Format::Csv),
+        _ => None,
+    };
+    let format = declared.or(inferred);
+    if format.is_none() && !has_format && path.is_some() {
+        fields.fail(
+            "format",
+            "This field is required, because the extension of `path` does not tell the format. \
+             Choices are `ndjson`, `json`, `csv`.",
+        );
+    }
+    for (name, only) in
+        [("records", Format::Json), ("delimiter", Format::Csv), ("header", Format::Csv), ("types", Format::Csv)]
+    {
+        if fields.has(name) && format.is_some_and(|format| format != only) {
+            let word = if only == Format::Json { "json" } else { "csv" };
+            fields.raw(name);
+            fields.fail(name, format!("This option is for the format `{word}` only."));
+        }
+    }
+    let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
+    let delimiter = delimiter(&mut fields).unwrap_or(if extension == "tsv" { b'\t' } else { b',' });
+    let header = header(&mut fields).unwrap_or(Header::FirstRow);
+    let types = types(&mut fields).unwrap_or_else(|| ColumnTypes::Declared(HashMap::new()));
+    let encoding = match fields.string("encoding") {
+        None => encoding_rs::UTF_8,
+        Some(label) => Encoding::for_label_no_replacement(label.as_bytes()).unwrap_or_else(|| {
+            fields.fail(
+                "encoding",
+                format!("\"{label}\" is not a known encoding. Known are the labels of the WHATWG Encoding Standard, for example `utf-8`, `shift_jis`, `euc-jp`."),
+            );
+            encoding_rs::UTF_8
+        }),
+    };
+    let compression = fields.choice(
+        "compression",
+        &[("auto", Compression::Auto), ("gzip", Compression::Gzip), ("none", Compression::None)],
+    );
+    fields.finish()?;
+    // What is missing here has left an error, so that `finish` has returned already.
+    let (Some(path), Some(format)) = (path, format) else { return Err(Vec::new()) };
+    Ok(FileConfig {
+        path,
+        format,
+        records,
+        csv: CsvConfig { delimiter, header, types },
+        encoding,
+        compression: compression.unwrap_or(Compression::Auto),
+        common,
+    })
+}
+
+/// The extension in lower case, without that of the compression.
+fn extension(path: &str) -> String {
+    let path = path.to_ascii_lowercase();
+    let path = path.strip_suffix(".gz").unwrap_or(&path);
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.rsplit_once('.').map(|(_, extension)| extension.to_owned()).unwrap_or_default()
+}
+
+fn delimiter(fields: &mut Fields) -> Option<u8> {
+    // Not `string`: a tab or a space would count as blank.
+    let value = fields.value("delimiter")?;
+    match value.as_str().map(str::as_bytes) {
+        Some([byte]) if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n' | 0) => Some(*byte),
+        _ => {
+            fields.fail(
+                "delimiter",
+                "Give one ASCII character that is neither a quote nor a line break, for example \";\" or \"\\t\".",
+            );
+            None
+        }
+    }
+}
+
+fn header(fields: &mut Fields) -> Option<Header> {
+    let value = fields.value("header")?;
+    match value {
+        Value::Bool(true) => return Some(Header::FirstRow),
+        Value::Bool(false) => return Some(Header::Numbered),
+        Value::Array(names) if !names.is_empty() => {
+            let texts: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+            match texts {
+                Some(names) => match super::csv::repeated(&names) {
+                    None if names.iter().all(|name| !name.is_empty()) => return Some(Header::Named(names)),
+                    None => fields.fail("header", "A name may not be blank."),
+                    Some(name) => fields.fail("header", format!("The name \"{name}\" is there twice.")),
+                },
+                None => fields.fail("header", "The names must be strings."),
+            }
+        }
+        _ => fields.fail("header", "Give true, false or a list of names."),
+    }
+    None
+}
+
+fn types(fields: &mut Fields) -> Option<ColumnTypes> {
+    let value = fields.value("types")?;
+    match value {
+        Value::String(word) if word == "infer" => Some(ColumnTypes::Infer),
+        Value::Object(entries) => {
+            let mut types = HashMap::new();
+            for (column, word) in entries {
+                let known = match word.as_str() {
+                    Some("string") => ColumnType::String,
+                    Some("integer") => ColumnType::Integer,
+                    Some("number") => ColumnType::Number,
+                    Some("boolean") => ColumnType::Boolean,
+                    Some("json") => ColumnType::Json,
+                    _ => {
+                        fields.fail("types", format!("The type {word} of \"{column}\" is not a valid choice. Choices are `string`, `integer`, `number`, `boolean`, `json`."));
+                        continue;
+                    }
+                };
+                types.insert(column, known);
+            }
+            Some(ColumnTypes::Declared(types))
+        }
+        _ => {
+            fields.fail("types", "Give an object of columns and types, or \"infer\".");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::errors;
+    use crate::{ParsedConfig, validate_config};
+    use matome_model::source::SourceType;
+
+    fn config(text: &str) -> FileConfig {
+        match validate_config(SourceType::File, text).unwrap() {
+            ParsedConfig::File(config) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_format_follows_the_extension() {
+        for (path, format) in [
+            ("a.ndjson", Format::Ndjson),
+            ("a/b.JSONL.gz", Format::Ndjson),
+            ("*.json", Format::Json),
+            ("a.tsv", Format::Csv),
+        ] {
+            assert_eq!(config(&format!(r#"{{"path":"{path}"}}"#)).format, format, "{path}");
+        }
+        assert_eq!(config(r#"{"path":"a.tsv"}"#).csv.delimiter, b'\t');
+        assert_eq!(config(r#"{"path":"a.dat","format":"csv"}"#).format, Format::Csv);
+        assert_eq!(errors(SourceType::File, r#"{"path":"a.dat"}"#)[0].0, "format");
+    }
+
+    #[test]
+    fn every_wrong_option_is_told_at_its_path() {
+        let errors = errors(
+            SourceType::File,
+            r#"{"path":"../a.csv","delimiter":";;","header":["a","a"],"types":{"x":"int"},"encoding":"latin-99","compression":"zip","records":"$.a"}"#,
+        );
+        let paths: Vec<&str> = errors.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["path", "records", "delimiter", "header", "types", "encoding", "compression"]);
+    }
+
+    #[test]
+    fn a_path_is_required_and_a_string() {
+        assert_eq!(
+            errors(SourceType::File, r#"{"format":"csv"}"#),
+            [("path".into(), "This field is required.".into())]
+        );
+        assert_eq!(
+            errors(SourceType::File, r#"{"path":5,"format":"csv"}"#),
+            [("path".into(), "Not a valid string.".into())]
+        );
+        assert_eq!(
+            errors(SourceType::File, r#"{"path":null,"format":"csv"}"#),
+            [("path".into(), "This field may not be null.".into())]
+        );
+    }
+}

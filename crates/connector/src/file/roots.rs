@@ -1,0 +1,202 @@
+//! The directories that files may be read from, and finding files beneath them.
+//!
+//! A root is opened once; every name is resolved beneath its handle, so neither `..` nor a symbolic link leads out,
+//! also when somebody changes the tree meanwhile.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::error::ConnectorError;
+use crate::record::Position;
+
+/// Files that one pattern may match.
+const FILE_LIMIT: usize = 100_000;
+/// Directories inside of each other that `**` descends into.
+const DEPTH_LIMIT: usize = 64;
+
+struct Root {
+    /// As the operator wrote it.
+    given: PathBuf,
+    /// Without symbolic links.
+    real: PathBuf,
+    dir: Dir,
+}
+
+/// The directories that files may be read from.
+#[derive(Default)]
+pub struct FileRoots {
+    roots: Vec<Root>,
+}
+
+/// A file beneath a root.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    root: usize,
+    relative: PathBuf,
+    /// Its whole path.
+    pub(super) shown: Arc<str>,
+}
+
+/// The matcher of a path with `*`, `?`, `[...]`, `{a,b}` or `**`; `None` for a plain path.
+pub(super) fn pattern(path: &str) -> Result<Option<GlobMatcher>, globset::Error> {
+    if !path.contains(['*', '?', '[', '{']) {
+        return Ok(None);
+    }
+    let glob = GlobBuilder::new(path).literal_separator(true).backslash_escape(true).build()?;
+    Ok(Some(glob.compile_matcher()))
+}
+
+impl FileRoots {
+    /// Opens each directory.
+    ///
+    /// # Errors
+    /// The path that is no directory that can be opened, and why.
+    pub fn open(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self, (PathBuf, io::Error)> {
+        let mut roots = Vec::new();
+        for path in paths {
+            let given = path.as_ref().to_path_buf();
+            let open = || -> io::Result<Root> {
+                let real = std::fs::canonicalize(&given)?;
+                let dir = Dir::open_ambient_dir(&real, ambient_authority())?;
+                Ok(Root { given: given.clone(), real, dir })
+            };
+            roots.push(open().map_err(|error| (given.clone(), error))?);
+        }
+        Ok(Self { roots })
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<String> = self.roots.iter().map(|root| root.given.display().to_string()).collect();
+        names.join(", ")
+    }
+
+    /// The files that `path` names, sorted by their paths. Blocks.
+    ///
+    /// Names that begin with a dot are matched only by a pattern whose last part begins with one.
+    pub(super) fn find(&self, path: &str) -> Result<Vec<Listed>, ConnectorError> {
+        if self.roots.is_empty() {
+            return Err(ConnectorError::NoFileRoot { path: path.to_owned() });
+        }
+        let absolute = Path::new(path).is_absolute();
+        let mut tried = false;
+        for (index, root) in self.roots.iter().enumerate() {
+            let relative = if absolute {
+                let inside =
+                    Path::new(path).strip_prefix(&root.given).or_else(|_| Path::new(path).strip_prefix(&root.real));
+                let Ok(inside) = inside else { continue };
+                inside.to_path_buf()
+            } else {
+                PathBuf::from(path)
+            };
+            tried = true;
+            let found = self.find_beneath(index, &relative, path)?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        match tried {
+            true => Err(ConnectorError::NoMatch { path: path.to_owned(), roots: self.names() }),
+            false => Err(ConnectorError::OutsideRoots { path: path.to_owned(), roots: self.names() }),
+        }
+    }
+
+    fn find_beneath(&self, index: usize, relative: &Path, path: &str) -> Result<Vec<Listed>, ConnectorError> {
+        let root = &self.roots[index];
+        // A name may contain what looks like a pattern: a file of exactly this name wins.
+        match root.dir.metadata(relative) {
+            Ok(_) => return Ok(vec![self.listed(index, relative.to_path_buf())]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(self.io_error(&self.listed(index, relative.to_path_buf()).shown, "opening it", error));
+            }
+        }
+        let text = relative.to_string_lossy();
+        let Ok(Some(matcher)) = pattern(&text) else { return Ok(Vec::new()) };
+        let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+        let fixed = parts.iter().take_while(|part| !part.contains(['*', '?', '[', '{', '\\'])).count();
+        let mut walk = Walk {
+            dir: &root.dir,
+            matcher,
+            depth: if text.contains("**") || text.contains('{') { DEPTH_LIMIT } else { parts.len() - fixed },
+            hidden: parts.last().is_some_and(|part| part.starts_with('.')),
+            found: Vec::new(),
+        };
+        let start: PathBuf = parts[..fixed].iter().collect();
+        if let Err(error) = walk.descend(&start, 1)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(self.io_error(&self.listed(index, start).shown, "listing it", error));
+        }
+        if walk.found.len() > FILE_LIMIT {
+            return Err(ConnectorError::TooManyFiles { path: path.to_owned(), limit: FILE_LIMIT });
+        }
+        walk.found.sort();
+        Ok(walk.found.into_iter().map(|relative| self.listed(index, relative)).collect())
+    }
+
+    fn listed(&self, root: usize, relative: PathBuf) -> Listed {
+        let shown = self.roots[root].given.join(&relative).to_string_lossy().into();
+        Listed { root, relative, shown }
+    }
+
+    /// Opens a regular file. Blocks.
+    pub(super) fn open_file(&self, listed: &Listed) -> Result<std::fs::File, ConnectorError> {
+        let dir = &self.roots[listed.root].dir;
+        let fail = |error| self.io_error(&listed.shown, "opening it", error);
+        let regular = |is_file: bool| match is_file {
+            true => Ok(()),
+            false => Err(ConnectorError::NotRegular { path: listed.shown.to_string() }),
+        };
+        // Looked at before it is opened, because opening a pipe would wait for its writer; and again behind.
+        regular(dir.metadata(&listed.relative).map_err(fail)?.is_file())?;
+        let file = dir.open(&listed.relative).map_err(fail)?.into_std();
+        regular(file.metadata().map_err(fail)?.is_file())?;
+        Ok(file)
+    }
+
+    fn io_error(&self, shown: &Arc<str>, action: &'static str, source: io::Error) -> ConnectorError {
+        // The sandbox's own refusal comes without a number of the system's.
+        if source.kind() == io::ErrorKind::PermissionDenied && source.raw_os_error().is_none() {
+            return ConnectorError::OutsideRoots { path: shown.to_string(), roots: self.names() };
+        }
+        let position = Position { document: shown.clone(), request: None, line: None, record: 0 };
+        ConnectorError::Io { position: Box::new(position), action, source }
+    }
+}
+
+struct Walk<'a> {
+    dir: &'a Dir,
+    matcher: GlobMatcher,
+    depth: usize,
+    hidden: bool,
+    found: Vec<PathBuf>,
+}
+
+impl Walk<'_> {
+    fn descend(&mut self, at: &Path, depth: usize) -> io::Result<()> {
+        let entries = if at.as_os_str().is_empty() { self.dir.entries()? } else { self.dir.read_dir(at)? };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !self.hidden && name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = at.join(&name);
+            let kind = entry.file_type()?;
+            // Linked directories are not entered, so that a link to a parent is no endless tree.
+            if kind.is_dir() {
+                if depth < self.depth {
+                    self.descend(&path, depth + 1)?;
+                }
+            } else if self.matcher.is_match(&path) && self.found.len() <= FILE_LIMIT {
+                self.found.push(path);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! Records out of JSON documents, as the bytes come.
+
+mod path;
+mod splitter;
+
+pub use path::{JsonPath, JsonPathError};
+pub(crate) use splitter::Splitter;

@@ -1,0 +1,188 @@
+//! What a connector yields: records as they came, where they were, and how to go on from there.
+
+use std::fmt;
+use std::sync::Arc;
+
+use matome_model::canonical::QuarantineReason;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// Where in a source something was. Carries no secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Position {
+    /// The path of a file, or the address of a page.
+    #[serde(serialize_with = "as_text")]
+    pub document: Arc<str>,
+    /// The number of the HTTP request within this read, from 1; null for files.
+    pub request: Option<u64>,
+    /// The line on which the record starts, from 1; null where lines mean nothing.
+    pub line: Option<u64>,
+    /// The number of the record within the document, from 1; 0 before the first.
+    pub record: u64,
+}
+
+fn as_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.document)?;
+        if let Some(request) = self.request {
+            write!(f, " (request {request})")?;
+        }
+        if let Some(line) = self.line {
+            write!(f, " line {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One thing that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A record: JSON text that is not validated yet.
+    Record {
+        /// The bytes; for CSV rows, the object made of them.
+        raw: Vec<u8>,
+        /// Where it was.
+        position: Position,
+    },
+    /// Something the reader could not make a record of; it belongs into quarantine.
+    Rejected {
+        /// The bytes as they were in the source; the first 64 KiB of something over a limit.
+        raw: Vec<u8>,
+        /// Why.
+        reason: QuarantineReason,
+        /// What exactly, for people.
+        detail: String,
+        /// Where it was.
+        position: Position,
+    },
+}
+
+impl Item {
+    /// Where it was.
+    pub fn position(&self) -> &Position {
+        match self {
+            Self::Record { position, .. } | Self::Rejected { position, .. } => position,
+        }
+    }
+
+    /// Its bytes.
+    pub fn raw(&self) -> &[u8] {
+        match self {
+            Self::Record { raw, .. } | Self::Rejected { raw, .. } => raw,
+        }
+    }
+}
+
+/// What was done since the batch before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadStats {
+    /// HTTP requests that were answered.
+    pub requests: u64,
+    /// Those answered with "304 Not Modified".
+    pub not_modified: u64,
+    /// Bytes read: of files as they are on disk, of answers after decompression.
+    pub bytes: u64,
+}
+
+/// Records, and the state to commit with them.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// In the order of the source. May be empty, when only the checkpoint moved.
+    pub items: Vec<Item>,
+    /// The connector's own state after these items; opaque to everybody else.
+    pub checkpoint: Box<RawValue>,
+    /// What was done for it.
+    pub stats: ReadStats,
+}
+
+/// Something inside a document that makes the rest of it unreadable.
+#[derive(Debug)]
+pub(crate) struct DocumentError {
+    pub(crate) line: Option<u64>,
+    pub(crate) problem: String,
+}
+
+impl DocumentError {
+    pub(crate) fn new(line: u64, problem: impl Into<String>) -> Self {
+        Self { line: Some(line), problem: problem.into() }
+    }
+}
+
+/// Takes the records of a format apart, piece by piece as the bytes come.
+pub(crate) trait Parse: Send {
+    fn feed(&mut self, bytes: &[u8], found: &mut Found) -> Result<(), DocumentError>;
+    fn finish(&mut self, found: &mut Found) -> Result<(), DocumentError>;
+}
+
+/// Collects what a parser finds in one document and hands it on in batches.
+pub(crate) struct Found {
+    document: Arc<str>,
+    request: Option<u64>,
+    record: u64,
+    skip: u64,
+    items: std::collections::VecDeque<Item>,
+    bytes: usize,
+}
+
+impl Found {
+    /// `skip`: how many records at the start of the document are passed over.
+    pub(crate) fn new(document: Arc<str>, request: Option<u64>, skip: u64) -> Self {
+        Self { document, request, record: 0, skip, items: Default::default(), bytes: 0 }
+    }
+
+    pub(crate) fn record(&mut self, line: Option<u64>, raw: Vec<u8>) {
+        if let Some(position) = self.position(line) {
+            self.bytes += raw.len();
+            self.items.push_back(Item::Record { raw, position });
+        }
+    }
+
+    pub(crate) fn rejected(&mut self, line: Option<u64>, raw: &[u8], reason: QuarantineReason, detail: String) {
+        if let Some(position) = self.position(line) {
+            let raw = raw.to_vec();
+            self.bytes += raw.len();
+            self.items.push_back(Item::Rejected { raw, reason, detail, position });
+        }
+    }
+
+    fn position(&mut self, line: Option<u64>) -> Option<Position> {
+        self.record += 1;
+        (self.record > self.skip).then(|| self.here(line))
+    }
+
+    /// The position of what was found last.
+    pub(crate) fn here(&self, line: Option<u64>) -> Position {
+        Position { document: self.document.clone(), request: self.request, line, record: self.record }
+    }
+
+    /// Records found so far in the document, skipped ones included.
+    pub(crate) fn count(&self) -> u64 {
+        self.record
+    }
+
+    /// A full batch, if there is one.
+    pub(crate) fn take_full(&mut self, max_items: usize, max_bytes: usize) -> Option<Vec<Item>> {
+        (self.items.len() >= max_items || self.bytes >= max_bytes).then(|| self.take(max_items, max_bytes))
+    }
+
+    /// What is there, up to a full batch.
+    pub(crate) fn take(&mut self, max_items: usize, max_bytes: usize) -> Vec<Item> {
+        let mut taken = Vec::with_capacity(self.items.len().min(max_items));
+        let mut bytes = 0;
+        while taken.len() < max_items.max(1) && (bytes < max_bytes || taken.is_empty()) {
+            let Some(item) = self.items.pop_front() else { break };
+            bytes += item.raw().len();
+            taken.push(item);
+        }
+        self.bytes -= bytes;
+        taken
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}

@@ -1,0 +1,50 @@
+//! From a parsed config to a connector, with what connectors need from the outside.
+
+use std::sync::Arc;
+
+use matome_egress::HttpClient;
+use matome_model::clock::Clock;
+use matome_model::source::SourceType;
+
+use crate::api::ApiConnector;
+use crate::config::{ParsedConfig, validate_config};
+use crate::error::ConnectorError;
+use crate::file::{FileConnector, FileRoots};
+use crate::read::Connector;
+
+/// What connectors are made of. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    roots: Arc<FileRoots>,
+    client: HttpClient,
+    clock: Clock,
+}
+
+impl Registry {
+    /// Connectors that read files beneath `roots` and make requests with `client`.
+    pub fn new(roots: FileRoots, client: HttpClient, clock: Clock) -> Self {
+        Self { roots: Arc::new(roots), client, clock }
+    }
+
+    /// The connector that `config` describes.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Draft`] when there is nothing to read yet.
+    pub fn connector(&self, config: ParsedConfig) -> Result<Box<dyn Connector>, ConnectorError> {
+        match config {
+            ParsedConfig::Draft => Err(ConnectorError::Draft),
+            ParsedConfig::File(config) => Ok(Box::new(FileConnector::new(*config, self.roots.clone()))),
+            ParsedConfig::Api(config) => {
+                Ok(Box::new(ApiConnector::new(*config, self.client.clone(), self.clock.clone())))
+            }
+        }
+    }
+
+    /// As [`Registry::connector`], from the JSON text of a config with its secrets in place.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Config`] when it does not validate, [`ConnectorError::Draft`] when it is a draft.
+    pub fn open(&self, source_type: SourceType, config: &str) -> Result<Box<dyn Connector>, ConnectorError> {
+        self.connector(validate_config(source_type, config).map_err(ConnectorError::Config)?)
+    }
+}

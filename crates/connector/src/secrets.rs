@@ -1,0 +1,43 @@
+//! Which leaves of a config are secrets: they are encrypted at rest and never shown.
+
+use serde_json::Value;
+
+/// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
+/// `/auth/token`, `/auth/password`, `/auth/value`, by the type of `auth`.
+///
+/// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
+pub fn secret_paths(config: &str) -> Vec<String> {
+    // Only `auth` is looked at, so that numbers in free parts of a config can not make this fail.
+    #[derive(serde::Deserialize)]
+    struct Config {
+        auth: Option<Value>,
+    }
+    let Ok(Config { auth: Some(Value::Object(auth)) }) = serde_json::from_str(config) else { return Vec::new() };
+    let leaves: &[&str] = match auth.get("type").and_then(Value::as_str) {
+        Some("bearer") => &["token"],
+        Some("basic") => &["password"],
+        Some("header" | "query") => &["value"],
+        _ => &["token", "password", "value"],
+    };
+    leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_auth_has_its_secret() {
+        for (config, paths) in [
+            (r#"{"auth":{"type":"bearer","token":"x"},"labels":{"n":1e999}}"#, vec!["/auth/token"]),
+            (r#"{"auth":{"type":"basic","username":"u","password":"x"}}"#, vec!["/auth/password"]),
+            (r#"{"auth":{"type":"header","name":"n","value":{"$secret":true}}}"#, vec!["/auth/value"]),
+            (r#"{"auth":{"type":"query","name":"n","value":"x"}}"#, vec!["/auth/value"]),
+            (r#"{"auth":{"type":"odd","token":"x","value":"y"}}"#, vec!["/auth/token", "/auth/value"]),
+            (r#"{"labels":{"auth":{"token":"mine"}}}"#, vec![]),
+            ("{}", vec![]),
+        ] {
+            assert_eq!(secret_paths(config), paths, "{config}");
+        }
+    }
+}
