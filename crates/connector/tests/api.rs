@@ -398,3 +398,35 @@ async fn a_wrong_next_link_is_an_error_at_its_page() {
     let error = failure(&*server.connector(LINKED)).await;
     assert!(error.to_string().contains("pagination.next") && error.position().is_some(), "{error}");
 }
+
+#[tokio::test]
+async fn a_read_that_waits_for_the_server_can_be_cancelled() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connector = connector(&[address], &format!(r#"{{"url":"http://{address}/"}}"#));
+    let request = ReadRequest::default();
+    let cancel = request.cancel.clone();
+    let (read, _connection) = tokio::join!(read_all(&*connector, request), async move {
+        let connection = listener.accept().await.unwrap();
+        cancel.cancel();
+        connection
+    });
+    assert!(matches!(read.unwrap_err(), ConnectorError::Cancelled));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_inside_of_a_page_is_tried_again() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connector = connector(&[address], &format!(r#"{{"url":"http://{address}/"}}"#));
+    let serve = async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1024];
+        assert!(connection.read(&mut request).await.unwrap() > 0);
+        connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n[{},{}").await.unwrap();
+    };
+    let (error, ()) = tokio::join!(failure(&*connector), serve);
+    assert_eq!(error.advice(), Advice::Retry { after: None }, "{error}");
+    assert_eq!(error.position().unwrap().record, 2);
+}

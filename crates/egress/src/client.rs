@@ -75,6 +75,9 @@ pub struct Response {
     timeout: Duration,
 }
 
+/// The origins that were reached lately, by host, port and whether TLS is spoken.
+type Origins = HashMap<(String, u16, bool), Bound>;
+
 /// One origin, and the client that is bound to the addresses it was found to have.
 struct Bound {
     since: Instant,
@@ -85,7 +88,7 @@ struct Bound {
 #[derive(Clone)]
 pub struct HttpClient {
     policy: Policy,
-    origins: Arc<Mutex<HashMap<(String, u16, bool), Bound>>>,
+    origins: Arc<Mutex<Origins>>,
     verifying: Arc<OnceLock<ClientConfig>>,
 }
 
@@ -178,7 +181,7 @@ impl HttpClient {
         Ok(self.verifying.get_or_init(|| config).clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, u16, bool), Bound>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Origins> {
         // The map is whole after any panic: it is only ever inserted into.
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -20,7 +20,7 @@ pub enum Auth {
     Basic {
         /// The name; no secret.
         username: String,
-        /// The password.
+        /// The password; may be empty.
         password: SecretString,
     },
     /// `{"type":"header","name":...,"value":...}`.
@@ -52,7 +52,7 @@ impl Auth {
             Some(0) => header_secret(&mut auth, "token", "Bearer ").map(|token| Self::Bearer { token }),
             Some(1) => {
                 let username = auth.required_string("username");
-                let password = auth.required_string("password").map(SecretString::from);
+                let password = auth.required_text("password").map(SecretString::from);
                 if username.as_deref().is_some_and(|name| name.contains(':')) {
                     auth.fail("username", "A user name with `:` can not be sent.");
                 }

@@ -97,6 +97,20 @@ impl Fields {
         self.string(name)
     }
 
+    /// A string that must be there but may be empty.
+    pub(crate) fn required_text(&mut self, name: &str) -> Option<String> {
+        if !self.has(name) {
+            return self.required_string(name);
+        }
+        match self.value(name)? {
+            Value::String(text) => Some(text),
+            _ => {
+                self.fail(name, "Not a valid string.");
+                None
+            }
+        }
+    }
+
     /// A whole number within bounds.
     pub(crate) fn integer(&mut self, name: &str, least: u64, most: u64) -> Option<u64> {
         let value = self.value(name)?;

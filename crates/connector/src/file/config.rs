@@ -195,6 +195,9 @@ fn header(fields: &mut Fields) -> Option<Header> {
     match value {
         Value::Bool(true) => return Some(Header::FirstRow),
         Value::Bool(false) => return Some(Header::Numbered),
+        Value::Array(names) if names.len() > super::csv::COLUMN_LIMIT => {
+            fields.fail("header", format!("Ensure this list has at most {} names.", super::csv::COLUMN_LIMIT));
+        }
         Value::Array(names) if !names.is_empty() => {
             let texts: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
             match texts {

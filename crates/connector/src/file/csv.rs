@@ -14,7 +14,7 @@ use super::lines::{KEPT_BYTES, LINE_LIMIT_BYTES};
 use crate::record::{DocumentError, Found, Parse};
 
 /// Columns that a file may have.
-const COLUMN_LIMIT: usize = 10_000;
+pub(super) const COLUMN_LIMIT: usize = 10_000;
 /// Longer numbers stay text: the canonical form would refuse them.
 const NUMBER_DIGITS: usize = 1_000;
 

@@ -181,6 +181,9 @@ impl Splitter {
         if matches!(byte, b'}' | b']' | b',' | b':') {
             return Err(self.unexpected(byte, "a value"));
         }
+        if self.stack.is_empty() && !matches!(byte, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') {
+            return Err(self.unexpected(byte, "a document"));
+        }
         let (records, capture, is_element) = self.matches_here();
         let steps = self.records.as_ref().map_or(0, |path| path.steps.len());
         let container = matches!(byte, b'{' | b'[');
@@ -343,6 +346,10 @@ impl Splitter {
             self.line += u64::from(byte == b'\n');
             return Ok(true);
         }
+        if !self.started && matches!(byte, 0xef | 0xbb | 0xbf) {
+            // The byte order mark, which some servers send.
+            return Ok(true);
+        }
         self.started = true;
         match (self.state, byte) {
             (State::ValueOrEnd, b']') | (State::KeyOrEnd, b'}') => self.pop(),
@@ -459,7 +466,7 @@ mod tests {
         assert_eq!(records("$", " [ {\"a\": 1} ,{\"b\":[1,{}]}] "), two);
         assert_eq!(records("$[*]", "[{\"a\": 1},{\"b\":[1,{}]}]\n"), two);
         assert_eq!(records("$", "{\"a\":1e400}"), ["{\"a\":1e400}"]);
-        assert_eq!(records("$", "[]"), [""; 0]);
+        assert_eq!(records("$", "\u{feff}[]"), [""; 0]);
         assert_eq!(records("$", "[[1],2,\"x\\\"]\",null]"), ["[1]", "2", "\"x\\\"]\"", "null"]);
     }
 
@@ -494,6 +501,7 @@ mod tests {
         for (path, document, says) in [
             ("$", "", "empty"),
             ("$", "[{}", "ends early"),
+            ("$", "<html>", "a document"),
             ("$", "[{},]", "a value"),
             ("$", "[{} {}]", "`,` or `]`"),
             ("$", "{}\n{}", "ndjson"),
