@@ -1,1 +1,17 @@
-//! matome-acquisition
+//! One acquisition task: fetch, bring into canonical form, store.
+//!
+//! ```text
+//! connector.read(checkpoint) -> Batch -> canonical form + hash -> page transaction -> next page
+//! ```
+//!
+//! The next page is fetched and prepared while the one before commits. Whatever goes wrong, the store holds
+//! whole pages, each with its checkpoint; a read that starts again finds what is there already.
+
+mod commit;
+mod failure;
+mod handler;
+mod prepare;
+mod sample;
+
+pub use handler::AcquisitionHandler;
+pub use sample::{Sample, SampleError, SampleRejected, SampleStats, sample};

@@ -19,10 +19,11 @@ use sqlx::Row as _;
 
 use crate::checkpoints::{self, Advance};
 use crate::counters;
-use crate::db::{Arg, Conn};
+use crate::db::Conn;
 use crate::error::{Result, StoreError};
 use crate::lease;
 use crate::quarantine::{self, BadRecord};
+use crate::tasks;
 
 pub use occurrences::{Occurrences, SeenInPage};
 
@@ -177,10 +178,6 @@ pub struct StoredRecord {
     pub raw_data: String,
 }
 
-// A fence that changed between lock and here is impossible; the condition keeps a cancelled task as it is.
-const PROGRESS: &str = "update tasks set attempt = 0, crash_count = 0
-where lane_id = $1 and status = 'running' and lease_epoch = $2 and worker = $3 and (attempt <> 0 or crash_count <> 0)";
-
 const FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $1";
 
 const STREAM_POSTGRES: &str = "select id, acquired_at, coalesce(data_hash, ''), raw_data::text from acquired_data
@@ -209,6 +206,10 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     let last_record_id = insert::insert(conn, page, &selection.new).await?;
     let new_in_quarantine =
         quarantine::insert(conn, key.source_id, &key.stream, page.task_id, page.acquired_at, &page.quarantined).await?;
+    if page.ends_read {
+        // Source before lane: the order of the API's changes, so that neither waits for the other.
+        conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
+    }
 
     lease::lock(conn, &page.fence).await?;
     checkpoints::advance(conn, &page.checkpoint, last_record_id, page.fence.lease_epoch, page.acquired_at).await?;
@@ -216,11 +217,7 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, as_i64(stored)).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);
     counters::add(conn, counters::QUARANTINE, key.source_id, &key.stream, new_in_quarantine).await?;
-    let fence: [Arg<'_>; 3] = [page.fence.lane_id.into(), page.fence.lease_epoch.into(), page.fence.worker.into()];
-    conn.execute(PROGRESS, &fence).await?;
-    if page.ends_read {
-        conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
-    }
+    tasks::made_progress(conn, &page.fence).await?;
 
     let counts = PageCounts {
         read: as_u64(page.records.len() + page.quarantined.len()),

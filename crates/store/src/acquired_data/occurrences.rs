@@ -67,10 +67,4 @@ impl Occurrences {
         self.met.extend(page.met.into_iter().map(i64::unsigned_abs));
         self.repeated.extend(page.repeated);
     }
-
-    /// About how many bytes it occupies.
-    pub fn memory_bytes(&self) -> usize {
-        let entry = size_of::<(Key, u32)>() + 1;
-        self.met.serialized_size() + self.repeated.capacity() * entry
-    }
 }

@@ -1,6 +1,7 @@
 //! One reader of one source, as the tests of the page transaction need it.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::{Arc, Mutex};
 

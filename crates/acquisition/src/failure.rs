@@ -1,0 +1,37 @@
+//! What a worker is told about a read that could not go on.
+
+use matome_connector::{Advice, ConnectorError};
+use matome_tasks::{Advice as TaskAdvice, TaskError};
+
+/// The error with its position, cause chain, and what to do about it.
+pub(crate) fn from_connector(err: &ConnectorError) -> TaskError {
+    let advice = match err.advice() {
+        Advice::Retry { after } => TaskAdvice::Retry { after },
+        Advice::Fail => TaskAdvice::Fail,
+    };
+    // Plain numbers and text always make JSON.
+    let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
+    TaskError::from_error(advice, reason(err), err).at(position)
+}
+
+/// A short code for the kind of failure.
+fn reason(err: &ConnectorError) -> &'static str {
+    match err {
+        ConnectorError::Draft => "draft",
+        ConnectorError::Config(_) => "config",
+        ConnectorError::NoFileRoot { .. } | ConnectorError::OutsideRoots { .. } => "file_roots",
+        ConnectorError::NoMatch { .. } => "no_file",
+        ConnectorError::NotRegular { .. } | ConnectorError::TooManyFiles { .. } | ConnectorError::Io { .. } => "file",
+        ConnectorError::Changed { .. } => "file_changed",
+        ConnectorError::Document { .. } => "document",
+        ConnectorError::Egress { .. } => "request",
+        ConnectorError::Status { status, .. } => match status.as_u16() {
+            401 | 403 => "auth",
+            _ => "http_status",
+        },
+        ConnectorError::Loop { .. } => "pagination_loop",
+        ConnectorError::Checkpoint(_) => "checkpoint",
+        ConnectorError::Cancelled => "interrupted",
+        ConnectorError::Broken => "broken",
+    }
+}

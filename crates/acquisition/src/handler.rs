@@ -1,0 +1,358 @@
+//! The handler of acquisition tasks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use matome_connector::{Connector, ConnectorError, ReadRequest, ReadStats, Registry, validate_config};
+use matome_model::canonical::Limits;
+use matome_model::clock::Clock;
+use matome_model::source::Dedupe;
+use matome_model::task::LaneKind;
+use matome_store::acquired_data::{Occurrences, Page, PageCounts, Records};
+use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
+use matome_store::data_sources::{self, DataSource};
+use matome_store::db::Db;
+use matome_store::error::StoreError;
+use matome_store::secrets::{self, Vault};
+use matome_store::tasks::TaskRow;
+use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use crate::commit::commit;
+use crate::failure::from_connector;
+use crate::prepare::{Prepared, Preparer};
+
+/// Batches with fewer bytes are prepared where they are; the others leave the async threads alone.
+const PREPARE_INLINE_BYTES: usize = 64 << 10;
+
+/// Reads the source of a task and stores what is new.
+pub struct AcquisitionHandler {
+    db: Db,
+    registry: Registry,
+    vault: Vault,
+    clock: Clock,
+    limits: Limits,
+}
+
+/// What a task's payload may ask for; what it does not know, it leaves to others.
+#[derive(Debug, Default, Deserialize)]
+struct Options {
+    /// Forget the checkpoint and read everything.
+    #[serde(default)]
+    full: bool,
+}
+
+/// The counts of a task, as its result and its progress show them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct Counts {
+    /// Records read, bad ones included.
+    read: u64,
+    /// New records.
+    stored: u64,
+    /// Records that were stored before.
+    duplicate: u64,
+    /// Records that cannot be stored.
+    quarantined: u64,
+    /// Pages with records that were committed.
+    pages: u64,
+    /// HTTP requests that were answered.
+    requests: u64,
+    /// Those answered with "304 Not Modified".
+    not_modified: u64,
+    /// Bytes read.
+    bytes: u64,
+}
+
+impl Counts {
+    fn add(&mut self, page: PageCounts, stats: ReadStats) {
+        self.read += page.read;
+        self.stored += page.stored;
+        self.duplicate += page.duplicate;
+        self.quarantined += page.quarantined;
+        self.pages += u64::from(page.read > 0);
+        self.requests += stats.requests;
+        self.not_modified += stats.not_modified;
+        self.bytes += stats.bytes;
+    }
+
+    fn to_json(self) -> Box<RawValue> {
+        serde_json::value::to_raw_value(&self).expect("numbers are JSON")
+    }
+}
+
+/// What the fetching side hands to the committing side.
+enum Fetched {
+    Page(Prepared),
+    /// The last page, after which the source has no more.
+    Last(Prepared),
+    Failed(ConnectorError),
+}
+
+/// One read of one source stream.
+struct Read {
+    task_id: i64,
+    dedupe: Dedupe,
+    key: CheckpointKey,
+    config_rev: i64,
+    /// Where the read began.
+    begun: Checkpoint,
+    occurrences: Option<Arc<Mutex<Occurrences>>>,
+}
+
+impl Handler for AcquisitionHandler {
+    fn run(&self, task: ClaimedTask, ctx: TaskContext) -> BoxFuture<'_, Result<TaskOutcome, TaskError>> {
+        let span = tracing::info_span!("acquisition.run", task.id = task.task.id, source.id = task.task.object_id);
+        self.acquire(task.task, ctx).instrument(span).boxed()
+    }
+}
+
+impl AcquisitionHandler {
+    /// A handler that stores in `db` what the connectors of `registry` read; `vault` opens the secrets of
+    /// their configs.
+    pub fn new(db: Db, registry: Registry, vault: Vault, clock: Clock) -> Self {
+        Self { db, registry, vault, clock, limits: Limits::default() }
+    }
+
+    async fn acquire(&self, task: TaskRow, ctx: TaskContext) -> Result<TaskOutcome, TaskError> {
+        let options: Options = serde_json::from_str(task.payload.get())
+            .map_err(|err| TaskError::from_error(Advice::Fail, "payload", &err))?;
+        let (source, config) = self.load(task.object_id).await?;
+        let config = validate_config(source.source_type, config.get())
+            .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
+        let Some(dedupe) = config.dedupe() else { return Err(from_connector(&ConnectorError::Draft)) };
+        let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
+
+        let started = std::time::Instant::now();
+        let key = CheckpointKey { source_id: task.object_id, stream: task.stream.clone(), purpose: LIVE.to_owned() };
+        let read = self.begin(&task, &ctx, key, &source, dedupe, options.full).await?;
+        let mut counts = Counts::default();
+        let result = self.read(connector, read, &ctx, &mut counts).await;
+        count_records(&counts);
+        match result {
+            Ok(()) => {
+                let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(
+                    source.id = task.object_id,
+                    task.id = task.id,
+                    records = counts.stored,
+                    duration_ms,
+                    "stored {} records from source `{}`",
+                    counts.stored,
+                    source.name
+                );
+                Ok(TaskOutcome::new(&counts))
+            }
+            Err(err) => Err(err.with_result(counts.to_json())),
+        }
+    }
+
+    /// The source, and its config with the secrets in place.
+    async fn load(&self, source_id: i64) -> Result<(DataSource, Box<RawValue>), TaskError> {
+        let mut reader = self.db.read().await?;
+        let mut conn = reader.conn();
+        let Some(source) = data_sources::find(&mut conn, source_id).await? else {
+            return Err(TaskError::fail("source_gone", format!("source {source_id} does not exist")));
+        };
+        match secrets::reveal(&mut conn, &self.vault, LaneKind::Source, source_id, &source.config).await {
+            Ok(config) => Ok((source, config)),
+            Err(err @ StoreError::Secret { .. }) => Err(TaskError::from_error(Advice::Fail, "secret", &err)),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Takes the checkpoint, in the lease of this task.
+    async fn begin(
+        &self,
+        task: &TaskRow,
+        ctx: &TaskContext,
+        key: CheckpointKey,
+        source: &DataSource,
+        dedupe: Dedupe,
+        full: bool,
+    ) -> Result<Read, TaskError> {
+        let (fence, config_rev, now, of) = (ctx.fence, source.config_rev, self.clock.now(), key.clone());
+        let (begun, occurrences) = self
+            .db
+            .write(move |conn| {
+                Box::pin(async move {
+                    let begun = checkpoints::begin(conn, &fence, &of, config_rev, full, now).await?;
+                    Ok((begun, Occurrences::begin(conn).await?))
+                })
+            })
+            .await?;
+        let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
+        Ok(Read { task_id: task.id, dedupe, key, config_rev, begun, occurrences })
+    }
+
+    /// Fetches and commits page by page, the next one while the one before commits.
+    async fn read(
+        &self,
+        connector: Box<dyn Connector>,
+        read: Read,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(), TaskError> {
+        // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged.
+        let goes_on = read.dedupe != Dedupe::Rows && read.begun.state.get() != "{}";
+        let request = ReadRequest {
+            checkpoint: goes_on.then(|| read.begun.state.clone()),
+            resume_inside: read.dedupe == Dedupe::None,
+            max_items: self.db.page_rows(),
+            max_bytes: self.db.page_bytes(),
+            cancel: ctx.stop.child_token(),
+        };
+        let (sender, mut fetched) = mpsc::channel(1);
+        let mut fetching = JoinSet::new(); // dropped with this future, and the fetch ends with it
+        let preparer = Preparer::new(read.task_id, self.limits);
+        fetching.spawn(fetch(connector, request, preparer, sender).in_current_span());
+
+        let mut page_seq = read.begun.page_seq;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = ctx.stop.cancelled() => return Err(stopped(ctx)),
+                next = fetched.recv() => next,
+            };
+            let (prepared, is_last) = match next {
+                Some(Fetched::Page(prepared)) => (prepared, false),
+                Some(Fetched::Last(prepared)) => (prepared, true),
+                Some(Fetched::Failed(ConnectorError::Cancelled)) => return Err(stopped(ctx)),
+                Some(Fetched::Failed(err)) => return Err(from_connector(&err)),
+                None => return Err(from_connector(&ConnectorError::Broken)),
+            };
+            if !ctx.lease_valid() {
+                return Err(stopped(ctx));
+            }
+            let stats = prepared.stats;
+            let page = Arc::new(self.page(&read, ctx, prepared, page_seq, is_last));
+            let timer = std::time::Instant::now();
+            let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
+            metrics::histogram!("matome_acquisition_page_commit_seconds").record(timer.elapsed().as_secs_f64());
+            page_seq += 1;
+            if let Some(occurrences) = &read.occurrences {
+                occurrences.lock().unwrap_or_else(PoisonError::into_inner).advance(committed.seen);
+            }
+            counts.add(committed.counts, stats);
+            if is_last {
+                return Ok(());
+            }
+            ctx.progress(counts).await;
+        }
+    }
+
+    fn page(&self, read: &Read, ctx: &TaskContext, prepared: Prepared, page_seq: i64, is_last: bool) -> Page {
+        Page {
+            fence: ctx.fence,
+            task_id: read.task_id,
+            acquired_at: self.clock.now(),
+            dedupe: read.dedupe,
+            occurrences: read.occurrences.clone(),
+            records: prepared.records,
+            quarantined: prepared.quarantined,
+            checkpoint: Advance {
+                key: read.key.clone(),
+                page_seq,
+                config_rev: read.config_rev,
+                state: prepared.checkpoint,
+            },
+            ends_read: is_last,
+        }
+    }
+}
+
+/// Reads and prepares pages until the source has no more. One page is held back until it is known whether
+/// it is the last, so that the end of a read needs no transaction of its own.
+async fn fetch(
+    connector: Box<dyn Connector>,
+    request: ReadRequest,
+    mut preparer: Preparer,
+    pages: mpsc::Sender<Fetched>,
+) {
+    let checkpoint = request.checkpoint.as_deref().map_or("{}", RawValue::get).to_owned();
+    let mut held: Option<Prepared> = None;
+    let mut reader = match connector.read(request).await {
+        Ok(reader) => reader,
+        Err(err) => {
+            let _ = pages.send(Fetched::Failed(err)).await;
+            return;
+        }
+    };
+    // A closed channel means that nobody wants the rest.
+    loop {
+        match reader.next().await {
+            Ok(Some(batch)) => {
+                let bytes: usize = batch.items.iter().map(|item| item.raw().len()).sum();
+                let prepared = if bytes < PREPARE_INLINE_BYTES {
+                    preparer.prepare(batch)
+                } else {
+                    let done = tokio::task::spawn_blocking(move || {
+                        let prepared = preparer.prepare(batch);
+                        (preparer, prepared)
+                    });
+                    let Ok((back, prepared)) = done.await else { return };
+                    preparer = back;
+                    prepared
+                };
+                if let Some(page) = &mut held
+                    && prepared.is_empty()
+                {
+                    // Only the checkpoint moved: it goes with the page before.
+                    page.follow(prepared);
+                } else if let Some(page) = held.replace(prepared)
+                    && pages.send(Fetched::Page(page)).await.is_err()
+                {
+                    return;
+                }
+            }
+            Ok(None) => {
+                let empty = || Prepared {
+                    records: Records::default(),
+                    quarantined: Vec::new(),
+                    checkpoint,
+                    stats: ReadStats::default(),
+                };
+                let _ = pages.send(Fetched::Last(held.unwrap_or_else(empty))).await;
+                return;
+            }
+            Err(err) => {
+                if let Some(page) = held
+                    && pages.send(Fetched::Page(page)).await.is_err()
+                {
+                    return;
+                }
+                let _ = pages.send(Fetched::Failed(err)).await;
+                return;
+            }
+        }
+    }
+}
+
+fn stopped(ctx: &TaskContext) -> TaskError {
+    match ctx.stop_reason() {
+        Some(StopReason::LeaseLost) => TaskError::new(Advice::Fenced, "lease_lost", "the lease was lost"),
+        _ => TaskError::interrupted(),
+    }
+}
+
+fn store_error(err: StoreError, ctx: &TaskContext) -> TaskError {
+    match &err {
+        // Somebody reset the source: what it says now is read by the next attempt, at once.
+        StoreError::CheckpointMoved { .. } => TaskError::from_error(Advice::Interrupted, "reset", &err),
+        _ if err.is_transient() && ctx.stop_reason().is_some() => stopped(ctx),
+        _ => err.into(),
+    }
+}
+
+fn count_records(counts: &Counts) {
+    for (outcome, records) in
+        [("stored", counts.stored), ("duplicate", counts.duplicate), ("quarantined", counts.quarantined)]
+    {
+        metrics::counter!("matome_acquisition_records_total", "outcome" => outcome).increment(records);
+    }
+    metrics::counter!("matome_acquisition_read_bytes_total").increment(counts.bytes);
+}

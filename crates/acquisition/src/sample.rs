@@ -1,0 +1,119 @@
+//! Reading the first records of a source through the same code, storing nothing: what `test` shows.
+
+use std::time::{Duration, Instant};
+
+use matome_connector::{ConnectorError, ReadRequest, ReadStats, Registry};
+use matome_model::canonical::Limits;
+use matome_model::source::SourceType;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::prepare::Preparer;
+
+/// Bytes of a bad record that are shown.
+const SHOWN_BYTES: usize = 1024;
+
+/// The first records of a source.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sample {
+    /// Records in canonical form, in the order of the source.
+    pub records: Vec<Box<RawValue>>,
+    /// Records among them that would go to quarantine.
+    pub quarantined: Vec<SampleRejected>,
+    /// Whether the source has no more than these.
+    pub complete: bool,
+    /// What was done.
+    pub stats: SampleStats,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A record that would go to quarantine.
+#[derive(Clone, Debug, Serialize)]
+pub struct SampleRejected {
+    /// Code of the reason.
+    pub reason: &'static str,
+    /// What was found and where.
+    pub detail: String,
+    /// Where it stood, a JSON object.
+    pub position: Box<RawValue>,
+    /// The beginning of it; bytes that are not UTF-8 are shown as U+FFFD.
+    pub raw: String,
+}
+
+/// What was done for a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SampleStats {
+    /// HTTP requests that were answered.
+    pub requests: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// Why there is no sample.
+#[derive(Debug, thiserror::Error)]
+pub enum SampleError {
+    /// The source did not deliver in time.
+    #[error("the source did not deliver its first records within {} s", limit.as_secs())]
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The read failed.
+    #[error(transparent)]
+    Read(#[from] ConnectorError),
+}
+
+/// Reads at most `count` records (at least one is asked for) of the source that `config`, with its secrets in
+/// place, describes.
+///
+/// # Errors
+/// [`SampleError::TimedOut`] after `limit`, else what the read says.
+pub async fn sample(
+    registry: &Registry,
+    source_type: SourceType,
+    config: &str,
+    count: usize,
+    limit: Duration,
+) -> Result<Sample, SampleError> {
+    let connector = registry.open(source_type, config)?;
+    let cancel = CancellationToken::new();
+    let _cancel_on_drop: DropGuard = cancel.clone().drop_guard();
+    let count = count.max(1);
+    let read = async {
+        let started = Instant::now();
+        let request = ReadRequest { max_items: count, cancel, ..ReadRequest::default() };
+        let mut reader = connector.read(request).await?;
+        let mut preparer = Preparer::new(0, Limits::default());
+        let (mut records, mut quarantined) = (Vec::new(), Vec::new());
+        let mut stats = SampleStats::default();
+        let mut left = count;
+        let mut complete = false;
+        while left > 0 {
+            let Some(mut batch) = reader.next().await? else {
+                complete = true;
+                break;
+            };
+            batch.items.truncate(left);
+            left -= batch.items.len();
+            let ReadStats { requests, bytes, .. } = batch.stats;
+            stats = SampleStats { requests: stats.requests + requests, bytes: stats.bytes + bytes };
+            let prepared = preparer.prepare(batch);
+            records.extend(prepared.records.iter().map(|record| json(record.text.to_owned())));
+            quarantined.extend(prepared.quarantined.into_iter().map(|bad| SampleRejected {
+                reason: bad.reason.as_str(),
+                detail: bad.detail,
+                position: json(bad.position),
+                raw: String::from_utf8_lossy(&bad.raw[..bad.raw.len().min(SHOWN_BYTES)]).into_owned(),
+            }));
+        }
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Sample { records, quarantined, complete, stats, duration_ms })
+    };
+    tokio::time::timeout(limit, read).await.unwrap_or(Err(SampleError::TimedOut { limit }))
+}
+
+fn json(text: String) -> Box<RawValue> {
+    RawValue::from_string(text).expect("canonical text is JSON")
+}
