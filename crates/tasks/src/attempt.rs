@@ -1,0 +1,111 @@
+//! One attempt at a task: the handler's run, and what its end means for the queue.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use matome_store::tasks::{End, Finish};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
+
+/// How long a handler may take to return when it is asked to stop; then it is dropped, which rolls its open
+/// transaction back.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+/// The same when its lease is lost: it can commit nothing any more.
+const LOST_GRACE: Duration = Duration::from_secs(5);
+
+/// An attempt that is over.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) finish: Finish,
+    pub(crate) took: Duration,
+}
+
+/// Runs the handler; whatever it does, panics included, there is an end to write.
+pub(crate) async fn run(handler: &dyn Handler, task: ClaimedTask, ctx: TaskContext) -> Done {
+    let (task_id, fence) = (task.task.id, task.fence);
+    let started = Instant::now();
+    let work = AssertUnwindSafe(async { handler.run(task, ctx.clone()).await }).catch_unwind();
+    let result = tokio::select! {
+        result = work => result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
+        () = stopped_too_long(&ctx) => Err(TaskError::interrupted()),
+    };
+    Done { finish: Finish { task_id, fence, end: end(task_id, result, &ctx) }, took: started.elapsed() }
+}
+
+async fn stopped_too_long(ctx: &TaskContext) {
+    ctx.stop.cancelled().await;
+    let asked = Instant::now();
+    while asked.elapsed() < STOP_GRACE {
+        if ctx.stop_reason() == Some(StopReason::LeaseLost) && asked.elapsed() >= LOST_GRACE {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext) -> End {
+    let reason = ctx.stop_reason();
+    if reason == Some(StopReason::LeaseLost) {
+        // When the lease is ours after all (only the heartbeat was late), this gives it back; else it is fenced.
+        return End::Released { result: None };
+    }
+    let err = match result {
+        Ok(outcome) => return End::Succeeded { result: outcome.result },
+        Err(err) => err,
+    };
+    let error = error_json(&err);
+    match err.advice {
+        Advice::Fenced => End::Released { result: None },
+        Advice::Interrupted if reason == Some(StopReason::Cancelled) => End::Cancelled { result: err.result },
+        Advice::Interrupted => End::Released { result: err.result },
+        Advice::Fail => {
+            log(task_id, &err, "task failed");
+            End::Failed { error, result: err.result }
+        }
+        Advice::Retry { after } => {
+            log(task_id, &err, "attempt failed");
+            End::Retry { error, result: err.result, after, jitter: rand::random() }
+        }
+    }
+}
+
+fn log(task_id: i64, err: &TaskError, what: &str) {
+    let causes = err.causes.join(": ");
+    tracing::warn!(task.id = task_id, reason = %err.reason, causes, "{what}: {}", err.message);
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> TaskError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned());
+    let mut err = TaskError::fail("panic", "a defect of matome ended the task");
+    err.causes.push(message);
+    err
+}
+
+/// `{"message", "causes", "position", "reason"}`, the form in which `tasks.error` is kept and shown.
+fn error_json(err: &TaskError) -> Box<RawValue> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        message: &'a str,
+        causes: &'a [String],
+        position: Option<&'a RawValue>,
+        reason: &'a str,
+    }
+    let shown =
+        Shown { message: &err.message, causes: &err.causes, position: err.position.as_deref(), reason: &err.reason };
+    serde_json::value::to_raw_value(&shown).expect("text is JSON")
+}
+
+/// The error of a task whose real end the database would not take.
+pub(crate) fn unstorable(task_id: i64, why: &dyn std::error::Error) -> End {
+    let err = TaskError::from_error(Advice::Fail, "unstorable", why);
+    log(task_id, &err, "the end of the task could not be stored");
+    End::Failed { error: error_json(&err), result: None }
+}

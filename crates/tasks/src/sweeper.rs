@@ -1,0 +1,104 @@
+//! Finding dead workers by the heartbeat counters that stand still, by this process's own monotonic clock.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use matome_model::clock::Timestamp;
+use matome_store::db::Db;
+use matome_store::error::Result;
+use matome_store::tasks::{Stolen, steal};
+use matome_store::workers;
+use uuid::Uuid;
+
+/// Looks at which a counter must have stood still, however much time has passed: after a pause of the
+/// observer itself, time alone proves nothing.
+const STILL_LOOKS: u32 = 3;
+
+/// What one observer has seen of the others' heartbeats. Any number may observe.
+#[derive(Debug)]
+pub struct Sweeper {
+    own: Option<Uuid>,
+    dead_after: Duration,
+    seen: HashMap<Uuid, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    beat_seq: i64,
+    since: Instant,
+    looks: u32,
+}
+
+impl Sweeper {
+    /// An observer in process `own`, which it never takes for dead.
+    pub fn new(own: Option<Uuid>, dead_after: Duration) -> Self {
+        Self { own, dead_after, seen: HashMap::new() }
+    }
+
+    /// Looks once; takes the lanes back from workers that are dead or gone.
+    ///
+    /// # Errors
+    /// When the database refuses a statement or is gone.
+    pub async fn look(&mut self, db: &Db, now: Timestamp) -> Result<Stolen> {
+        let (beats, gone) = {
+            let mut reader = db.read().await?;
+            let mut conn = reader.conn();
+            (workers::beats(&mut conn).await?, workers::holders_gone(&mut conn).await?)
+        };
+        let mut stolen = Stolen::default();
+        for (boot, beat_seq) in self.still(beats) {
+            let declared = db.write(move |conn| {
+                Box::pin(async move {
+                    match workers::declare_dead(conn, boot, beat_seq, now).await? {
+                        true => steal(conn, boot, now).await.map(Some),
+                        false => Ok(None),
+                    }
+                })
+            });
+            if let Some(taken) = declared.await? {
+                tracing::warn!(worker = %boot, tasks = taken.total(), "a worker is dead");
+                add(&mut stolen, taken);
+                end_sessions(db, boot).await?;
+            }
+        }
+        for boot in gone.into_iter().filter(|boot| Some(*boot) != self.own) {
+            add(&mut stolen, db.write(move |conn| Box::pin(async move { steal(conn, boot, now).await })).await?);
+        }
+        metrics::counter!("matome_leases_stolen_total").increment(u64::try_from(stolen.total()).unwrap_or(0));
+        Ok(stolen)
+    }
+
+    /// The workers whose counters have stood still for too long.
+    fn still(&mut self, beats: Vec<(Uuid, i64)>) -> Vec<(Uuid, i64)> {
+        self.seen.retain(|boot, _| beats.iter().any(|(live, _)| live == boot));
+        let mut dead = Vec::new();
+        for (boot, beat_seq) in beats.into_iter().filter(|(boot, _)| Some(*boot) != self.own) {
+            let seen =
+                self.seen.entry(boot).or_insert_with(|| Seen { beat_seq, since: Instant::now(), looks: 0 });
+            if seen.beat_seq != beat_seq {
+                *seen = Seen { beat_seq, since: Instant::now(), looks: 0 };
+                continue;
+            }
+            seen.looks += 1;
+            if seen.looks > STILL_LOOKS && seen.since.elapsed() >= self.dead_after {
+                dead.push((boot, beat_seq));
+            }
+        }
+        dead
+    }
+}
+
+/// A session of the dead that still holds a lock would keep its lanes from being taken back.
+async fn end_sessions(db: &Db, boot: Uuid) -> Result<()> {
+    let ended = db.write(move |conn| Box::pin(async move { workers::end_sessions(conn, boot).await })).await?;
+    if ended > 0 {
+        tracing::warn!(worker = %boot, sessions = ended, "database sessions of a dead worker were ended");
+    }
+    Ok(())
+}
+
+fn add(sum: &mut Stolen, more: Stolen) {
+    sum.waiting += more.waiting;
+    sum.cancelled += more.cancelled;
+    sum.poisoned += more.poisoned;
+}

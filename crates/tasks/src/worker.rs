@@ -1,0 +1,243 @@
+//! The worker of one queue: claims tasks for its free slots, runs them, writes their ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use matome_bus::Bus;
+use matome_model::clock::Timestamp;
+use matome_model::task::{Fence, Queue, TaskStatus};
+use matome_store::error::Result;
+use matome_store::tasks::{Ended, Finish, RetryPolicy, claim, finish};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{self, Done};
+use crate::handler::{ClaimedTask, Handler, StopReason, TaskContext};
+use crate::process::{Inner, Process};
+
+/// Ends that come within this time are written together.
+const FINISH_WINDOW: Duration = Duration::from_millis(5);
+/// An idle worker looks for work so soon, and ever later up to the second time, although nothing woke it.
+const POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// Until a database that did not answer is asked again.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
+
+/// How a worker works.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerOptions {
+    /// The queue it serves.
+    pub queue: Queue,
+    /// Tasks it runs at the same time.
+    pub slots: usize,
+    /// When failed attempts are repeated.
+    pub policy: RetryPolicy,
+}
+
+impl WorkerOptions {
+    /// `slots` tasks at a time, with the default retries.
+    pub fn new(queue: Queue, slots: usize) -> Self {
+        Self { queue, slots, policy: RetryPolicy::default() }
+    }
+}
+
+/// A worker of one queue in this process.
+pub struct Worker {
+    options: WorkerOptions,
+    process: Arc<Inner>,
+    bus: Bus,
+    handler: Arc<dyn Handler>,
+    running: JoinSet<Done>,
+    contexts: HashMap<i64, TaskContext>,
+    done: Vec<Done>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// A worker that runs `handler` for each task.
+    pub fn new(process: &Process, bus: Bus, options: WorkerOptions, handler: Arc<dyn Handler>) -> Self {
+        Self {
+            options,
+            process: process.inner(),
+            bus,
+            handler,
+            running: JoinSet::new(),
+            contexts: HashMap::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// Works until `shutdown`; then claims nothing more, lets each task finish its page, gives the lanes back
+    /// and returns.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut poll = POLL.0;
+        let mut look = true;
+        loop {
+            let is_draining = shutdown.is_cancelled();
+            if is_draining {
+                self.contexts.values().for_each(|ctx| ctx.stop_with(StopReason::Drain));
+            }
+            let free = self.options.slots.saturating_sub(self.running.len());
+            let may_claim = !is_draining && free > 0 && self.process.may_claim();
+            let wants = if may_claim && (look || !self.done.is_empty()) { free } else { 0 };
+            if wants > 0 || !self.done.is_empty() {
+                match self.turn(wants).await {
+                    Ok(claimed) => {
+                        look = false;
+                        poll = if claimed > 0 { POLL.0 } else { (poll * 2).min(POLL.1) };
+                    }
+                    Err(err) => {
+                        tracing::warn!(queue = %self.options.queue, error = %err, "the queue cannot be reached");
+                        tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                        if is_draining && !self.process.may_claim() {
+                            // The leases are left to a sweeper; waiting for the database would be for ever.
+                            self.done.clear();
+                        }
+                        look = true;
+                    }
+                }
+                if !self.done.is_empty() {
+                    continue;
+                }
+            }
+            if is_draining && self.running.is_empty() {
+                return;
+            }
+            let is_full = self.running.len() >= self.options.slots;
+            // Workers that started together should not look together.
+            let wait = poll.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+            tokio::select! {
+                Some(done) = self.running.join_next() => self.collect(done).await,
+                () = self.bus.woken(self.options.queue) => {
+                    // What woke us may as well be a cancel.
+                    self.process.beat_soon();
+                    look = true;
+                }
+                () = tokio::time::sleep(wait), if !is_full && !is_draining => look = true,
+                () = shutdown.cancelled(), if !is_draining => {}
+            }
+        }
+    }
+
+    /// Collects ends for a moment, so that tasks that end together share a transaction.
+    async fn collect(&mut self, first: Result<Done, tokio::task::JoinError>) {
+        let mut next = Some(first);
+        let until = tokio::time::Instant::now() + FINISH_WINDOW;
+        while let Some(joined) = next.take() {
+            // A handler's panic is caught inside, so there is nothing to join only when the runtime goes down.
+            self.done.extend(joined.ok());
+            next = self.running.try_join_next();
+            if next.is_none() && !self.running.is_empty() {
+                next = tokio::time::timeout_at(until, self.running.join_next()).await.ok().flatten();
+            }
+        }
+    }
+
+    /// Writes the ends of what is done and claims for at most `slots` slots, in one transaction.
+    async fn turn(&mut self, slots: usize) -> Result<usize> {
+        let finishes: Vec<Finish> = self.done.iter().map(|done| done.finish.clone()).collect();
+        let (ended, claimed) = match self.write(finishes, slots).await {
+            Ok(written) => written,
+            Err(err) if err.is_transient() || self.done.is_empty() => return Err(err),
+            // One end that cannot be written must not keep the others from being written.
+            Err(_) => return self.finish_one_by_one().await.map(|()| 0),
+        };
+        let done = std::mem::take(&mut self.done);
+        for (done, ended) in done.iter().zip(ended) {
+            self.forget(done, ended);
+        }
+        let count = claimed.len();
+        let now = self.process.clock.now();
+        for task in claimed {
+            self.start(task, now);
+        }
+        Ok(count)
+    }
+
+    async fn write(&self, finishes: Vec<Finish>, slots: usize) -> Result<(Vec<Ended>, Vec<ClaimedTask>)> {
+        let (queue, policy) = (self.options.queue, self.options.policy);
+        let (boot, now) = (self.process.boot(), self.process.clock.now());
+        self.process
+            .db
+            .write(move |conn| {
+                Box::pin(async move {
+                    let ended = match finishes.is_empty() {
+                        true => Vec::new(),
+                        false => finish(conn, &finishes, &policy, now).await?,
+                    };
+                    let claimed = match slots {
+                        0 => Vec::new(),
+                        slots => claim(conn, queue, boot, slots, now).await?,
+                    };
+                    Ok((ended, claimed))
+                })
+            })
+            .await
+    }
+
+    async fn finish_one_by_one(&mut self) -> Result<()> {
+        while let Some(mut done) = self.done.pop() {
+            let mut written = self.write(vec![done.finish.clone()], 0).await;
+            if let Err(err) = &written
+                && !err.is_transient()
+            {
+                done.finish.end = attempt::unstorable(done.finish.task_id, err);
+                written = self.write(vec![done.finish.clone()], 0).await;
+            }
+            match written {
+                Ok((ended, _)) => ended.into_iter().for_each(|ended| self.forget(&done, ended)),
+                Err(err) if err.is_transient() => {
+                    self.done.push(done);
+                    return Err(err);
+                }
+                Err(err) => {
+                    // The heartbeat finds the lease without a task behind it and gives it back.
+                    tracing::error!(task.id = done.finish.task_id, error = %err, "the end of the task was not written");
+                    self.forget(&done, Ended::Fenced);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, task: ClaimedTask, now: Timestamp) {
+        let queue = self.options.queue.as_str();
+        let waited = (now - task.task.run_at).num_milliseconds().max(0);
+        metrics::histogram!("matome_task_wait_seconds", "queue" => queue)
+            .record(Duration::from_millis(waited.unsigned_abs()).as_secs_f64());
+        let ctx = self.process.begin(&task);
+        self.contexts.insert(task.task.id, ctx.clone());
+        let handler = Arc::clone(&self.handler);
+        self.running.spawn(async move { attempt::run(handler.as_ref(), task, ctx).await });
+        metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);
+    }
+
+    fn forget(&mut self, done: &Done, ended: Ended) {
+        let fence: &Fence = &done.finish.fence;
+        self.process.end(fence);
+        self.contexts.remove(&done.finish.task_id);
+        let queue = self.options.queue.as_str();
+        let outcome = outcome(done, ended);
+        metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);
+        metrics::counter!("matome_tasks_finished_total", "queue" => queue, "outcome" => outcome).increment(1);
+        metrics::histogram!("matome_task_duration_seconds", "queue" => queue, "outcome" => outcome)
+            .record(done.took.as_secs_f64());
+        let duration_ms = u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(task.id = done.finish.task_id, queue, outcome, duration_ms, "task ended: {outcome}");
+    }
+}
+
+fn outcome(done: &Done, ended: Ended) -> &'static str {
+    use matome_store::tasks::End;
+    match (ended, &done.finish.end) {
+        (Ended::Fenced, _) => "lease_lost",
+        (Ended::Waiting { .. }, End::Released { .. }) => "released",
+        (Ended::Waiting { .. }, _) => "retry",
+        (Ended::Terminal(status), _) => TaskStatus::as_str(status),
+    }
+}
