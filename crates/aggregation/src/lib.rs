@@ -1,1 +1,10 @@
-//! matome-aggregation
+//! One aggregation task: its inputs, its engine child, storing and publishing results. Knows nothing of DataFusion.
+
+pub mod config;
+pub mod engine;
+mod handler;
+mod inputs;
+mod preview;
+
+pub use handler::AggregationHandler;
+pub use preview::{Preview, preview};

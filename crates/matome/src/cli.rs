@@ -48,7 +48,7 @@ pub enum Command {
     #[command(subcommand)]
     Data(DataCommand),
     /// The child process that plans and executes SQL. Started by matome itself.
-    #[command(hide = true, name = matome_aggregation::child::CHILD_ARGUMENT)]
+    #[command(hide = true, name = crate::ENGINE_CHILD)]
     EngineChild,
 }
 
@@ -165,9 +165,11 @@ pub enum TokenCommand {
 #[derive(Debug, Subcommand)]
 pub enum SourceCommand {
     /// Adds a data source.
-    #[command(after_help = "Examples:\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
+    #[command(
+        after_help = "Examples:\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
         matome source add users --url https://example.com/users --set records='$.results'\n  \
-        matome source add users --type api --config '{\"url\": \"https://example.com/users\"}'")]
+        matome source add users --type api --config '{\"url\": \"https://example.com/users\"}'"
+    )]
     Add {
         #[command(flatten)]
         client: ClientArgs,

@@ -43,14 +43,17 @@ impl Client {
     pub async fn connect(args: &ClientArgs, works: bool) -> Result<Self, Failure> {
         if let Some(server) = &args.server {
             let base = server.trim_end_matches('/').to_owned();
-            let client = reqwest::Client::builder().build().map_err(|err| unreachable(&base, &err))?;
+            let client = reqwest::Client::builder().no_proxy().build().map_err(|err| unreachable(&base, &err))?;
             return Ok(Self::Http { client, target: base.clone(), base, token: args.token.clone() });
         }
         let socket = args.storage.data_dir.join(SOCKET);
         if socket_answers(&socket).await {
             let target = socket.display().to_string();
-            let client =
-                reqwest::Client::builder().unix_socket(socket).build().map_err(|err| unreachable(&target, &err))?;
+            let client = reqwest::Client::builder()
+                .no_proxy()
+                .unix_socket(socket)
+                .build()
+                .map_err(|err| unreachable(&target, &err))?;
             return Ok(Self::Http { client, base: "http://localhost".to_owned(), token: None, target });
         }
         if args.storage.database_url.is_none() && !args.storage.data_dir.join("matome.db").exists() {
@@ -58,7 +61,7 @@ impl Client {
         }
         let app = App::open(&args.storage, &args.reach, &[], 512).await?;
         if works {
-            app.start_workers(2, 1);
+            app.start_workers(2, 1).await?;
         }
         Ok(Self::InProcess(Box::new(app)))
     }
@@ -201,12 +204,9 @@ mod tests {
     #[test]
     fn the_exit_code_fits_the_status() {
         let exit = |status| Answer { status, location: None, body: String::new() }.into_json().unwrap_err().exit;
-        assert_eq!([400, 401, 404, 409, 500].map(exit), [
-            Exit::Usage,
-            Exit::Forbidden,
-            Exit::NotFound,
-            Exit::Conflict,
-            Exit::Failed
-        ]);
+        assert_eq!(
+            [400, 401, 404, 409, 500].map(exit),
+            [Exit::Usage, Exit::Forbidden, Exit::NotFound, Exit::Conflict, Exit::Failed]
+        );
     }
 }

@@ -62,7 +62,9 @@ impl From<matome_store::error::StoreError> for Failure {
         use matome_store::error::StoreError;
         let (exit, help) = match &err {
             StoreError::InUse { .. } => (Exit::Conflict, "stop that process, or give another --data-dir"),
-            StoreError::SchemaVersion { found: 0, .. } => (Exit::Config, "run `matome migrate` with the same DATABASE_URL"),
+            StoreError::SchemaVersion { found: 0, .. } => {
+                (Exit::Config, "run `matome migrate` with the same DATABASE_URL")
+            }
             StoreError::SchemaVersion { .. } => {
                 (Exit::Config, "run `matome migrate` if the database is older, or a newer matome if it is newer")
             }

@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod demo;
 mod failure;
+mod housekeeping;
 mod migrate;
 mod output;
 mod serve;
@@ -18,11 +19,16 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Cli, Command};
 use crate::failure::{Exit, Failure};
 
+/// The argument that makes this binary an engine child.
+pub const ENGINE_CHILD: &str = "engine-child";
+
 fn main() -> ExitCode {
     // The child that runs user SQL comes first: before a runtime, a logger or anything else exists.
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == matome_aggregation::child::CHILD_ARGUMENT) {
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == ENGINE_CHILD) {
         return matome_engine::run_child();
     }
+    // reqwest asks for the process's TLS provider; there is one in this binary.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     let level = match &cli.command {
         Command::Serve(args) => args.log_level.clone(),

@@ -31,7 +31,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let mut hosts = args.allowed_hosts.clone();
     hosts.extend((!address.ip().is_unspecified()).then(|| address.ip().to_string()));
     let app = App::open(&args.storage, &args.reach, &hosts, args.aggregation_memory).await?;
-    app.start_workers(args.acquisition_slots, args.aggregation_slots);
+    app.start_workers(args.acquisition_slots, args.aggregation_slots).await?;
     let socket_dir = args.storage.database_url.is_none().then_some(args.storage.data_dir.as_path());
     let server = start(&app, listener, socket_dir).await?;
     info!("serving on http://{address}, documentation at http://{address}/api/docs/");
@@ -57,11 +57,14 @@ fn storage_hint(args: &ServeArgs) -> String {
 /// A TCP listener, or what is wrong in words.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|err| match err.kind() {
-        ErrorKind::AddrInUse => Failure::new(Exit::Conflict, format!("port {} of {} is in use", address.port(), address.ip()))
-            .help("stop what listens there, or give another address with --bind"),
+        ErrorKind::AddrInUse => {
+            Failure::new(Exit::Conflict, format!("port {} of {} is in use", address.port(), address.ip()))
+                .help("stop what listens there, or give another address with --bind")
+        }
         ErrorKind::PermissionDenied => Failure::new(Exit::Forbidden, format!("this user may not listen on {address}"))
             .help("ports below 1024 need root; give another with --bind"),
-        _ => Failure::new(Exit::Config, format!("cannot listen on {address}: {err}")).help("give another address with --bind"),
+        _ => Failure::new(Exit::Config, format!("cannot listen on {address}: {err}"))
+            .help("give another address with --bind"),
     })
 }
 

@@ -90,7 +90,8 @@ async fn hostile_sql_is_refused_or_fails_and_the_server_lives_on() {
         let task = server.ended(&task).await;
         assert_eq!(task["status"], "failed", "{task}");
         assert_eq!(server.send("GET", "/livez", None).await.0, 200);
-        let (status, rows) = server.send("POST", &format!("/api/aggregation/sources/{preview}/preview/"), Some(json!({}))).await;
+        let (status, rows) =
+            server.send("POST", &format!("/api/aggregation/sources/{preview}/preview/"), Some(json!({}))).await;
         assert_eq!((status, &rows["rows"][0]["one"]), (200, &json!(1)), "{rows}");
     }
 }

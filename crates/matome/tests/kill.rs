@@ -64,12 +64,22 @@ async fn storm(home: &Home, address: std::net::SocketAddr, seed: u64) {
     });
     for source in [rows, each] {
         let stored = counted(&server.all(&format!("/api/acquisition/data/?source={source}")).await);
-        assert!(stored == expected, "{} seed {seed}: source {source} has {} records", home.name, stored.values().sum::<u64>());
+        assert!(
+            stored == expected,
+            "{} seed {seed}: source {source} has {} records",
+            home.name,
+            stored.values().sum::<u64>()
+        );
         let count = server.get(&format!("/api/acquisition/data/?source={source}")).await["count"].clone();
         assert_eq!(count, json!(FILE_ROWS), "{} seed {seed}: the counter of {source}", home.name);
     }
     let stored = counted(&server.all(&format!("/api/acquisition/data/?source={api}")).await);
-    assert!(stored.len() == API_ROWS && stored.values().all(|n| *n == 1), "{} seed {seed}: {}", home.name, stored.len());
+    assert!(
+        stored.len() == API_ROWS && stored.values().all(|n| *n == 1),
+        "{} seed {seed}: {}",
+        home.name,
+        stored.len()
+    );
     let result = server.all(&format!("/api/aggregation/data/?source={sum}")).await;
     assert_eq!(result.len(), 1, "{} seed {seed}: one published run", home.name);
     assert_eq!(result[0]["data"]["n"], json!(FILE_ROWS), "{} seed {seed}", home.name);

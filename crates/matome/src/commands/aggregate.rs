@@ -10,8 +10,13 @@ use crate::output::{Column, Row, print_row, print_rows};
 
 pub const AGGREGATIONS: &str = "/api/aggregation/sources/";
 
-const COLUMNS: &[Column] =
-    &[("id", &["id"]), ("name", &["name"]), ("status", &["status"]), ("updated", &["updated_at"]), ("sql", &["config", "sql"])];
+const COLUMNS: &[Column] = &[
+    ("id", &["id"]),
+    ("name", &["name"]),
+    ("status", &["status"]),
+    ("updated", &["updated_at"]),
+    ("sql", &["config", "sql"]),
+];
 
 pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
     match command {

@@ -36,7 +36,7 @@ pub async fn run(command: DataCommand) -> Result<(), Failure> {
             let client = Client::connect(&client, false).await?;
             let (path, id, _, field) = resolve(&client, &which).await?;
             match &to {
-                None => export(&client, path, &id, field, format, &mut io::stdout().lock()).await?,
+                None => drop(export(&client, path, &id, field, format, &mut io::stdout().lock()).await?),
                 Some(file) => export_to_file(&client, path, &id, field, format, file).await?,
             };
             client.close().await;
@@ -50,9 +50,7 @@ async fn resolve(
     which: &WhichData,
 ) -> Result<(&'static str, String, &'static [Column], &'static str), Failure> {
     match (&which.source, &which.aggregation) {
-        (_, Some(name)) => {
-            Ok(("/api/aggregation/data/", find(client, AGGREGATIONS, name).await?, AGGREGATED, "data"))
-        }
+        (_, Some(name)) => Ok(("/api/aggregation/data/", find(client, AGGREGATIONS, name).await?, AGGREGATED, "data")),
         (Some(name), None) => Ok(("/api/acquisition/data/", find(client, SOURCES, name).await?, ACQUIRED, "raw_data")),
         (None, None) => Err(Failure::new(Exit::Usage, "neither --source nor --aggregation is given")),
     }

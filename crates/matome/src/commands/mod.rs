@@ -16,7 +16,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Row, value_at};
 
 /// Rows of a list, page by page, at most `limit`.
-async fn list(client: &Client, path: &str, query: &[(&str, &str)], limit: usize) -> Result<Vec<Row>, Failure> {
+pub async fn list(client: &Client, path: &str, query: &[(&str, &str)], limit: usize) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     let mut page = 1;
     while rows.len() < limit {

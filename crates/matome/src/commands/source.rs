@@ -91,7 +91,8 @@ fn definition(
 ) -> Result<Value, Failure> {
     let implied = if path.is_some() { Some("file") } else { url.as_ref().map(|_| "api") };
     let source_type = source_type.or(implied.map(str::to_owned)).ok_or_else(|| {
-        Failure::new(Exit::Usage, "the type of the source is missing").help("give --path, --url, or --type with --config")
+        Failure::new(Exit::Usage, "the type of the source is missing")
+            .help("give --path, --url, or --type with --config")
     })?;
     let mut config: Value = match config {
         None => json!({}),
@@ -105,7 +106,8 @@ fn definition(
     }
     for option in options {
         let (key, value) = option.split_once('=').ok_or_else(|| {
-            Failure::new(Exit::Usage, format!("`{option}` is not KEY=VALUE")).help("for example --set encoding=shift_jis")
+            Failure::new(Exit::Usage, format!("`{option}` is not KEY=VALUE"))
+                .help("for example --set encoding=shift_jis")
         })?;
         set(&mut config, key, value)?;
     }

@@ -40,14 +40,17 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let listener = listen(args.bind).await?;
     let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
     let app = App::open(&storage, &reach, &[], AGGREGATION_MEMORY).await?;
-    app.start_workers(4, 2);
+    app.start_workers(4, 2).await?;
     let server = serve::start(&app, listener, Some(&args.data_dir)).await?;
 
     let client = Client::InProcess(Box::new(app.clone()));
     let token = setup::token(&client, &args.data_dir).await?;
     let plan = setup::define(&client, service.address).await?;
     let outcome = report::first_round(&client, &plan).await?;
-    report::print(&report::Banner { address, data_dir: &args.data_dir, token: &token, took: started.elapsed() }, &outcome);
+    report::print(
+        &report::Banner { address, data_dir: &args.data_dir, token: &token, took: started.elapsed() },
+        &outcome,
+    );
     if !args.once {
         tokio::select! {
             () = serve::interrupted() => {}

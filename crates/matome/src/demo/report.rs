@@ -134,7 +134,10 @@ pub fn print(banner: &Banner<'_>, outcome: &Outcome) {
     if let Some(line) = outcome.aggregations.first() {
         println!("{}", curl(&format!("/api/aggregation/data/?source={}", line.id)));
     }
-    println!("\nReady in {:.1} s. Everything is read again each minute. Ctrl-C stops; run it again and it goes on with its data.", banner.took.as_secs_f64());
+    println!(
+        "\nReady in {:.1} s. Everything is read again each minute. Ctrl-C stops; run it again and it goes on with its data.",
+        banner.took.as_secs_f64()
+    );
 }
 
 fn describe(line: &Line, unit: &str, style: Style) -> String {
@@ -167,9 +170,7 @@ fn note_of_success(task: &Row) -> String {
 
 /// From start to end of the attempt, as the task row says.
 fn duration(task: &Row) -> String {
-    let at = |name: &str| {
-        field(task, &[name]).and_then(|text| chrono::DateTime::parse_from_rfc3339(&text).ok())
-    };
+    let at = |name: &str| field(task, &[name]).and_then(|text| chrono::DateTime::parse_from_rfc3339(&text).ok());
     match (at("started_at"), at("finished_at")) {
         (Some(start), Some(end)) => format!("{} ms", (end - start).num_milliseconds()),
         _ => "-".to_owned(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::commands::aggregate::AGGREGATIONS;
+use crate::commands::list;
 use crate::commands::source::SOURCES;
 use crate::failure::{Exit, Failure};
 use crate::output::value_at;
@@ -69,9 +70,10 @@ pub async fn token(client: &Client, data_dir: &Path) -> Result<String, Failure> 
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let write = |mut file: std::fs::File| std::io::Write::write_all(&mut file, token.as_bytes());
-    options.open(&file).and_then(write).map_err(|err| {
-        Failure::new(Exit::Config, format!("cannot write `{}`: {err}", file.display()))
-    })?;
+    options
+        .open(&file)
+        .and_then(write)
+        .map_err(|err| Failure::new(Exit::Config, format!("cannot write `{}`: {err}", file.display())))?;
     Ok(token)
 }
 
@@ -101,11 +103,12 @@ pub async fn define(client: &Client, service: SocketAddr) -> Result<Plan, Failur
 
 /// Creates a definition, or gives the one that is there the config of this run (the service's port may differ).
 async fn ensure(client: &Client, path: &str, name: &str, body: Value) -> Result<String, Failure> {
-    let found = super::super::commands::list(client, path, &[("name", name)], 1).await?;
+    let found = list(client, path, &[("name", name)], 1).await?;
     let row = match found.into_iter().next() {
         None => client.post(path, body.to_string()).await?.into_json()?,
         Some(row) => {
-            let stored: Value = value_at(row.get(), &["config"]).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+            let stored: Value =
+                value_at(row.get(), &["config"]).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
             if stored == body["config"] {
                 row
             } else {

@@ -116,7 +116,8 @@ fn read_address(child: &mut Child) -> (String, Log) {
 
 impl Server {
     async fn until_ready(&self) {
-        let ready = async || self.client.get(format!("{}/readyz", self.base)).send().await.is_ok_and(|r| r.status() == 200);
+        let ready =
+            async || self.client.get(format!("{}/readyz", self.base)).send().await.is_ok_and(|r| r.status() == 200);
         until("ready", ready).await;
     }
 

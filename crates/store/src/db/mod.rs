@@ -242,7 +242,7 @@ fn corrupt(file: &Path, err: &sqlx::Error) -> StoreError {
 }
 
 impl Conn<'_> {
-    /// A condition "`column` is one of the set bound at `$n`" (an [`Arg::Ints`] or [`Arg::ByteStrings`]).
+    /// A condition "`column` is one of the set bound at `$n`" (an [`Arg::Ints`]).
     pub fn any_of(&self, column: &str, n: usize) -> String {
         self.pick(format!("{column} = any(${n})"), format!("{column} in (select value from json_each(${n}))"))
     }

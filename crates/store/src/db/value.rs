@@ -31,10 +31,10 @@ pub enum Arg<'a> {
     Time(Option<Timestamp>),
     /// A uuid: `uuid` on PostgreSQL, 16 bytes on SQLite.
     Uuid(Option<Uuid>),
+    /// Texts in their order: `text[]` on PostgreSQL, a JSON array of strings on SQLite (read with `json_each`).
+    Texts(&'a [String]),
     /// A set of integers, used through [`super::Conn::any_of`]: `bigint[]` on PostgreSQL, a JSON array on SQLite.
     Ints(&'a [i64]),
-    /// A set of byte strings, used through [`super::Conn::any_of`]: `bytea[]` on PostgreSQL, hex in a JSON array on SQLite.
-    ByteStrings(&'a [&'a [u8]]),
 }
 
 macro_rules! arg_from {
@@ -95,7 +95,7 @@ pub(super) fn postgres_arguments(args: &[Arg<'_>]) -> Result<PgArguments> {
             Arg::Time(v) => out.add(*v),
             Arg::Uuid(v) => out.add(*v),
             Arg::Ints(v) => out.add(*v),
-            Arg::ByteStrings(v) => out.add(*v),
+            Arg::Texts(v) => out.add(*v),
         }
         .map_err(|err| StoreError::Database(sqlx::Error::Encode(err)))?;
     }
@@ -114,21 +114,12 @@ pub(super) fn sqlite_arguments(args: &[Arg<'_>]) -> Result<SqliteArguments> {
             Arg::Json(v) => out.add(v.map(str::to_owned)),
             Arg::Time(v) => out.add(v.map(|at| at.timestamp_micros())),
             Arg::Uuid(v) => out.add(*v),
+            Arg::Texts(v) => out.add(serde_json::to_string(v).expect("text is JSON")),
             Arg::Ints(v) => out.add(serde_json::to_string(v).expect("integers are JSON")),
-            Arg::ByteStrings(v) => {
-                let hex: Vec<String> = v.iter().map(|bytes| hex_upper(bytes)).collect();
-                out.add(serde_json::to_string(&hex).expect("text is JSON"))
-            }
         }
         .map_err(|err| StoreError::Database(sqlx::Error::Encode(err)))?;
     }
     Ok(out)
-}
-
-/// Upper-case hex, the form that SQLite's `hex()` writes.
-fn hex_upper(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
 }
 
 /// A row of either database, read by column name.

@@ -1,0 +1,340 @@
+//! From Arrow columns to JSON objects, exactly.
+//!
+//! | column | JSON |
+//! |---|---|
+//! | integers, decimals | the number with all its digits |
+//! | floats | the shortest number that reads back as the same float; NaN and infinity are errors |
+//! | text, boolean, null | themselves |
+//! | date, time, timestamp | ISO 8601 text; timestamps in UTC with `Z`, also those without a time zone |
+//! | interval, duration | ISO 8601 duration, or DataFusion's text |
+//! | binary | lower-case hexadecimal text |
+//! | list, struct | array, object |
+
+use std::io::Write;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float16Type, Float32Type,
+    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType, Time32SecondType,
+    Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_cast::display::{ArrayFormatter, DurationFormat, FormatOptions};
+use arrow_schema::{DataType, TimeUnit};
+use chrono::{DateTime, NaiveTime, SecondsFormat, Utc};
+use matome_model::canonical::write_string;
+
+use super::error::EngineError;
+
+/// Writes rows, one after the other, of batches with the same schema.
+#[derive(Debug, Default)]
+pub(super) struct RowWriter {
+    /// `"name":` for each column, written once.
+    keys: Vec<Vec<u8>>,
+    /// Rows written.
+    written: u64,
+}
+
+impl RowWriter {
+    /// Row `row` of `batch` as a JSON object.
+    pub(super) fn row(&mut self, batch: &RecordBatch, row: usize) -> Result<String, EngineError> {
+        if self.keys.len() != batch.num_columns() {
+            self.keys = batch.schema().fields().iter().map(|field| key(field.name())).collect();
+        }
+        let mut out = Vec::with_capacity(128);
+        out.push(b'{');
+        for (position, (key, column)) in self.keys.iter().zip(batch.columns()).enumerate() {
+            if position > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(key);
+            value(&mut out, column, row).map_err(|fault| EngineError::Query {
+                reason: format!(
+                    "column `{}`, row {} of the result: {}",
+                    batch.schema().field(position).name(),
+                    self.written + 1,
+                    fault.reason
+                ),
+                hint: fault.hint.to_owned(),
+            })?;
+        }
+        out.push(b'}');
+        self.written += 1;
+        Ok(String::from_utf8(out).expect("JSON was made of valid UTF-8"))
+    }
+}
+
+struct Fault {
+    reason: String,
+    hint: &'static str,
+}
+
+fn key(name: &str) -> Vec<u8> {
+    let mut key = Vec::new();
+    write_string(&mut key, name);
+    key.push(b':');
+    key
+}
+
+macro_rules! number {
+    ($out:ident, $array:ident, $row:ident, $type:ty) => {
+        write!($out, "{}", $array.as_primitive::<$type>().value($row)).expect("a vector takes all bytes")
+    };
+}
+
+macro_rules! decimal {
+    ($out:ident, $array:ident, $row:ident, $type:ty) => {
+        $out.extend_from_slice($array.as_primitive::<$type>().value_as_string($row).as_bytes())
+    };
+}
+
+macro_rules! time {
+    ($out:ident, $array:ident, $row:ident, $type:ty, $per_second:expr) => {
+        time_of_day($out, i64::from($array.as_primitive::<$type>().value($row)), $per_second)
+    };
+}
+
+fn value(out: &mut Vec<u8>, array: &ArrayRef, row: usize) -> Result<(), Fault> {
+    if array.is_null(row) {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    }
+    match array.data_type() {
+        DataType::Null => out.extend_from_slice(b"null"),
+        DataType::Boolean => out.extend_from_slice(if array.as_boolean().value(row) { b"true" } else { b"false" }),
+        DataType::Int8 => number!(out, array, row, Int8Type),
+        DataType::Int16 => number!(out, array, row, Int16Type),
+        DataType::Int32 => number!(out, array, row, Int32Type),
+        DataType::Int64 => number!(out, array, row, Int64Type),
+        DataType::UInt8 => number!(out, array, row, UInt8Type),
+        DataType::UInt16 => number!(out, array, row, UInt16Type),
+        DataType::UInt32 => number!(out, array, row, UInt32Type),
+        DataType::UInt64 => number!(out, array, row, UInt64Type),
+        DataType::Float16 => float(out, f64::from(array.as_primitive::<Float16Type>().value(row)), None)?,
+        DataType::Float32 => {
+            let narrow = array.as_primitive::<Float32Type>().value(row);
+            float(out, f64::from(narrow), Some(narrow))?;
+        }
+        DataType::Float64 => float(out, array.as_primitive::<Float64Type>().value(row), None)?,
+        DataType::Decimal32(..) => decimal!(out, array, row, Decimal32Type),
+        DataType::Decimal64(..) => decimal!(out, array, row, Decimal64Type),
+        DataType::Decimal128(..) => decimal!(out, array, row, Decimal128Type),
+        DataType::Decimal256(..) => decimal!(out, array, row, Decimal256Type),
+        DataType::Utf8 => write_string(out, array.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => write_string(out, array.as_string::<i64>().value(row)),
+        DataType::Utf8View => write_string(out, array.as_string_view().value(row)),
+        DataType::Binary => hex(out, array.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => hex(out, array.as_binary::<i64>().value(row)),
+        DataType::BinaryView => hex(out, array.as_binary_view().value(row)),
+        DataType::FixedSizeBinary(_) => hex(out, array.as_fixed_size_binary().value(row)),
+        DataType::Date32 => {
+            timestamp(out, i64::from(array.as_primitive::<Date32Type>().value(row)).checked_mul(86_400), 1, true)?
+        }
+        DataType::Date64 => timestamp(out, Some(array.as_primitive::<Date64Type>().value(row)), 1_000, true)?,
+        DataType::Timestamp(TimeUnit::Second, _) => {
+            timestamp(out, Some(array.as_primitive::<TimestampSecondType>().value(row)), 1, false)?;
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            timestamp(out, Some(array.as_primitive::<TimestampMillisecondType>().value(row)), 1_000, false)?;
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            timestamp(out, Some(array.as_primitive::<TimestampMicrosecondType>().value(row)), 1_000_000, false)?;
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            timestamp(out, Some(array.as_primitive::<TimestampNanosecondType>().value(row)), 1_000_000_000, false)?;
+        }
+        DataType::Time32(TimeUnit::Second) => time!(out, array, row, Time32SecondType, 1)?,
+        DataType::Time32(_) => time!(out, array, row, Time32MillisecondType, 1_000)?,
+        DataType::Time64(TimeUnit::Microsecond) => time!(out, array, row, Time64MicrosecondType, 1_000_000)?,
+        DataType::Time64(_) => time!(out, array, row, Time64NanosecondType, 1_000_000_000)?,
+        DataType::Duration(_) | DataType::Interval(_) => {
+            let options = FormatOptions::new().with_duration_format(DurationFormat::ISO8601);
+            let text = ArrayFormatter::try_new(array, &options).map(|formatter| formatter.value(row).to_string());
+            write_string(out, &text.map_err(|err| Fault { reason: err.to_string(), hint: "cast it to text" })?);
+        }
+        DataType::List(_) => items(out, &array.as_list::<i32>().value(row))?,
+        DataType::LargeList(_) => items(out, &array.as_list::<i64>().value(row))?,
+        DataType::FixedSizeList(..) => items(out, &array.as_fixed_size_list().value(row))?,
+        DataType::ListView(_) => items(out, &array.as_list_view::<i32>().value(row))?,
+        DataType::LargeListView(_) => items(out, &array.as_list_view::<i64>().value(row))?,
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns();
+            out.push(b'{');
+            for (position, (field, column)) in fields.iter().zip(columns).enumerate() {
+                if position > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&key(field.name()));
+                value(out, column, row)?;
+            }
+            out.push(b'}');
+        }
+        DataType::Dictionary(..) => {
+            let dictionary = array.as_any_dictionary();
+            let position = dictionary.normalized_keys()[row];
+            value(out, dictionary.values(), position)?;
+        }
+        other @ (DataType::Map(..) | DataType::Union(..) | DataType::RunEndEncoded(..)) => {
+            return Err(Fault {
+                reason: format!("a value of type {other} has no JSON form"),
+                hint: "cast it to text, or take its parts",
+            });
+        }
+    }
+    Ok(())
+}
+
+fn items(out: &mut Vec<u8>, items: &ArrayRef) -> Result<(), Fault> {
+    out.push(b'[');
+    for item in 0..items.len() {
+        if item > 0 {
+            out.push(b',');
+        }
+        value(out, items, item)?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn float(out: &mut Vec<u8>, wide: f64, narrow: Option<f32>) -> Result<(), Fault> {
+    if !wide.is_finite() {
+        return Err(Fault {
+            reason: format!("{wide} is not a number in JSON"),
+            hint: "guard a division with `nullif(divisor, 0)`, or make it null with `case when isnan(x) then null else x end`",
+        });
+    }
+    // `Display` writes the shortest digits that read back as the same float.
+    match narrow {
+        Some(narrow) => write!(out, "{narrow}"),
+        None => write!(out, "{wide}"),
+    }
+    .expect("a vector takes all bytes");
+    Ok(())
+}
+
+fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    for byte in bytes {
+        write!(out, "{byte:02x}").expect("a vector takes all bytes");
+    }
+    out.push(b'"');
+}
+
+fn out_of_range() -> Fault {
+    Fault { reason: "a date is out of range".to_owned(), hint: "" }
+}
+
+fn timestamp(out: &mut Vec<u8>, units: Option<i64>, per_second: i64, date_only: bool) -> Result<(), Fault> {
+    let units = units.ok_or_else(out_of_range)?;
+    let nanos = u32::try_from(units.rem_euclid(per_second) * (1_000_000_000 / per_second)).expect("less than a second");
+    let time: DateTime<Utc> = DateTime::from_timestamp(units.div_euclid(per_second), nanos).ok_or_else(out_of_range)?;
+    if date_only {
+        write!(out, "\"{}\"", time.date_naive())
+    } else {
+        write!(out, "\"{}\"", time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+    }
+    .expect("a vector takes all bytes");
+    Ok(())
+}
+
+fn time_of_day(out: &mut Vec<u8>, units: i64, per_second: i64) -> Result<(), Fault> {
+    let nanos = u32::try_from(units.rem_euclid(per_second) * (1_000_000_000 / per_second)).expect("less than a second");
+    let seconds = u32::try_from(units.div_euclid(per_second)).map_err(|_| out_of_range())?;
+    let time = NaiveTime::from_num_seconds_from_midnight_opt(seconds, nanos).ok_or_else(out_of_range)?;
+    write!(out, "\"{}\"", time.format("%H:%M:%S%.f")).expect("a vector takes all bytes");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{
+        BinaryArray, Date32Array, Decimal128Array, DictionaryArray, DurationSecondArray, Float32Array, Float64Array,
+        Int64Array, ListArray, StringArray, StringViewArray, StructArray, Time64MicrosecondArray,
+        TimestampMicrosecondArray, TimestampNanosecondArray, UInt64Array,
+    };
+    use arrow_schema::{Field, Schema};
+
+    use super::*;
+
+    fn rows(columns: Vec<(&str, ArrayRef)>) -> Result<Vec<String>, EngineError> {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = RowWriter::default();
+        (0..batch.num_rows()).map(|row| writer.row(&batch, row)).collect()
+    }
+
+    fn one(column: impl Array + 'static) -> String {
+        let row = rows(vec![("x", Arc::new(column))]).unwrap().remove(0);
+        row.strip_prefix(r#"{"x":"#).unwrap().strip_suffix('}').unwrap().to_owned()
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        assert_eq!(one(Int64Array::from(vec![i64::MIN])), "-9223372036854775808");
+        assert_eq!(one(UInt64Array::from(vec![u64::MAX])), "18446744073709551615");
+        let decimal = Decimal128Array::from(vec![-5]).with_precision_and_scale(38, 3).unwrap();
+        assert_eq!(one(decimal), "-0.005");
+        assert_eq!(one(Float64Array::from(vec![0.1 + 0.2])), "0.30000000000000004");
+        assert_eq!(one(Float32Array::from(vec![0.1])), "0.1");
+        assert_eq!(one(Float64Array::from(vec![1e21])), "1000000000000000000000");
+    }
+
+    #[test]
+    fn not_a_number_names_its_column_and_row() {
+        let err = rows(vec![("ratio", Arc::new(Float64Array::from(vec![1.0, f64::NAN])))]).unwrap_err();
+        assert!(
+            err.to_string().starts_with("column `ratio`, row 2 of the result: NaN is not a number in JSON"),
+            "{err}"
+        );
+        assert!(!err.retryable());
+        assert!(rows(vec![("x", Arc::new(Float64Array::from(vec![f64::NEG_INFINITY])))]).is_err());
+    }
+
+    #[test]
+    fn times_are_iso_8601() {
+        assert_eq!(one(Date32Array::from(vec![-1])), r#""1969-12-31""#);
+        assert_eq!(one(TimestampMicrosecondArray::from(vec![1_500_000])), r#""1970-01-01T00:00:01.500Z""#);
+        assert_eq!(
+            one(TimestampMicrosecondArray::from(vec![-1]).with_timezone("+09:00")),
+            r#""1969-12-31T23:59:59.999999Z""#
+        );
+        assert_eq!(one(TimestampNanosecondArray::from(vec![0])), r#""1970-01-01T00:00:00Z""#);
+        assert_eq!(one(Time64MicrosecondArray::from(vec![3_661_000_001])), r#""01:01:01.000001""#);
+        assert_eq!(one(DurationSecondArray::from(vec![90])), r#""PT90S""#);
+    }
+
+    #[test]
+    fn text_and_bytes_are_escaped() {
+        assert_eq!(one(StringArray::from(vec!["a\"\n\u{1}é"])), r#""a\"\n\u0001é""#);
+        assert_eq!(
+            one(StringViewArray::from(vec!["long enough not to be inlined"])),
+            r#""long enough not to be inlined""#
+        );
+        assert_eq!(one(BinaryArray::from(vec![&[0_u8, 255][..]])), r#""00ff""#);
+        let dictionary: DictionaryArray<arrow_array::types::Int32Type> = vec!["a", "b"].into_iter().collect();
+        assert_eq!(rows(vec![("x", Arc::new(dictionary))]).unwrap()[1], r#"{"x":"b"}"#);
+    }
+
+    #[test]
+    fn nested_values_and_nulls_are_json() {
+        let list =
+            ListArray::from_iter_primitive::<Int64Type, _, _>(vec![Some(vec![Some(1), None]), None, Some(vec![])]);
+        let field = Arc::new(Field::new("a b", DataType::Utf8, true));
+        let text: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), None, Some("z")]));
+        let object = StructArray::new(vec![field].into(), vec![text], Some(vec![true, true, false].into()));
+        let rows = rows(vec![("l", Arc::new(list)), ("o", Arc::new(object))]).unwrap();
+        assert_eq!(
+            rows,
+            [r#"{"l":[1,null],"o":{"a b":"x"}}"#, r#"{"l":null,"o":{"a b":null}}"#, r#"{"l":[],"o":null}"#]
+        );
+    }
+
+    #[test]
+    fn batch_without_columns_has_empty_rows() {
+        let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(1));
+        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options).unwrap();
+        assert_eq!(RowWriter::default().row(&batch, 0).unwrap(), "{}");
+    }
+}

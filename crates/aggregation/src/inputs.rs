@@ -1,0 +1,121 @@
+//! The inputs of a run: which tables the SQL names, and their rows in files that the child reads.
+//!
+//! A source is read up to its watermark, an aggregation as its current run; both are fixed before the first
+//! row is read, so that the lineage of a run says exactly what went into it.
+
+use futures::TryStreamExt as _;
+use matome_model::engine::{Schema, Table, TableReference, UnknownTable, resolve};
+use matome_model::task::LaneKind;
+use matome_store::acquired_data;
+use matome_store::aggregated_data::{self, QueryTable};
+use matome_store::db::Db;
+use matome_store::error::StoreError;
+use serde::Serialize;
+
+use crate::engine::{EngineError, Preparation, TableSpool};
+
+/// One input of a run, for its lineage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Input {
+    /// The table as SQL knows it, such as `sources.orders`.
+    pub table: String,
+    /// Id of the source or aggregation.
+    pub id: i64,
+    /// Highest record id that was read (sources), or the run that was read (aggregations).
+    pub up_to: i64,
+    /// Rows read; known after the spooling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+}
+
+/// Why inputs are not there.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The SQL names a table that does not exist.
+    #[error(transparent)]
+    Unknown(#[from] UnknownTable),
+    /// The database.
+    #[error("the input rows could not be read")]
+    Store(#[from] StoreError),
+    /// The child that they are for.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A resolved table with what is to be read of it.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    table: Table,
+    stored: QueryTable,
+    /// What the lineage says of it.
+    pub input: Input,
+}
+
+/// Finds the tables that a query names and fixes how far each is read.
+///
+/// # Errors
+/// [`InputError::Unknown`] with the names that there are.
+pub async fn plan(db: &Db, references: &[TableReference]) -> Result<Vec<Planned>, InputError> {
+    let mut reader = db.read().await?;
+    let mut conn = reader.conn();
+    let stored = aggregated_data::query_tables(&mut conn).await?;
+    let table_of = |stored: &QueryTable| {
+        let schema = match stored.kind {
+            LaneKind::Source => Schema::Sources,
+            LaneKind::Aggregation => Schema::Aggregations,
+        };
+        Table { schema, name: stored.name.clone() }
+    };
+    let known: Vec<Table> = stored.iter().map(table_of).collect();
+    let mut wanted = resolve(references, &known)?;
+    wanted.sort();
+    wanted.dedup();
+    let mut planned = Vec::with_capacity(wanted.len());
+    for table in wanted {
+        let at = known.iter().position(|other| *other == table).expect("resolve returns tables that are known");
+        let stored = stored[at].clone();
+        let up_to = match stored.kind {
+            LaneKind::Source => acquired_data::watermark(&mut conn, stored.id).await?,
+            LaneKind::Aggregation => stored.run_id,
+        };
+        let input = Input { table: table.to_string(), id: stored.id, up_to, rows: None };
+        planned.push(Planned { table, stored, input });
+    }
+    Ok(planned)
+}
+
+/// Hands the rows of each table to the child, row by row as they come from the database.
+///
+/// # Errors
+/// When the database is gone or the disk is full.
+pub async fn spool(db: &Db, planned: &mut [Planned], child: &mut Preparation) -> Result<(), InputError> {
+    for planned in planned {
+        let mut out = child.table(planned.table.clone()).await?;
+        write_rows(db, planned, &mut out).await?;
+        planned.input.rows = Some(out.finish().await?);
+    }
+    Ok(())
+}
+
+async fn write_rows(db: &Db, planned: &Planned, out: &mut TableSpool) -> Result<(), InputError> {
+    let mut reader = db.read().await?;
+    let mut conn = reader.conn();
+    let id = planned.stored.id;
+    match planned.stored.kind {
+        LaneKind::Source => {
+            let mut records = acquired_data::stream(&mut conn, id, planned.input.up_to);
+            while let Some(record) = records.try_next().await? {
+                let hash = Some(record.data_hash.as_str());
+                // Without a record key a record has one version.
+                out.row(record.id, record.acquired_at, hash, Some(1), &record.raw_data).await?;
+            }
+        }
+        LaneKind::Aggregation => {
+            let mut results = aggregated_data::stream_run(&mut conn, id, planned.input.up_to)?;
+            while let Some(row) = results.try_next().await? {
+                out.row(row.id, row.aggregated_at, None, None, row.data.get()).await?;
+            }
+        }
+    }
+    Ok(())
+}

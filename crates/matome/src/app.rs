@@ -1,0 +1,278 @@
+//! One process put together: database, secrets, connectors, engine, router, workers.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use axum::Router;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use matome_acquisition::AcquisitionHandler;
+use matome_aggregation::config::AggregationConfig;
+use matome_aggregation::engine::{Engine, EngineSettings};
+use matome_aggregation::{AggregationHandler, preview};
+use matome_api::{ApiSettings, ApiState, Preview, Previewer, TrialError};
+use matome_bus::Bus;
+use matome_connector::{FileRoots, Registry};
+use matome_egress::{EgressRule, HttpClient, Policy};
+use matome_model::clock::Clock;
+use matome_model::engine::Limits;
+use matome_model::task::Queue;
+use matome_store::db::{DataDir, Db};
+use matome_store::secrets::Vault;
+use matome_store::workers::NewWorker;
+use matome_store::{api_tokens, migrate, tasks};
+use matome_tasks::{Beat, Process, TaskError, Worker, WorkerOptions};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::ENGINE_CHILD;
+use crate::cli::{ReachArgs, StorageArgs};
+use crate::failure::{Exit, Failure};
+use crate::housekeeping;
+
+/// Connections to PostgreSQL of one process.
+const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// A process that can serve and work. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    vault: Vault,
+    clock: Clock,
+    bus: Bus,
+    registry: Registry,
+    engine: Engine,
+    limits: Limits,
+    boot: Uuid,
+    router: Router,
+    is_first_start: bool,
+    /// Cancelled when the process is about to stop: not ready any more, no new claims.
+    draining: CancellationToken,
+    workers: TaskTracker,
+    process: Mutex<Option<Process>>,
+}
+
+impl App {
+    /// Opens the database (an embedded one is made and migrated) and builds the router.
+    pub async fn open(
+        storage: &StorageArgs,
+        reach: &ReachArgs,
+        hosts: &[String],
+        aggregation_memory_mib: u64,
+    ) -> Result<Self, Failure> {
+        let (boot, clock, bus) = (Uuid::now_v7(), Clock::system(), Bus::in_process());
+        let registry = registry(reach, clock.clone())?;
+        let db = open_database(storage, boot, &clock).await?;
+        let vault = open_vault(storage)?;
+        let engine = engine(storage, aggregation_memory_mib)?;
+        let limits = Limits { memory_bytes: aggregation_memory_mib << 20, ..Limits::default() };
+        let draining = CancellationToken::new();
+        let state = ApiState {
+            db: db.clone(),
+            clock: clock.clone(),
+            vault: vault.clone(),
+            registry: registry.clone(),
+            previewer: Arc::new(EnginePreviewer { db: db.clone(), engine: engine.clone(), limits }),
+            bus: bus.clone(),
+            metrics: metrics_handle(),
+            draining: draining.clone(),
+            settings: Arc::new(ApiSettings { allowed_hosts: hosts.to_vec(), ..ApiSettings::default() }),
+        };
+        let is_first_start = !api_tokens::exist(&mut db.read().await?.conn()).await?;
+        let router = matome_api::router(state);
+        let (workers, process) = (TaskTracker::new(), Mutex::default());
+        let inner = Inner {
+            db,
+            vault,
+            clock,
+            bus,
+            registry,
+            engine,
+            limits,
+            boot,
+            router,
+            is_first_start,
+            draining,
+            workers,
+            process,
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// The public API.
+    pub fn router(&self) -> Router {
+        self.0.router.clone()
+    }
+
+    /// Whether nobody has a token yet.
+    pub fn is_first_start(&self) -> bool {
+        self.0.is_first_start
+    }
+
+    /// Starts the workers of both queues, the beat and the housekeeping.
+    pub async fn start_workers(&self, acquisition_slots: usize, aggregation_slots: usize) -> Result<(), Failure> {
+        let app = &self.0;
+        let process = Process::start(app.db.clone(), app.clock.clone(), self.introduction()).await?;
+        let acquisition =
+            AcquisitionHandler::new(app.db.clone(), app.registry.clone(), app.vault.clone(), app.clock.clone());
+        let aggregation = AggregationHandler::new(app.db.clone(), app.engine.clone(), app.clock.clone(), app.limits);
+        let options = WorkerOptions::new(Queue::Acquisition, acquisition_slots);
+        let worker = Worker::new(&process, app.bus.clone(), options, Arc::new(acquisition));
+        app.workers.spawn(worker.run(app.draining.clone()));
+        let options = WorkerOptions::new(Queue::Aggregation, aggregation_slots);
+        let worker = Worker::new(&process, app.bus.clone(), options, Arc::new(aggregation));
+        app.workers.spawn(worker.run(app.draining.clone()));
+        let beat = Beat::new(app.db.clone(), app.bus.clone(), app.clock.clone(), Some(process.boot()));
+        app.workers.spawn(beat.run(app.draining.clone()));
+        app.workers.spawn(housekeeping::run(app.db.clone(), app.draining.clone()));
+        *app.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
+        if let Err(err) = app.engine.warm() {
+            tracing::warn!(error = %err, "no engine child could be started ahead");
+        }
+        Ok(())
+    }
+
+    fn introduction(&self) -> NewWorker {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        NewWorker {
+            boot: self.0.boot,
+            role: "serve".to_owned(),
+            host: host.trim().to_owned(),
+            pid: i64::from(std::process::id()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Stops claiming; running tasks finish their page. `/readyz` says so.
+    pub fn drain(&self) {
+        self.0.draining.cancel();
+    }
+
+    /// Drains, waits for what runs, and signs off.
+    pub async fn stop(&self) {
+        self.drain();
+        self.0.workers.close();
+        self.0.workers.wait().await;
+        let process = self.0.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(process) = process {
+            process.stop().await;
+        }
+        self.0.db.close().await;
+    }
+}
+
+async fn open_database(storage: &StorageArgs, boot: Uuid, clock: &Clock) -> Result<Db, Failure> {
+    if let Some(url) = &storage.database_url {
+        let db = Db::connect_postgres(url, boot, POSTGRES_CONNECTIONS).await?;
+        migrate::check(&db).await?;
+        return Ok(db);
+    }
+    let db = Db::open_embedded(DataDir::acquire(&storage.data_dir)?).await?;
+    migrate::migrate(&db).await?;
+    // This process holds the directory, so whoever held a lease is gone.
+    let now = clock.now();
+    let voided = db.write(move |conn| async move { tasks::void_leases(conn, now).await }.boxed()).await?;
+    if voided.total() > 0 {
+        tracing::info!(tasks = voided.total(), "tasks of the last process are taken up again");
+    }
+    Ok(db)
+}
+
+fn open_vault(storage: &StorageArgs) -> Result<Vault, Failure> {
+    let vault = match &storage.master_key_file {
+        Some(file) => Vault::from_file(file),
+        None => {
+            make_data_dir(storage)?;
+            Vault::open_or_create(&storage.data_dir.join("master.key"))
+        }
+    };
+    vault.map_err(Failure::from)
+}
+
+/// On PostgreSQL the data directory holds only the key and the scratch folder.
+fn make_data_dir(storage: &StorageArgs) -> Result<(), Failure> {
+    std::fs::create_dir_all(&storage.data_dir).map_err(|err| {
+        Failure::new(Exit::Config, format!("cannot make `{}`: {err}", storage.data_dir.display()))
+            .help("check that --data-dir can be made and written by this user")
+    })
+}
+
+fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
+    let rules = reach.egress_allow.iter().filter(|rule| !rule.is_empty()).map(|rule| rule.parse::<EgressRule>());
+    let rules: Vec<EgressRule> = rules.collect::<Result<_, _>>().map_err(|err| {
+        Failure::from_error(Exit::Config, &err).help("for example --egress-allow 10.0.0.0/8 or 127.0.0.1/32:9000")
+    })?;
+    let paths = reach.file_roots.iter().filter(|path| !path.as_os_str().is_empty());
+    let roots = FileRoots::open(paths).map_err(|(path, err)| {
+        Failure::new(Exit::Config, format!("cannot use the file root `{}`: {err}", path.display()))
+            .help("give a directory that is there and can be read with --file-root")
+    })?;
+    Ok(Registry::new(roots, HttpClient::new(Policy::new(rules)), clock))
+}
+
+fn engine(storage: &StorageArgs, _memory_mib: u64) -> Result<Engine, Failure> {
+    let program = std::env::current_exe().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    let engine = Engine::new(EngineSettings {
+        program,
+        arguments: vec![ENGINE_CHILD.into()],
+        scratch_root: storage.data_dir.join("scratch"),
+        slots: 4,
+    });
+    // Several processes may share the folder on PostgreSQL.
+    if storage.database_url.is_none()
+        && let Err(err) = engine.clear_scratch()
+    {
+        tracing::warn!(error = %err, "leftovers in the scratch folder cannot be removed");
+    }
+    Ok(engine)
+}
+
+/// The metrics recorder is the one global thing; the first app of a process installs it.
+fn metrics_handle() -> Option<PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).clone()
+}
+
+/// `preview` of the API by the engine.
+struct EnginePreviewer {
+    db: Db,
+    engine: Engine,
+    limits: Limits,
+}
+
+impl Previewer for EnginePreviewer {
+    fn validate(&self, sql: String) -> BoxFuture<'_, Result<(), TrialError>> {
+        async move { self.engine.validate(&sql).await.map(drop).map_err(|err| TrialError::new(&err)) }.boxed()
+    }
+
+    fn preview(&self, config: Box<RawValue>, rows: usize) -> BoxFuture<'_, Result<Preview, TrialError>> {
+        async move {
+            let value = serde_json::from_str(config.get()).map_err(|err| TrialError::new(&err))?;
+            let config = AggregationConfig::parse(&value).map_err(|errors| TrialError {
+                message: errors
+                    .iter()
+                    .map(|e| format!("{}: {}", e.path.join("."), e.message))
+                    .collect::<Vec<_>>()
+                    .join("; "),
+                causes: Vec::new(),
+                position: None,
+            })?;
+            let sql = config.sql.unwrap_or_default();
+            let limits = Limits { seconds: config.timeout_secs.min(60), ..self.limits };
+            let found = preview(&self.db, &self.engine, &sql, limits, rows).await.map_err(from_task)?;
+            let columns: Vec<_> =
+                found.columns.iter().map(|(name, kind)| serde_json::json!({ "name": name, "type": kind })).collect();
+            let columns = serde_json::value::to_raw_value(&columns).map_err(|err| TrialError::new(&err))?;
+            Ok(Preview { rows: found.rows, columns, complete: found.complete })
+        }
+        .boxed()
+    }
+}
+
+fn from_task(err: TaskError) -> TrialError {
+    TrialError { message: err.message, causes: err.causes, position: err.position }
+}

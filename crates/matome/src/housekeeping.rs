@@ -1,0 +1,41 @@
+//! What is removed behind: data of deleted sources, rows of runs that nobody sees. In small batches, so that
+//! nothing else waits long.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use matome_store::db::Db;
+use matome_store::error::Result;
+use matome_store::{aggregated_data, aggregation_sources, data_sources};
+use tokio_util::sync::CancellationToken;
+
+/// Rows of one transaction.
+const BATCH: i64 = 500;
+/// Between two looks when there was nothing to do.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Keeps house until `shutdown`.
+pub async fn run(db: Db, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let pause = match once(&db).await {
+            Ok(true) => Duration::from_millis(10),
+            Ok(false) => IDLE,
+            Err(err) => {
+                tracing::warn!(error = %err, "housekeeping could not go on");
+                IDLE
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One batch of each kind; returns whether there may be more.
+async fn once(db: &Db) -> Result<bool> {
+    let sources = db.write(|conn| data_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
+    let aggregations = db.write(|conn| aggregation_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
+    let unseen = db.write(|conn| aggregated_data::collect_unseen(conn, BATCH).boxed()).await?;
+    Ok(sources || aggregations || unseen > 0)
+}

@@ -1,0 +1,118 @@
+//! The command line: beside a running server, on its own, and through a URL; output forms and exit codes.
+
+mod support;
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+use support::{Home, homes, sqlite_home, write};
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|err| panic!("{err}: {text}"))
+}
+
+fn failed(output: &Output, code: i32, says: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(says), "`{says}` is not in: {text}");
+    assert!(output.stdout.is_empty(), "stdout carries data only");
+}
+
+/// What a user does with one source and one aggregation, by commands only.
+fn story(home: &Home) {
+    write(&home.files().join("orders.csv"), "id,status\r\n1,paid\r\n2,open\r\n3,paid\r\n");
+    let files = home.files();
+    let with_root = |args: &[&str]| {
+        let mut command = home.command(args);
+        command.env("FILE_ROOTS", &files);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let row =
+        json_of(&with_root(&["source", "add", "orders", "--path", "orders.csv", "--interval", "0", "-o", "json"]));
+    assert_eq!((&row["name"], &row["config"]["path"]), (&json!("orders"), &json!("orders.csv")));
+    let tested = json_of(&with_root(&["source", "test", "orders", "-o", "json"]));
+    assert_eq!(tested["records"].as_array().map(Vec::len), Some(3), "{tested}");
+    let task = json_of(&with_root(&["source", "run", "orders", "--wait", "-o", "json"]));
+    assert_eq!((&task["status"], &task["result"]["stored"]), (&json!("succeeded"), &json!(3)), "{task}");
+    with_root(&[
+        "aggregate",
+        "add",
+        "daily",
+        "--sql",
+        "select status, count(*) as n from orders group by status order by status",
+    ]);
+    let preview = with_root(&["aggregate", "preview", "daily", "-o", "csv"]);
+    assert_eq!(preview, "status,n\r\nopen,1\r\npaid,2\r\n");
+    with_root(&["aggregate", "run", "daily", "--wait"]);
+    assert_eq!(
+        with_root(&["data", "export", "--aggregation", "daily", "-o", "csv"]),
+        "status,n\r\nopen,1\r\npaid,2\r\n"
+    );
+    let table = with_root(&["source", "list"]);
+    assert_eq!(table.lines().next(), Some("id\tname\ttype\tstatus\tinterval\tlast fetched"));
+    assert_eq!(with_root(&["data", "query", "--source", "orders", "-o", "ndjson"]).lines().count(), 3);
+    assert_eq!(json_of(&with_root(&["task", "list", "-o", "json"])).as_array().map(Vec::len), Some(1));
+    let id = task["id"].to_string();
+    assert_eq!(json_of(&with_root(&["task", "show", &id, "-o", "json"]))["id"], task["id"]);
+    failed(&home.run(&["task", "retry", &id]), 6, "succeeded");
+    failed(&home.run(&["source", "show", "none"]), 5, "source list");
+    failed(&home.run(&["source", "add", "orders", "--path", "x.csv"]), 2, "already exists");
+    failed(&home.run(&["source", "add", "bad", "--path", "x.csv", "--set", "nope=1"]), 2, "config.nope");
+    failed(&home.run(&["source", "delete", "orders"]), 2, "--yes");
+    home.ok(&["aggregate", "delete", "daily", "--yes"]);
+    home.ok(&["source", "delete", "orders", "--yes"]);
+    failed(&home.run(&["source", "show", "orders"]), 5, "orders");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_beside_a_server_that_holds_the_data_directory() {
+    let home = sqlite_home();
+    let _server = home.serve().await;
+    story(&home);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_without_a_server_on_both_databases() {
+    for home in homes().await {
+        story(&home);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_run_ends_with_1_and_says_why() {
+    let home = sqlite_home();
+    let _server = home.serve().await;
+    home.ok(&["source", "add", "gone", "--path", "gone.ndjson"]);
+    let output = home.run(&["source", "run", "gone", "--wait"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("gone.ndjson"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_may_read_and_not_write_and_no_token_is_not_enough() {
+    let home = sqlite_home();
+    let server = home.serve().await;
+    let viewer = home.ok(&["token", "create", "--role", "viewer"]).trim().to_owned();
+    let remote = |token: &str, args: &[&str]| {
+        let mut command = home.command(args);
+        command.args(["--server", &server.base]);
+        if !token.is_empty() {
+            command.args(["--token", token]);
+        }
+        command.output().unwrap()
+    };
+    assert!(remote(&viewer, &["source", "list"]).status.success());
+    failed(&remote(&viewer, &["source", "add", "x", "--path", "x.csv"]), 4, "admin");
+    failed(&remote("", &["source", "list"]), 4, "--token");
+    let nowhere = home.command(&["source", "list", "--server", "http://127.0.0.1:1"]).output().unwrap();
+    failed(&nowhere, 7, "does not answer");
+}
+
+#[test]
+fn token_create_prints_only_the_token() {
+    let home = sqlite_home();
+    let text = home.ok(&["token", "create", "--role", "admin"]);
+    assert!(text.starts_with("mtm_") && text.trim_end().lines().count() == 1, "{text}");
+}
