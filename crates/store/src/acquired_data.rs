@@ -187,11 +187,6 @@ where source_id = $1 and id <= $2";
 
 const MAX_ID: &str = "select coalesce(max(id), 0) as id from acquired_data where source_id = $1";
 
-const DELETE_RECORDS: &str = "delete from acquired_data
-where id in (select id from acquired_data where source_id = $1 limit $2) returning stream";
-const DELETE_QUARANTINE: &str = "delete from quarantine
-where id in (select id from quarantine where source_id = $1 limit $2) returning stream";
-
 /// Stores a page: records that are new, quarantine, checkpoint, counters. To be called in
 /// [`crate::db::Db::write_page`]; what it returns holds after the commit.
 ///
@@ -280,38 +275,6 @@ pub fn stream<'s>(conn: &'s mut Conn<'_>, source_id: i64, up_to_id: i64) -> BoxS
             })
             .boxed(),
     }
-}
-
-/// Removes up to `limit` rows of a deleted source: records, then quarantine, then checkpoints and counters.
-/// Returns about how many rows are left; 0 when nothing of it is left at all.
-///
-/// # Errors
-/// When the database refuses a statement or is gone.
-pub async fn delete_batch(conn: &mut Conn<'_>, source_id: i64, limit: usize) -> Result<u64> {
-    let mut room = limit;
-    for (sql, table) in [(DELETE_RECORDS, counters::ACQUIRED_DATA), (DELETE_QUARANTINE, counters::QUARANTINE)] {
-        let gone = conn.fetch_all(sql, &[source_id.into(), as_i64(room).into()]).await?;
-        let mut streams: Vec<(String, i64)> = Vec::new();
-        for row in &gone {
-            let stream = row.text("stream")?;
-            match streams.iter_mut().find(|(name, _)| *name == stream) {
-                Some((_, rows)) => *rows += 1,
-                None => streams.push((stream, 1)),
-            }
-        }
-        for (stream, rows) in streams {
-            counters::add(conn, table, source_id, &stream, -rows).await?;
-        }
-        room -= gone.len();
-        if room == 0 {
-            let records = counters::of_source(conn, counters::ACQUIRED_DATA, source_id).await?;
-            let quarantined = counters::of_source(conn, counters::QUARANTINE, source_id).await?;
-            return Ok(u64::try_from(records.saturating_add(quarantined)).unwrap_or(0).max(1));
-        }
-    }
-    checkpoints::delete(conn, source_id).await?;
-    counters::delete(conn, source_id).await?;
-    Ok(0)
 }
 
 fn as_i64(n: usize) -> i64 {

@@ -73,8 +73,6 @@ where source_id = $1 and stream = $2 and purpose = $3 and page_seq = $4 and conf
 const WATERMARK: &str =
     "select coalesce(max(last_record_id), 0) as last_record_id from checkpoints where source_id = $1";
 
-const DELETE: &str = "delete from checkpoints where source_id = $1";
-
 /// The checkpoint, if there is one.
 ///
 /// # Errors
@@ -141,11 +139,6 @@ pub(crate) async fn advance(
 /// Highest `last_record_id` of a source's streams; 0 when it has stored nothing.
 pub(crate) async fn watermark(conn: &mut Conn<'_>, source_id: i64) -> Result<i64> {
     conn.fetch_one(WATERMARK, &[source_id.into()]).await?.int("last_record_id")
-}
-
-/// Removes all checkpoints of a source.
-pub(crate) async fn delete(conn: &mut Conn<'_>, source_id: i64) -> Result<()> {
-    conn.execute(DELETE, &[source_id.into()]).await.map(drop)
 }
 
 fn from_row(row: crate::db::Row) -> Result<Checkpoint> {

@@ -20,11 +20,6 @@ do update set row_count = counters.row_count + excluded.row_count";
 const OF_SOURCE: &str = "select cast(coalesce(sum(row_count), 0) as bigint) as row_count from counters
 where table_name = $1 and source_id = $2";
 
-const OF_TABLE: &str = "select cast(coalesce(sum(row_count), 0) as bigint) as row_count from counters
-where table_name = $1";
-
-const DELETE: &str = "delete from counters where source_id = $1 and table_name in ('acquired_data', 'quarantine')";
-
 /// Adds `rows` (negative for removed ones) to a counter; nothing for 0.
 ///
 /// # Errors
@@ -42,17 +37,4 @@ pub async fn add(conn: &mut Conn<'_>, table: &str, source_id: i64, stream: &str,
 /// When the database refuses the statement or is gone.
 pub async fn of_source(conn: &mut Conn<'_>, table: &str, source_id: i64) -> Result<i64> {
     conn.fetch_one(OF_SOURCE, &[table.into(), source_id.into()]).await?.int("row_count")
-}
-
-/// Rows of a table.
-///
-/// # Errors
-/// When the database refuses the statement or is gone.
-pub async fn of_table(conn: &mut Conn<'_>, table: &str) -> Result<i64> {
-    conn.fetch_one(OF_TABLE, &[table.into()]).await?.int("row_count")
-}
-
-/// Removes the counters of an acquisition source whose rows are gone.
-pub(crate) async fn delete(conn: &mut Conn<'_>, source_id: i64) -> Result<()> {
-    conn.execute(DELETE, &[source_id.into()]).await.map(drop)
 }

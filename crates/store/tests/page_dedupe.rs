@@ -1,5 +1,7 @@
 //! What makes two records the same, by dedupe mode; `rows` against a model, with crashes.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod page_support;
 
 use std::collections::HashMap;
