@@ -6,5 +6,8 @@
 
 pub mod canonical;
 pub mod clock;
+pub mod engine;
+pub mod field_error;
+pub mod inference;
 pub mod source;
 pub mod task;

@@ -1,0 +1,164 @@
+//! From what DataFusion reports to what a user can act on.
+
+use std::any::Any;
+use std::error::Error;
+use std::io;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
+use matome_model::engine::{Failure, FailureCode};
+
+pub(crate) fn time_limit(seconds: u64) -> Failure {
+    Failure::new(
+        FailureCode::TimeLimit,
+        format!("the query did not end within {seconds} s"),
+        "read fewer rows, check that every join has a condition, or raise `timeout_secs`",
+    )
+}
+
+pub(crate) fn broken_pipe(err: io::Error) -> Failure {
+    Failure::new(FailureCode::Internal, format!("the answer cannot be sent: {err}"), "")
+}
+
+/// A fault of the engine that stopped a thread; stderr has the place.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    // DataFusion 55 runs the left side of a nested loop join a second time when it does not fit in memory, to spill it; a
+    // repartition below panics with these words then.
+    if text == Some("partition not used yet") {
+        return Failure::new(
+            FailureCode::MemoryLimit,
+            "one side of a join without an equality does not fit in memory",
+            "join on `a.x = b.x`, filter or aggregate before the join, or raise the memory limit",
+        );
+    }
+    let message = format!("the SQL engine failed: {}", text.unwrap_or("no reason given"));
+    Failure::new(
+        FailureCode::Internal,
+        message,
+        "write the query in another way; this is a fault of the engine, not of the data",
+    )
+}
+
+pub(crate) fn refused(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::Refused, message, hint)
+}
+
+/// A failure met while planning: the query's own fault.
+pub(crate) fn planning(err: &DataFusionError) -> Failure {
+    let root = root(err);
+    match root {
+        DataFusionError::Internal(_) => failure(FailureCode::Internal, root, ""),
+        DataFusionError::ResourcesExhausted(_) => execution(err),
+        DataFusionError::External(source) if source.is::<Passed>() => execution(err),
+        DataFusionError::NotImplemented(_) => failure(FailureCode::Refused, root, "write it with other expressions"),
+        DataFusionError::SchemaError(schema_error, _) => {
+            let hint = match schema_error.as_ref() {
+                SchemaError::AmbiguousReference { .. } => "write the table before the column: `table.column`",
+                SchemaError::FieldNotFound { .. } => {
+                    "names are exact, in lower and upper case as the records have them"
+                }
+                _ => "name the columns with `as`",
+            };
+            failure(FailureCode::Refused, root, hint)
+        }
+        _ => failure(FailureCode::Refused, root, ""),
+    }
+}
+
+/// A failure met while executing: mostly the data's.
+pub(crate) fn execution(err: &DataFusionError) -> Failure {
+    let root = root(err);
+    match root {
+        // The limit on temporary files comes as an I/O error without a kind of its own.
+        _ if root.strip_backtrace().contains("used disk space during the spilling process") => Failure::new(
+            FailureCode::SpillLimit,
+            "the query needs more room for temporary files than it may have",
+            "sort and group fewer rows or columns: filter earlier, or aggregate in two steps",
+        ),
+        DataFusionError::ResourcesExhausted(_) => failure(
+            FailureCode::MemoryLimit,
+            root,
+            "the query needs more memory than it may have: filter or aggregate before joining, or raise the memory limit",
+        ),
+        DataFusionError::External(source) => match source.downcast_ref::<Passed>() {
+            Some(Passed(passed)) => passed.clone(),
+            None => failure(FailureCode::Query, root, ""),
+        },
+        DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) | DataFusionError::IoError(_) => {
+            failure(FailureCode::Internal, root, "")
+        }
+        DataFusionError::ArrowError(arrow, _) => {
+            let hint = match arrow.as_ref() {
+                ArrowError::DivideByZero => "guard the divisor: `a / nullif(b, 0)`",
+                ArrowError::CastError(_) | ArrowError::ParseError(_) => {
+                    "a value does not have the form that a cast asks for: `try_cast` makes it null instead"
+                }
+                ArrowError::ArithmeticOverflow(_) => "cast to `double` or to a wider `decimal` before the calculation",
+                _ => "",
+            };
+            failure(FailureCode::Query, root, hint)
+        }
+        _ => failure(FailureCode::Query, root, ""),
+    }
+}
+
+/// Our own failure on its way through DataFusion's error type.
+#[derive(Debug)]
+pub(crate) struct Passed(pub(crate) Failure);
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl Error for Passed {}
+
+impl Passed {
+    pub(crate) fn through(failure: Failure) -> DataFusionError {
+        DataFusionError::External(Box::new(Self(failure)))
+    }
+}
+
+fn failure(code: FailureCode, err: &DataFusionError, hint: &str) -> Failure {
+    Failure::new(code, words(err), hint)
+}
+
+/// The message without DataFusion's word for the kind of error, and without its backtrace.
+fn words(err: &DataFusionError) -> String {
+    let message = match err {
+        DataFusionError::ArrowError(arrow, _) => arrow.to_string(),
+        DataFusionError::SQL(parser, _) => match parser.as_ref() {
+            ParserError::TokenizerError(message) | ParserError::ParserError(message) => format!("SQL: {message}"),
+            ParserError::RecursionLimitExceeded => "SQL: nested too deep".to_owned(),
+        },
+        other => other.message().into_owned(),
+    };
+    let message = message.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
+    // Advice about DataFusion's own settings and issue tracker is none for a user of matome.
+    let kept = message.lines().filter(|line| !line.contains("datafusion.") && !line.contains("bug in DataFusion"));
+    kept.collect::<Vec<_>>().join("\n")
+}
+
+/// A text that no parser accepts.
+pub(crate) fn unparsed(err: &DataFusionError) -> Failure {
+    failure(FailureCode::Refused, root(err), "")
+}
+
+/// The innermost DataFusion error: the outer ones say where in the plan, not why.
+fn root(err: &DataFusionError) -> &DataFusionError {
+    match err {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => root(inner),
+        DataFusionError::Shared(inner) => root(inner),
+        DataFusionError::Collection(all) => all.first().map_or(err, root),
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::ExternalError(inner) => inner.downcast_ref::<DataFusionError>().map_or(err, root),
+            _ => err,
+        },
+        DataFusionError::External(inner) => inner.downcast_ref::<DataFusionError>().map_or(err, root),
+        _ => err,
+    }
+}
