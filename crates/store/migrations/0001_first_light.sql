@@ -26,6 +26,8 @@ create table data_sources (
     -- set by DELETE; the row is hidden at once, its data is removed in batches behind
     deleted_at {time}
 );
+-- few rows at any time: lists leave out what belongs to them
+create index data_sources_deleted on data_sources (id) where deleted_at is not null;
 
 create table acquired_data (
     id {id},
@@ -41,8 +43,9 @@ create table acquired_data (
     key_hash {bytes},
     version integer not null default 1
 );
-create index idx_acquired_data_acquired_at on acquired_data (acquired_at desc);
-create index idx_acquired_data_source on acquired_data (source_id, acquired_at desc);
+-- The original two indexes, with the id that breaks ties: a page of a list is read off the index.
+create index idx_acquired_data_acquired_at on acquired_data (acquired_at desc, id desc);
+create index idx_acquired_data_source on acquired_data (source_id, acquired_at desc, id desc);
 create index idx_acquired_data_hash on acquired_data (data_hash);
 create unique index acquired_data_key on acquired_data (source_id, stream, key_hash, version) where key_hash is not null;
 
@@ -61,6 +64,7 @@ create table aggregation_sources (
     -- the run whose rows are visible; null before the first
     current_run_id bigint
 );
+create index aggregation_sources_deleted on aggregation_sources (id) where deleted_at is not null;
 
 -- One execution of an aggregation: its rows become visible when it becomes current, all at once.
 create table aggregation_runs (
@@ -87,8 +91,8 @@ create table aggregated_data (
     -- null: a row of the original application, always visible
     run_id bigint
 );
-create index idx_aggregated_data_aggregated_at on aggregated_data (aggregated_at desc);
-create index idx_aggregated_data_source on aggregated_data (source_id, aggregated_at desc);
+create index idx_aggregated_data_aggregated_at on aggregated_data (aggregated_at desc, id);
+create index idx_aggregated_data_source on aggregated_data (source_id, aggregated_at desc, id);
 create index aggregated_data_run on aggregated_data (run_id);
 
 -- A lane is (kind, object, stream): at most one task of a lane runs. Its lease fences every effect.
@@ -103,7 +107,7 @@ create table lanes (
     vtime double precision not null default 0,
     -- some task of the lane is due now; only ready, unpaused, unleased lanes are in the claim index
     ready boolean not null default {false},
-    -- earliest run_at of its pending tasks; null when it has none
+    -- earliest run_at of its pending tasks, not before not_before; null when it has none
     next_run_at {time},
     paused boolean not null default {false},
     -- breaker: nothing of the lane starts before this
@@ -117,7 +121,7 @@ create table lanes (
     check ((lease_worker is null) = (lease_task is null))
 );
 create index lanes_claim on lanes (queue, vtime) where ready and not paused and lease_worker is null;
-create index lanes_waiting on lanes (next_run_at) where not ready and next_run_at is not null and lease_worker is null;
+create index lanes_waiting on lanes (queue, next_run_at) where not ready and next_run_at is not null and lease_worker is null;
 create index lanes_leased on lanes (lease_worker) where lease_worker is not null;
 
 create table tasks (

@@ -134,11 +134,7 @@ pub struct ResultRow {
 ///
 /// # Errors
 /// The stream carries them: when the database refuses the statement or is gone.
-pub fn stream_run<'s>(
-    conn: &'s mut Conn<'_>,
-    source_id: i64,
-    run_id: i64,
-) -> Result<BoxStream<'s, Result<ResultRow>>> {
+pub fn stream_run<'s>(conn: &'s mut Conn<'_>, source_id: i64, run_id: i64) -> Result<BoxStream<'s, Result<ResultRow>>> {
     let rows = conn.fetch_stream(STREAM_CURRENT, &[source_id.into(), run_id.into()])?;
     Ok(rows
         .map(|row| {

@@ -4,7 +4,24 @@
 //! are written once, with `$1` parameters; where the databases truly differ the two texts stand side by side
 //! in [`db::Conn::pick`]. Rows come back as typed structs; a lookup that finds nothing is `Ok(None)`.
 
+pub mod acquired_data;
+pub mod aggregated_data;
+pub mod aggregation_sources;
+pub mod api_tokens;
+pub mod checkpoints;
+pub mod counters;
+pub mod data_sources;
 pub mod db;
 pub mod error;
+pub mod lanes;
 pub mod lease;
+pub mod listing;
 pub mod migrate;
+pub mod outbox;
+mod purge;
+pub mod quarantine;
+pub mod schedules;
+pub mod secrets;
+pub mod task_history;
+pub mod tasks;
+pub mod workers;

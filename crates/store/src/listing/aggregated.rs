@@ -1,0 +1,100 @@
+//! Aggregated rows as lists show them: those of each aggregation's current run, newest run first, the rows of
+//! a run in the order in which its SQL put them.
+
+use matome_model::clock::Timestamp;
+use serde_json::value::RawValue;
+
+use super::{Column, ColumnKind, Listing, Order};
+use crate::db::{Conn, Row};
+use crate::error::{Result, StoreError};
+
+/// One row of a result.
+#[derive(Clone, Debug)]
+pub struct AggregatedRow {
+    /// Its id.
+    pub id: i64,
+    /// The aggregation that made it.
+    pub source_id: i64,
+    /// The row itself.
+    pub data: Box<RawValue>,
+    /// Its run and lineage.
+    pub metadata: Box<RawValue>,
+    /// Time of the run.
+    pub aggregated_at: Timestamp,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// Its run; none for rows of the original application.
+    pub run_id: Option<i64>,
+}
+
+const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
+const AGGREGATED_AT: Column = Column::new("aggregated_at", "t.aggregated_at", ColumnKind::Time);
+
+const SELECT: &str = "t.id, t.source_id, t.data, t.metadata, t.aggregated_at, t.created_at, t.run_id";
+const COLUMNS: &[Column] = &[
+    ID,
+    Column::new("source", "t.source_id", ColumnKind::Reference),
+    Column::new("run", "t.run_id", ColumnKind::Int).filter_only(),
+    AGGREGATED_AT,
+    Column::new("created_at", "t.created_at", ColumnKind::Time).filter_only(),
+];
+const ORDER: &[Order] = &[Order { column: &AGGREGATED_AT, descending: true }, Order { column: &ID, descending: false }];
+
+/// The rows that are shown: those of current runs, and rows of the original application, which have no run.
+pub const LISTING: Listing = Listing {
+    table: "aggregated_data",
+    select: SELECT,
+    // Sub-selects that are evaluated once, not per row.
+    visible: "(t.run_id is null or t.run_id in (
+        select s.current_run_id from aggregation_sources s where s.current_run_id is not null and s.deleted_at is null))
+    and t.source_id not in (select s.id from aggregation_sources s where s.deleted_at is not null)",
+    columns: COLUMNS,
+    search: &[],
+    default_order: ORDER,
+};
+
+/// The rows of runs that are or were shown, as far as they are kept; for `?run=ID`.
+pub const LISTING_OF_RUNS: Listing = Listing {
+    visible: "t.run_id in (select r.id from aggregation_runs r where r.status in ('current', 'superseded'))
+    and t.source_id not in (select s.id from aggregation_sources s where s.deleted_at is not null)",
+    ..LISTING
+};
+
+const COUNT: &str = "select cast(coalesce(sum(r.row_count), 0) as bigint)
+    + (select count(*) from aggregated_data t where t.run_id is null
+        and t.source_id not in (select d.id from aggregation_sources d where d.deleted_at is not null)) as n
+from aggregation_sources s join aggregation_runs r on r.id = s.current_run_id
+where s.deleted_at is null";
+const COUNT_OF_SOURCE: &str = "select cast(coalesce(sum(r.row_count), 0) as bigint)
+    + (select count(*) from aggregated_data t where t.run_id is null and t.source_id = $1) as n
+from aggregation_sources s join aggregation_runs r on r.id = s.current_run_id
+where s.id = $1 and s.deleted_at is null";
+
+impl TryFrom<&Row> for AggregatedRow {
+    type Error = StoreError;
+
+    fn try_from(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: row.int("id")?,
+            source_id: row.int("source_id")?,
+            data: row.json("data")?,
+            metadata: row.json("metadata")?,
+            aggregated_at: row.time("aggregated_at")?,
+            created_at: row.time("created_at")?,
+            run_id: row.opt_int("run_id")?,
+        })
+    }
+}
+
+/// Shown rows of all aggregations, or of one, from the row counts of their current runs.
+///
+/// Rows of the original application have no run and are counted one by one.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn count(conn: &mut Conn<'_>, source_id: Option<i64>) -> Result<i64> {
+    match source_id {
+        None => conn.fetch_one(COUNT, &[]).await?.int("n"),
+        Some(id) => conn.fetch_one(COUNT_OF_SOURCE, &[id.into()]).await?.int("n"),
+    }
+}

@@ -1,0 +1,79 @@
+//! Quarantined records as lists show them.
+
+use matome_model::clock::Timestamp;
+use serde_json::value::RawValue;
+
+use super::{Column, ColumnKind, Listing, Order};
+use crate::db::Row;
+use crate::error::{Result, StoreError};
+
+/// A record that could not be stored as it is, with its bytes.
+#[derive(Clone, Debug)]
+pub struct QuarantinedRecord {
+    /// Its id.
+    pub id: i64,
+    /// The source it came from.
+    pub source_id: i64,
+    /// Stream of the source.
+    pub stream: String,
+    /// The task that met it last.
+    pub task_id: i64,
+    /// Code of the reason.
+    pub reason: String,
+    /// The reason in words.
+    pub detail: String,
+    /// Where it stood: `{"document", "line", "record"}`.
+    pub position: Box<RawValue>,
+    /// Its bytes, cut when it was too long.
+    pub raw: Vec<u8>,
+    /// Length at the source, in bytes.
+    pub raw_length: i64,
+    /// How often it was read.
+    pub seen: i64,
+    /// When it was met first.
+    pub created_at: Timestamp,
+    /// When it was met last.
+    pub last_seen_at: Timestamp,
+}
+
+const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
+
+/// The list, newest first.
+pub const LISTING: Listing = Listing {
+    table: "quarantine",
+    select: "t.id, t.source_id, t.stream, t.task_id, t.reason, t.detail, t.position, t.raw, t.raw_length, t.seen,
+    t.created_at, t.last_seen_at",
+    visible: "t.source_id not in (select s.id from data_sources s where s.deleted_at is not null)",
+    columns: &[
+        ID,
+        Column::new("source", "t.source_id", ColumnKind::Reference),
+        Column::new("stream", "t.stream", ColumnKind::Text).filter_only(),
+        Column::new("task", "t.task_id", ColumnKind::Int).filter_only(),
+        Column::new("reason", "t.reason", ColumnKind::Text).filter_only(),
+        Column::new("created_at", "t.created_at", ColumnKind::Time).filter_only(),
+        Column::new("last_seen_at", "t.last_seen_at", ColumnKind::Time).filter_only(),
+    ],
+    search: &[],
+    default_order: &[Order { column: &ID, descending: true }],
+};
+
+impl TryFrom<&Row> for QuarantinedRecord {
+    type Error = StoreError;
+
+    fn try_from(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: row.int("id")?,
+            source_id: row.int("source_id")?,
+            stream: row.text("stream")?,
+            task_id: row.int("task_id")?,
+            reason: row.text("reason")?,
+            detail: row.text("detail")?,
+            position: row.json("position")?,
+            raw: row.bytes("raw")?,
+            raw_length: row.int("raw_length")?,
+            seen: row.int("seen")?,
+            created_at: row.time("created_at")?,
+            last_seen_at: row.time("last_seen_at")?,
+        })
+    }
+}
