@@ -1,1 +1,67 @@
-//! matome-api
+//! The REST API: the original design's paths in the shape of Django REST framework, OpenAPI, authentication.
+//!
+//! [`router`] makes the whole from an [`ApiState`]. Everything about a path stands in one table of endpoints:
+//! its methods, the permission that each needs, its handler and its place in the OpenAPI document. To add one, add
+//! it to the `endpoints` function of its module; an operation without a permission does not compile.
+
+mod aggregations;
+mod auth;
+mod body;
+mod config;
+mod docs;
+mod endpoint;
+mod error;
+mod health;
+mod host;
+mod list;
+mod message;
+mod openapi;
+mod records;
+mod roots;
+mod sources;
+mod state;
+mod tasks;
+mod tokens;
+mod trial;
+
+use axum::Router;
+use axum::extract::Request;
+
+pub use auth::{LocalOwner, Permission};
+pub use body::BODY_LIMIT;
+pub use state::{ApiSettings, ApiState, Preview, Previewer, TrialError};
+
+use endpoint::Endpoint;
+
+/// The whole API.
+pub fn router(state: ApiState) -> Router {
+    let fallback = {
+        let state = state.clone();
+        move |request: Request| endpoint::not_found(state.clone(), request)
+    };
+    let router = endpoints().into_iter().fold(Router::new(), |router, endpoint| endpoint.mount(router, &state));
+    router.fallback(fallback)
+}
+
+/// Every route with the permission that each of its methods needs.
+pub fn permissions() -> Vec<(&'static str, String, Permission)> {
+    let all = endpoints();
+    let of = |endpoint: &Endpoint| -> Vec<_> {
+        let each = endpoint.operations.iter();
+        each.map(|operation| (endpoint.path, operation.method.to_string(), operation.permission)).collect()
+    };
+    all.iter().flat_map(of).collect()
+}
+
+fn endpoints() -> Vec<Endpoint> {
+    let mut all = roots::endpoints();
+    all.extend(sources::endpoints());
+    all.extend(aggregations::endpoints());
+    all.extend(records::endpoints());
+    all.extend(tasks::endpoints());
+    all.extend(tokens::endpoints());
+    let document = openapi::document(&all);
+    all.extend(docs::endpoints(document));
+    all.extend(health::endpoints());
+    all
+}

@@ -1,0 +1,67 @@
+//! Configs of sources and aggregations on their way in: secrets taken out, the rest validated.
+
+use matome_store::secrets::{PLACEHOLDER, is_placeholder, leaf, with_leaf};
+use secrecy::SecretString;
+use serde_json::value::RawValue;
+
+use crate::error::FieldErrors;
+use crate::message::Message;
+
+/// A config ready to be stored.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// With placeholders for secrets.
+    pub(crate) stored: Box<RawValue>,
+    /// New values of secrets, by JSON pointer.
+    pub(crate) secrets: Vec<(String, SecretString)>,
+    /// JSON pointers of all its secrets, new and kept.
+    pub(crate) secret_paths: Vec<String>,
+}
+
+/// One fault: keys to the field, and what is wrong.
+pub(crate) type Fault = (Vec<String>, String);
+
+/// Takes secrets out of `config` and validates it; faults go to `errors` under `config`.
+///
+/// `kept` are the JSON pointers of the secrets that are stored already.
+pub(crate) fn check(
+    config: &RawValue,
+    secret_paths: Vec<String>,
+    kept: &[String],
+    validate: impl FnOnce(&str) -> Vec<Fault>,
+    errors: &mut FieldErrors,
+) -> Checked {
+    let mut stored = config.to_owned();
+    let mut secrets = Vec::new();
+    for path in &secret_paths {
+        let Some(value) = leaf(config, path) else { continue };
+        if is_placeholder(value) {
+            if !kept.contains(path) {
+                let mut keys = vec!["config".to_owned()];
+                keys.extend(path.split('/').skip(1).map(str::to_owned));
+                errors.add(&keys, Message::SecretUnknown);
+            }
+        } else if let Ok(secret) = serde_json::from_str::<String>(value.get()) {
+            stored = with_leaf(&stored, path, PLACEHOLDER).unwrap_or(stored);
+            secrets.push((path.clone(), SecretString::from(secret)));
+        }
+    }
+    // Secrets are validated as they came; a kept one was valid when it came.
+    let validated = filled_in(config, &secret_paths);
+    for (path, message) in validate(validated.get()) {
+        let keys: Vec<String> = std::iter::once("config".to_owned()).chain(path).collect();
+        errors.add(&keys, Message::Plain(message));
+    }
+    Checked { stored, secrets, secret_paths }
+}
+
+/// `config` with some text in place of each placeholder, for validation alone.
+pub(crate) fn filled_in(config: &RawValue, secret_paths: &[String]) -> Box<RawValue> {
+    let mut filled = config.to_owned();
+    for path in secret_paths {
+        if leaf(&filled, path).is_some_and(is_placeholder) {
+            filled = with_leaf(&filled, path, "\"kept\"").unwrap_or(filled);
+        }
+    }
+    filled
+}

@@ -1,0 +1,319 @@
+//! One table for everything: a path, its operations, and for each its permission, its name and its handler.
+//!
+//! The router, the permission check, `Allow`, `OPTIONS` and the OpenAPI document all come from [`Endpoint`]s.
+//! An [`Operation`] cannot be made without a [`Permission`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::RequestPartsExt as _;
+use axum::Router;
+use axum::body::{Body as HttpBody, Bytes, HttpBody as _};
+use axum::extract::{RawPathParams, Request};
+use axum::response::Response;
+use axum::routing::any;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use matome_store::api_tokens::Role;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::auth::{LocalOwner, Permission, authenticate};
+use crate::body::{BODY_LIMIT, Body};
+use crate::error::{ApiError, Result};
+use crate::host;
+use crate::message::{Language, Message};
+use crate::openapi::OperationDoc;
+use crate::state::ApiState;
+
+/// A path and what can be done with it.
+pub(crate) struct Endpoint {
+    /// With a trailing slash where it has one; `{id}` stands for a positive integer.
+    pub(crate) path: &'static str,
+    /// What `OPTIONS` calls it.
+    pub(crate) name: &'static str,
+    /// Whether answers are JSON, so that another `Accept` is refused.
+    pub(crate) is_json: bool,
+    pub(crate) operations: Vec<Operation>,
+}
+
+/// One method of a path.
+pub(crate) struct Operation {
+    pub(crate) method: Method,
+    pub(crate) permission: Permission,
+    pub(crate) handler: Handler,
+    /// None: not in the OpenAPI document.
+    pub(crate) doc: Option<OperationDoc>,
+}
+
+pub(crate) type Handler = Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Response>> + Send + Sync>;
+
+/// A request on its way to its handler: host, permission and size of the body are checked.
+pub(crate) struct Call {
+    pub(crate) state: ApiState,
+    /// Where absolute links start.
+    pub(crate) origin: String,
+    pub(crate) path: String,
+    pub(crate) query: Vec<(String, String)>,
+    pub(crate) headers: HeaderMap,
+    /// The path's parameter, as it is written.
+    pub(crate) parameter: Option<String>,
+    pub(crate) bytes: Bytes,
+}
+
+impl Call {
+    /// The `{id}` of the path; 404 with `noun` when it is no id.
+    pub(crate) fn id(&self, noun: &'static str) -> Result<i64> {
+        let text = self.parameter.as_deref().unwrap_or_default();
+        let is_id = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| is_id).ok_or(ApiError::NotFound(Message::NoMatch { noun }))
+    }
+
+    /// The body's fields.
+    pub(crate) fn body(&self) -> Result<Body> {
+        Body::parse(&self.headers, &self.bytes)
+    }
+
+    /// The last value of a query parameter, as Django takes it.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Endpoint {
+    /// A path whose answers are JSON.
+    pub(crate) fn json(path: &'static str, name: &'static str) -> Self {
+        Self { path, name, is_json: true, operations: Vec::new() }
+    }
+
+    /// A path with answers of other media types.
+    pub(crate) fn other(path: &'static str, name: &'static str) -> Self {
+        Self { is_json: false, ..Self::json(path, name) }
+    }
+
+    /// Adds a method.
+    pub(crate) fn on<F, R>(mut self, method: Method, permission: Permission, handler: F) -> Self
+    where
+        F: Fn(Call) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Response>> + Send + 'static,
+    {
+        let handler: Handler = Arc::new(move |call| Box::pin(handler(call)));
+        self.operations.push(Operation { method, permission, handler, doc: None });
+        self
+    }
+
+    /// Describes the method that was added last.
+    pub(crate) fn doc(mut self, doc: OperationDoc) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            operation.doc = Some(doc);
+        }
+        self
+    }
+
+    /// Methods in the order of DRF's `Allow`.
+    pub(crate) fn allow(&self) -> String {
+        let mut methods: Vec<&str> = self.operations.iter().map(|operation| operation.method.as_str()).collect();
+        if methods.contains(&"GET") {
+            methods.push("HEAD");
+        }
+        methods.push("OPTIONS");
+        methods.join(", ")
+    }
+
+    fn is_public(&self) -> bool {
+        self.operations.iter().all(|operation| operation.permission == Permission::Public)
+    }
+
+    fn operation(&self, method: &Method) -> Option<&Operation> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.operations.iter().find(|operation| operation.method == *method)
+    }
+
+    /// Adds the path to a router, with and without its trailing slash.
+    pub(crate) fn mount(self, router: Router, state: &ApiState) -> Router {
+        let (endpoint, state) = (Arc::new(self), state.clone());
+        let path = endpoint.path;
+        let serve = {
+            let endpoint = endpoint.clone();
+            any(move |request: Request| serve(endpoint.clone(), state.clone(), request))
+        };
+        let router = router.route(path, serve.clone());
+        match path.strip_suffix('/') {
+            Some(bare) if !bare.is_empty() => router.route(bare, serve),
+            _ => router,
+        }
+    }
+}
+
+async fn serve(endpoint: Arc<Endpoint>, state: ApiState, request: Request) -> Response {
+    let started = Instant::now();
+    let language = Language::of(request.headers());
+    let method = request.method().clone();
+    let answer = answer(&endpoint, state, request).await;
+    let response = answer.unwrap_or_else(|err| err.into_response(language));
+    finish(response, &method, language, endpoint.path, started)
+}
+
+/// The answer to a path that is none of ours.
+pub(crate) async fn not_found(state: ApiState, request: Request) -> Response {
+    let started = Instant::now();
+    let language = Language::of(request.headers());
+    let method = request.method().clone();
+    let is_local = request.extensions().get::<LocalOwner>().is_some();
+    let err = match host::origin(&state.settings, &request, is_local) {
+        Ok(_) => ApiError::NotFound(Message::NotFound),
+        Err(err) => err,
+    };
+    finish(err.into_response(language), &method, language, "none", started)
+}
+
+fn finish(
+    mut response: Response,
+    method: &Method,
+    language: Language,
+    route: &'static str,
+    started: Instant,
+) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Language, Authorization"));
+    headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    // Methods of a client's invention must not make label values.
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    let word = if known.contains(method) { method.as_str().to_owned() } else { "other".to_owned() };
+    metrics::histogram!("matome_http_request_duration_seconds",
+        "method" => word, "route" => route, "status" => response.status().as_str().to_owned())
+    .record(started.elapsed());
+    if method == Method::HEAD {
+        let length = response.body().size_hint().exact();
+        if let Some(length) = length {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        *response.body_mut() = HttpBody::empty();
+    }
+    response
+}
+
+async fn answer(endpoint: &Endpoint, state: ApiState, request: Request) -> Result<Response> {
+    let is_local = request.extensions().get::<LocalOwner>().is_some();
+    let origin = host::origin(&state.settings, &request, is_local)?;
+    if endpoint.is_json && !accepts_json(request.headers()) {
+        return Err(ApiError::NotAcceptable);
+    }
+    let (mut parts, body) = request.into_parts();
+    let role = match () {
+        () if is_local => Some(Role::Admin),
+        () if endpoint.is_public() => None,
+        () => Some(authenticate(&state, &parts.headers).await?),
+    };
+    if parts.method == Method::OPTIONS {
+        return Ok(describe(endpoint));
+    }
+    let Some(operation) = endpoint.operation(&parts.method) else {
+        return Err(ApiError::MethodNotAllowed { method: parts.method.to_string(), allow: endpoint.allow() });
+    };
+    let is_granted = match role {
+        Some(role) => operation.permission.is_granted_to(role),
+        None => operation.permission == Permission::Public,
+    };
+    if !is_granted {
+        return Err(ApiError::Forbidden);
+    }
+    let has_body = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+    let bytes = if has_body { read(body).await? } else { Bytes::new() };
+    let parameter = match parts.extract::<RawPathParams>().await {
+        Ok(params) => params.iter().next().map(|(_, value)| value.to_owned()),
+        Err(_) => Some(String::new()),
+    };
+    let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+    let path = parts.uri.path().to_owned();
+    (operation.handler)(Call { state, origin, path, query, headers: parts.headers, parameter, bytes }).await
+}
+
+async fn read(body: HttpBody) -> Result<Bytes> {
+    let mut bytes = Vec::new();
+    let mut stream = body.into_data_stream();
+    while let Some(chunk) = stream.next().await {
+        let ended = |_| ApiError::BadRequest(Message::BadJson { what: "the body ended early".to_owned() });
+        bytes.extend_from_slice(&chunk.map_err(ended)?);
+        if bytes.len() > BODY_LIMIT {
+            return Err(ApiError::TooLarge { limit: BODY_LIMIT });
+        }
+    }
+    Ok(bytes.into())
+}
+
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut given = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    given.peek().is_none()
+        || given.flat_map(|value| value.split(',')).any(|range| {
+            let range = range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            matches!(range.as_str(), "" | "*/*" | "application/*" | "application/json")
+        })
+}
+
+fn describe(endpoint: &Endpoint) -> Response {
+    let renders: &[&str] = if endpoint.is_json { &["application/json"] } else { &[] };
+    let description = endpoint.operations.iter().filter_map(|operation| operation.doc.as_ref()).map(|doc| doc.summary);
+    let body = json!({
+        "name": endpoint.name,
+        "description": description.collect::<Vec<_>>().join(" "),
+        "renders": renders,
+        "parses": ["application/json"],
+    });
+    let mut response = json_answer(StatusCode::OK, &body);
+    if let Ok(allow) = HeaderValue::from_str(&endpoint.allow()) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// A JSON answer; characters outside ASCII are sent as they are.
+pub(crate) fn json_answer<T: Serialize>(status: StatusCode, body: &T) -> Response {
+    let bytes = serde_json::to_vec(body).expect("what we send is JSON: keys are text and nothing fails to serialise");
+    let mut response = Response::new(HttpBody::from(bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The same with a `Location`.
+pub(crate) fn json_at<T: Serialize>(status: StatusCode, location: &str, body: &T) -> Response {
+    let mut response = json_answer(status, body);
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// An answer without a body.
+pub(crate) fn no_content() -> Response {
+    let mut response = Response::new(HttpBody::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_accepted_unless_the_client_wants_something_else_only() {
+        for (accept, wanted) in [
+            (None, true),
+            (Some("*/*"), true),
+            (Some("text/html, application/json;q=0.9"), true),
+            (Some("application/json; indent=4"), true),
+            (Some("image/png"), false),
+            (Some("text/html"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+            }
+            assert_eq!(accepts_json(&headers), wanted, "{accept:?}");
+        }
+    }
+}

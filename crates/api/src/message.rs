@@ -1,0 +1,274 @@
+//! What the API says to people, in English and Japanese, in Django REST framework's words where it has some.
+
+use http::{HeaderMap, header};
+
+/// A language that answers come in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Language {
+    /// English; the default.
+    #[default]
+    English,
+    /// Japanese.
+    Japanese,
+}
+
+impl Language {
+    /// The best of ours that `Accept-Language` asks for (RFC 9110, 12.5.4).
+    pub fn of(headers: &HeaderMap) -> Self {
+        let wanted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let mut best = (Self::default(), 0.0);
+        for range in wanted.split(',') {
+            let mut parts = range.split(';');
+            let tag = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+            let quality = parts
+                .find_map(|part| part.trim().strip_prefix("q="))
+                .map_or(1.0, |text| text.trim().parse::<f32>().unwrap_or(0.0));
+            let language = match tag.split('-').next() {
+                Some("ja") => Self::Japanese,
+                Some("en") => Self::English,
+                _ => continue,
+            };
+            if quality > best.1 {
+                best = (language, quality);
+            }
+        }
+        best.0
+    }
+
+    /// The tag for `Content-Language`.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::English => "en",
+            Self::Japanese => "ja",
+        }
+    }
+}
+
+/// Everything that the API says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Required,
+    MayNotBeNull,
+    MayNotBeBlank,
+    TooLong {
+        characters: usize,
+    },
+    NoString,
+    NulCharacter,
+    NoInteger,
+    TooSmall {
+        least: i64,
+    },
+    TooLarge {
+        most: i64,
+    },
+    NoChoice {
+        given: String,
+    },
+    NameTaken {
+        noun: &'static str,
+    },
+    NoObject {
+        kind: &'static str,
+    },
+    BodyNoObject {
+        kind: &'static str,
+    },
+    BadJson {
+        what: String,
+    },
+    BadConfig {
+        what: String,
+    },
+    SecretUnknown,
+    DraftCannotRun {
+        needs: &'static str,
+    },
+    PausedCannotRun,
+    FilterNumber,
+    FilterTime,
+    FilterUuid,
+    FilterBoolean,
+    FilterChoice {
+        given: String,
+    },
+    FilterReference,
+    FilterNul,
+    InvalidPage,
+    NotFound,
+    NoMatch {
+        noun: &'static str,
+    },
+    MethodNotAllowed {
+        method: String,
+    },
+    NotAcceptable,
+    UnsupportedMediaType {
+        media_type: String,
+    },
+    BodyTooLarge {
+        limit: usize,
+    },
+    BadHost {
+        host: String,
+    },
+    NoCredentials,
+    InvalidToken,
+    PermissionDenied,
+    TaskEnded {
+        id: i64,
+        status: &'static str,
+    },
+    TaskNotEnded {
+        id: i64,
+        status: &'static str,
+    },
+    /// What a lower crate says; in English.
+    Plain(String),
+}
+
+impl Message {
+    /// The text.
+    #[allow(clippy::too_many_lines)] // A catalogue: one line per message and language.
+    pub fn text(&self, language: Language) -> String {
+        let (english, japanese): (String, String) = match self {
+            Self::Required => ("This field is required.".into(), "この項目は必須です。".into()),
+            Self::MayNotBeNull => ("This field may not be null.".into(), "この項目はnullにできません。".into()),
+            Self::MayNotBeBlank => ("This field may not be blank.".into(), "この項目は空にできません。".into()),
+            Self::TooLong { characters } => (
+                format!("Ensure this field has no more than {characters} characters."),
+                format!("この項目が{characters}文字より長くならないようにしてください。"),
+            ),
+            Self::NoString => ("Not a valid string.".into(), "有効な文字列ではありません。".into()),
+            Self::NulCharacter => (
+                "Null characters are not allowed. Remove U+0000.".into(),
+                "NUL文字 (U+0000) は使えません。取り除いてください。".into(),
+            ),
+            Self::NoInteger => ("A valid integer is required.".into(), "有効な整数を入力してください。".into()),
+            Self::TooSmall { least } => (
+                format!("Ensure this value is greater than or equal to {least}."),
+                format!("この値は{least}以上にしてください。"),
+            ),
+            Self::TooLarge { most } => (
+                format!("Ensure this value is less than or equal to {most}."),
+                format!("この値は{most}以下にしてください。"),
+            ),
+            Self::NoChoice { given } => {
+                (format!("\"{given}\" is not a valid choice."), format!("\"{given}\"は有効な選択肢ではありません。"))
+            }
+            Self::NameTaken { noun } => (
+                format!("{noun} with this name already exists."),
+                format!("この name を持った {noun} が既に存在します。"),
+            ),
+            Self::NoObject { kind } => (
+                format!("Expected a dictionary of items but got type \"{kind}\"."),
+                format!("\"{kind}\" 型のデータではなく、辞書を送ってください。"),
+            ),
+            Self::BodyNoObject { kind } => (
+                format!("Invalid data. Expected a dictionary, but got {kind}."),
+                format!("無効なデータです。{kind} ではなく辞書を送ってください。"),
+            ),
+            Self::BadJson { what } => (format!("JSON parse error - {what}"), format!("JSONパースエラー - {what}")),
+            Self::BadConfig { what } => (format!("{what}."), format!("保存できない値です: {what}")),
+            Self::SecretUnknown => (
+                "No secret is stored here. Send the value itself.".into(),
+                "ここには秘密の値が保存されていません。値そのものを送ってください。".into(),
+            ),
+            Self::DraftCannotRun { needs } => (
+                format!("This is a draft and cannot run. Set {needs} in `config` first."),
+                format!("下書きのため実行できません。先に `config` に {needs} を設定してください。"),
+            ),
+            Self::PausedCannotRun => (
+                "It is paused. Resume it first: POST to `resume/`.".into(),
+                "停止中です。先に再開してください: `resume/` に POST。".into(),
+            ),
+            Self::FilterNumber => ("Enter a number.".into(), "整数を入力してください。".into()),
+            Self::FilterTime => ("Enter a valid date/time.".into(), "日付/時間を正しく入力してください。".into()),
+            Self::FilterUuid => ("Enter a valid UUID.".into(), "UUIDを正しく入力してください。".into()),
+            Self::FilterBoolean => ("Enter true or false.".into(), "true か false を入力してください。".into()),
+            Self::FilterChoice { given } => (
+                format!("Select a valid choice. {given} is not one of the available choices."),
+                format!("正しく選択してください。 {given} は候補にありません。"),
+            ),
+            Self::FilterReference => (
+                "Select a valid choice. That choice is not one of the available choices.".into(),
+                "正しく選択してください。選択したものは候補にありません。".into(),
+            ),
+            Self::FilterNul => {
+                ("Null characters are not allowed.".into(), "何か文字を入力してください。NUL文字は使えません。".into())
+            }
+            Self::InvalidPage => ("Invalid page.".into(), "不正なページです。".into()),
+            Self::NotFound => ("Not found.".into(), "見つかりませんでした。".into()),
+            Self::NoMatch { noun } => {
+                (format!("No {noun} matches the given query."), format!("指定した条件に一致する {noun} はありません。"))
+            }
+            Self::MethodNotAllowed { method } => {
+                (format!("Method \"{method}\" not allowed."), format!("メソッド \"{method}\" は許されていません。"))
+            }
+            Self::NotAcceptable => (
+                "Could not satisfy the request Accept header.".into(),
+                "リクエストのAcceptヘッダを満足できませんでした。".into(),
+            ),
+            Self::UnsupportedMediaType { media_type } => (
+                format!("Unsupported media type \"{media_type}\" in request."),
+                format!("リクエストのメディアタイプ \"{media_type}\" はサポートされていません。"),
+            ),
+            Self::BodyTooLarge { limit } => (
+                format!("The request body is larger than {limit} bytes."),
+                format!("リクエスト本文が {limit} バイトを超えています。"),
+            ),
+            Self::BadHost { host } => (
+                format!(
+                    "Invalid HTTP Host header: \"{host}\". Add it to ALLOWED_HOSTS if it is a name of this server."
+                ),
+                format!(
+                    "HTTP の Host ヘッダ \"{host}\" が不正です。このサーバーの名前であれば ALLOWED_HOSTS に加えてください。"
+                ),
+            ),
+            Self::NoCredentials => {
+                ("Authentication credentials were not provided.".into(), "認証情報が含まれていません。".into())
+            }
+            Self::InvalidToken => ("Invalid token.".into(), "不正なトークンです。".into()),
+            Self::PermissionDenied => (
+                "You do not have permission to perform this action.".into(),
+                "このアクションを実行する権限がありません。".into(),
+            ),
+            Self::TaskEnded { id, status } => (
+                format!("Task {id} has ended already ({status})."),
+                format!("タスク {id} は既に終わっています ({status})。"),
+            ),
+            Self::TaskNotEnded { id, status } => (
+                format!("Task {id} is {status}; only a task that failed or was cancelled can be retried."),
+                format!("タスク {id} は {status} です。再試行できるのは失敗か取り消しで終わったタスクだけです。"),
+            ),
+            Self::Plain(text) => (text.clone(), text.clone()),
+        };
+        match language {
+            Language::English => english,
+            Language::Japanese => japanese,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_language_with_the_highest_quality_wins() {
+        for (wanted, language) in [
+            ("", Language::English),
+            ("ja", Language::Japanese),
+            ("ja-JP,ja;q=0.9,en;q=0.8", Language::Japanese),
+            ("en-US,ja;q=0.5", Language::English),
+            ("fr, ja;q=0.3, en;q=0.2", Language::Japanese),
+            ("ja;q=0, *", Language::English),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_LANGUAGE, HeaderValue::from_str(wanted).unwrap());
+            assert_eq!(Language::of(&headers), language, "{wanted}");
+        }
+    }
+}

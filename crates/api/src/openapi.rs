@@ -1,0 +1,326 @@
+//! The OpenAPI 3.1 document, made from the same table as the router.
+
+use matome_store::listing::{ColumnKind, Listing, Lookup};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::OpenApi;
+
+use crate::auth::Permission;
+use crate::endpoint::{Endpoint, Operation};
+
+/// What the document says about an operation beyond what the table says anyway.
+#[derive(Clone, Copy)]
+pub(crate) struct OperationDoc {
+    /// In drf-spectacular's form: `acquisition_sources_list`.
+    pub(crate) id: &'static str,
+    pub(crate) summary: &'static str,
+    /// Schema of the body.
+    pub(crate) body: Option<&'static str>,
+    pub(crate) status: u16,
+    pub(crate) answer: Answer,
+    /// Whose filters the query string takes.
+    pub(crate) filters: Option<&'static Listing>,
+}
+
+/// What an operation answers with.
+#[derive(Clone, Copy)]
+pub(crate) enum Answer {
+    Empty,
+    One(&'static str),
+    Page(&'static str),
+}
+
+impl OperationDoc {
+    pub(crate) const fn new(id: &'static str, summary: &'static str, status: u16, answer: Answer) -> Self {
+        Self { id, summary, body: None, status, answer, filters: None }
+    }
+
+    pub(crate) const fn taking(mut self, schema: &'static str) -> Self {
+        self.body = Some(schema);
+        self
+    }
+
+    pub(crate) const fn filtered_by(mut self, listing: &'static Listing) -> Self {
+        self.filters = Some(listing);
+        self
+    }
+}
+
+/// The document of these endpoints.
+pub(crate) fn document(endpoints: &[Endpoint]) -> OpenApi {
+    let mut paths = Map::new();
+    for endpoint in endpoints {
+        let operations = endpoint.operations.iter().filter_map(|operation| {
+            let doc = operation.doc?;
+            Some((operation.method.as_str().to_ascii_lowercase(), describe(endpoint, operation, &doc)))
+        });
+        let operations: Map<String, Value> = operations.collect();
+        if !operations.is_empty() {
+            paths.insert(endpoint.path.to_owned(), Value::Object(operations));
+        }
+    }
+    let document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "matome",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Data consolidation: sources are acquired, aggregated and served.",
+            "license": {"name": "MIT OR Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {
+                "bearerAuth": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A token of `matome token create`.",
+                },
+            },
+        },
+        "tags": [
+            {"name": "acquisition", "description": "Data sources, the records read from them, and the tasks that read."},
+            {"name": "aggregation", "description": "Aggregations, their rows, and the tasks that compute them."},
+            {"name": "tokens", "description": "API tokens."},
+        ],
+    });
+    serde_json::from_value(document).expect("the table makes an OpenAPI document; a test reads it")
+}
+
+fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> Value {
+    let mut parameters = Vec::new();
+    if endpoint.path.contains("{id}") {
+        parameters.push(json!({
+            "name": "id", "in": "path", "required": true, "schema": {"type": "integer", "format": "int64"},
+        }));
+    }
+    if let Answer::Page(_) = doc.answer {
+        parameters.push(parameter(
+            "page",
+            "A page number, from 1, or `last`.",
+            &json!({"type": "integer", "minimum": 1}),
+        ));
+        let size = json!({"type": "integer", "minimum": 1, "maximum": 100, "default": 20});
+        parameters.push(parameter("page_size", "Rows of a page.", &size));
+    }
+    if let Some(listing) = doc.filters {
+        parameters.extend(filters(listing));
+    }
+    let content = |schema: Value| json!({"application/json": {"schema": schema}});
+    let (description, body) = match doc.answer {
+        Answer::Empty => ("Done.", None),
+        Answer::One(name) => ("The result.", Some(reference(name))),
+        Answer::Page(name) => ("A page.", Some(reference(&format!("Paginated{name}List")))),
+    };
+    let mut answer = json!({"description": description});
+    if let Some(schema) = body {
+        answer["content"] = content(schema);
+    }
+    let mut responses = Map::from_iter([(doc.status.to_string(), answer)]);
+    let mut refuse = |status: &str, description: &str, schema: &str| {
+        responses.insert(status.to_owned(), json!({"description": description, "content": content(reference(schema))}));
+    };
+    if doc.body.is_some() || doc.filters.is_some() {
+        refuse("400", "Fields or parameters are wrong.", "FieldErrors");
+    }
+    if operation.permission != Permission::Public {
+        refuse("401", "No valid token.", "Detail");
+        if operation.permission != Permission::Read {
+            refuse("403", "The token's role does not allow it.", "Detail");
+        }
+    }
+    if endpoint.path.contains("{id}") || doc.filters.is_some() {
+        refuse("404", "There is no such thing.", "Detail");
+    }
+    let tag = endpoint.path.split('/').nth(2).unwrap_or_default();
+    let mut described = json!({
+        "operationId": doc.id,
+        "summary": doc.summary,
+        "tags": [tag],
+        "responses": responses,
+        "security": if operation.permission == Permission::Public { json!([]) } else { json!([{"bearerAuth": []}]) },
+    });
+    if !parameters.is_empty() {
+        described["parameters"] = Value::Array(parameters);
+    }
+    if let Some(name) = doc.body {
+        described["requestBody"] = json!({"required": true, "content": content(reference(name))});
+    }
+    described
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn parameter(name: &str, description: &str, schema: &Value) -> Value {
+    json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema})
+}
+
+fn filters(listing: &Listing) -> Vec<Value> {
+    let mut parameters = Vec::new();
+    for column in listing.columns {
+        let one = match column.kind {
+            ColumnKind::Int | ColumnKind::Reference => json!({"type": "integer", "format": "int64"}),
+            ColumnKind::Text | ColumnKind::Folded(_) => json!({"type": "string"}),
+            ColumnKind::Choice(words) => json!({"type": "string", "enum": words}),
+            ColumnKind::Time => json!({"type": "string", "format": "date-time"}),
+            ColumnKind::Uuid => json!({"type": "string", "format": "uuid"}),
+        };
+        for lookup in Lookup::ALL.iter().filter(|lookup| lookup.fits(column)) {
+            let (schema, what) = match lookup {
+                Lookup::Exact => (one.clone(), "Equal to."),
+                Lookup::Gte => (one.clone(), "Not less than."),
+                Lookup::Lte => (one.clone(), "Not more than."),
+                Lookup::Gt => (one.clone(), "More than."),
+                Lookup::Lt => (one.clone(), "Less than."),
+                Lookup::Icontains => (one.clone(), "Contains, whatever the case."),
+                Lookup::In => (json!({"type": "string"}), "One of several, separated by commas."),
+                Lookup::IsNull => (json!({"type": "boolean"}), "Has no value, or has one."),
+            };
+            parameters.push(parameter(&format!("{}{}", column.name, lookup.suffix()), what, &schema));
+        }
+    }
+    let sortable: Vec<&str> =
+        listing.columns.iter().filter(|column| column.sortable).map(|column| column.name).collect();
+    let ordering = format!("Fields, separated by commas; `-` for descending. One of: {}.", sortable.join(", "));
+    parameters.push(parameter("ordering", &ordering, &json!({"type": "string"})));
+    if !listing.search.is_empty() {
+        let what = "Words that name or description contain, whatever the case.";
+        parameters.push(parameter("search", what, &json!({"type": "string"})));
+    }
+    parameters
+}
+
+/// An object whose properties are all in every answer.
+fn view(properties: Value) -> Value {
+    let required: Vec<String> =
+        properties.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
+fn schemas() -> Value {
+    let id = json!({"type": "integer", "format": "int64"});
+    let text = json!({"type": "string"});
+    let text_or_null = json!({"type": ["string", "null"]});
+    let time = json!({"type": "string", "format": "date-time"});
+    let time_or_null = json!({"type": ["string", "null"], "format": "date-time"});
+    let object = json!({"type": "object", "additionalProperties": true});
+    let object_or_null = json!({"type": ["object", "null"], "additionalProperties": true});
+    let name = json!({"type": "string", "minLength": 1, "maxLength": 255});
+    let interval = json!({
+        "type": "integer", "minimum": 0, "maximum": 2_147_483_647, "default": 3600,
+        "description": "Seconds between two scheduled reads; 0 means by hand only.",
+    });
+    let config = json!({
+        "type": "object", "additionalProperties": true, "default": {},
+        "description": "`{}` is a draft. Secrets read back as `{\"$secret\": true}`; sending that back keeps them.",
+    });
+    let source = json!({
+        "name": name, "source_type": reference("SourceTypeEnum"), "description": text_or_null,
+        "status": reference("SourceStatusEnum"), "config": config, "fetch_interval": interval,
+    });
+    let aggregation = json!({
+        "name": name, "description": text_or_null, "status": reference("SourceStatusEnum"), "config": config,
+    });
+    let with = |fields: &Value, more: Value| {
+        let mut all = fields.clone();
+        if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
+            all.extend(more);
+        }
+        all
+    };
+    let task = view(json!({
+        "id": id, "source": id, "task_id": {"type": "string", "format": "uuid"},
+        "status": reference("TaskStatusEnum"), "trigger": reference("TriggerEnum"), "priority": text,
+        "stream": text, "attempt": {"type": "integer", "minimum": 0}, "retry_of": {"type": ["integer", "null"]},
+        "cancel_requested": {"type": "boolean"}, "run_at": time, "started_at": time_or_null,
+        "finished_at": time_or_null, "progress": object_or_null, "result": object_or_null,
+        "error": object_or_null, "created_at": time,
+    }));
+    let trial = |result: Value| {
+        let error = json!({"oneOf": [{"type": "null"}, reference("TrialError")]});
+        let all = with(&result, json!({"ok": {"type": "boolean"}, "error": error}));
+        json!({"type": "object", "properties": all, "required": ["ok", "error"]})
+    };
+    let mut schemas = json!({
+        "SourceTypeEnum": {"type": "string", "enum": matome_store::data_sources::SOURCE_TYPES},
+        "SourceStatusEnum": {"type": "string", "enum": matome_store::data_sources::STATUSES},
+        "TaskStatusEnum": {"type": "string", "enum": matome_store::task_history::STATUSES},
+        "TriggerEnum": {"type": "string", "enum": ["manual", "schedule", "retry"]},
+        "RoleEnum": {"type": "string", "enum": matome_store::api_tokens::Role::WORDS},
+        "DataSource": view(with(&source, json!({
+            "id": id, "last_fetched_at": time_or_null, "created_at": time, "updated_at": time,
+        }))),
+        "DataSourceRequest": {"type": "object", "properties": source, "required": ["name", "source_type"]},
+        "PatchedDataSourceRequest": {"type": "object", "properties": source},
+        "AggregationSource": view(with(&aggregation, json!({
+            "id": id, "current_run": {"type": ["integer", "null"], "format": "int64"},
+            "created_at": time, "updated_at": time,
+        }))),
+        "AggregationSourceRequest": {"type": "object", "properties": aggregation, "required": ["name"]},
+        "PatchedAggregationSourceRequest": {"type": "object", "properties": aggregation},
+        "AcquiredData": view(json!({
+            "id": id, "source": id, "raw_data": object, "metadata": object, "data_hash": text_or_null,
+            "acquired_at": time, "created_at": time, "stream": text, "version": {"type": "integer"},
+        })),
+        "AggregatedData": view(json!({
+            "id": id, "source": id, "data": object, "metadata": object, "aggregated_at": time,
+            "created_at": time, "run": {"type": ["integer", "null"], "format": "int64"},
+        })),
+        "QuarantinedRecord": view(json!({
+            "id": id, "source": id, "stream": text, "task": id, "reason": text, "detail": text,
+            "position": object, "raw": text, "raw_encoding": {"type": "string", "enum": ["utf-8", "base64"]},
+            "raw_length": {"type": "integer"}, "seen": {"type": "integer"}, "created_at": time,
+            "last_seen_at": time,
+        })),
+        "AcquisitionTask": task,
+        "AggregationTask": task,
+        "SourceTest": trial(json!({
+            "records": {"type": "array", "items": object}, "quarantined": {"type": "array", "items": object},
+            "complete": {"type": "boolean"}, "stats": object, "duration_ms": {"type": "integer"},
+        })),
+        "AggregationPreview": trial(json!({
+            "rows": {"type": "array", "items": object}, "columns": {"type": "array", "items": object},
+            "complete": {"type": "boolean"},
+        })),
+        "TrialError": view(json!({
+            "message": text, "causes": {"type": "array", "items": text}, "position": object_or_null,
+        })),
+        "Token": view(json!({
+            "id": id, "name": text, "role": reference("RoleEnum"), "prefix": text, "created_at": time,
+            "last_used_at": time_or_null, "expires_at": time_or_null, "revoked_at": time_or_null,
+        })),
+        "TokenRequest": {
+            "type": "object", "properties": {"name": name, "role": reference("RoleEnum")},
+            "required": ["name", "role"],
+        },
+        "NewToken": view(json!({
+            "id": id, "name": text, "role": reference("RoleEnum"), "prefix": text, "created_at": time,
+            "last_used_at": time_or_null, "expires_at": time_or_null, "revoked_at": time_or_null,
+            "token": {"type": "string", "description": "Shown once."},
+        })),
+        "Detail": view(json!({"detail": text})),
+        "FieldErrors": {
+            "type": "object", "additionalProperties": true,
+            "description": "Messages by field, nested as the fields are: `{\"name\": [\"...\"]}`.",
+        },
+    });
+    let link = json!({"type": ["string", "null"], "format": "uri"});
+    let paged = [
+        "DataSource",
+        "AcquiredData",
+        "AcquisitionTask",
+        "QuarantinedRecord",
+        "AggregationSource",
+        "AggregatedData",
+        "AggregationTask",
+        "Token",
+    ];
+    for name in paged {
+        schemas[format!("Paginated{name}List")] = view(json!({
+            "count": {"type": "integer"}, "next": link, "previous": link,
+            "results": {"type": "array", "items": reference(name)},
+        }));
+    }
+    schemas
+}

@@ -1,0 +1,416 @@
+//! Data sources: `/api/acquisition/sources/` and their actions.
+
+use axum::response::Response;
+use chrono::TimeDelta;
+use http::{Method, StatusCode};
+use matome_acquisition::{SampleError, sample};
+use matome_connector::{secret_paths, validate_config};
+use matome_model::clock::{Timestamp, iso8601};
+use matome_model::source::{SourceStatus, SourceType};
+use matome_model::task::{LaneKind, Queue};
+use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
+use matome_store::db::Conn;
+use matome_store::error::StoreError;
+use matome_store::secrets;
+use matome_store::tasks::{self, NewTask};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::auth::Permission::{Read, Write};
+use crate::body::{Fields, Given};
+use crate::config::{self, Checked, Fault};
+use crate::endpoint::{Call, Endpoint, json_answer, json_at, no_content};
+use crate::error::{ApiError, FieldErrors, Result};
+use crate::list::List;
+use crate::message::Message;
+use crate::openapi::{Answer, OperationDoc};
+use crate::state::TrialError;
+use crate::tasks::accepted;
+use crate::trial;
+
+const NOUN: &str = "DataSource";
+const MAX_INTERVAL: i64 = 2_147_483_647;
+/// Records that `test` shows.
+const TEST_RECORDS: usize = 10;
+
+const LIST: List = List { listing: &LISTING, references: None, counter: None };
+
+/// A source as clients see it.
+#[derive(Serialize)]
+struct SourceView {
+    id: i64,
+    name: String,
+    source_type: SourceType,
+    description: Option<String>,
+    status: SourceStatus,
+    config: Box<RawValue>,
+    fetch_interval: i64,
+    last_fetched_at: Option<String>,
+    created_at: String,
+    updated_at: String,
+}
+
+fn view(source: DataSource) -> SourceView {
+    SourceView {
+        id: source.id,
+        name: source.name,
+        source_type: source.source_type,
+        description: source.description,
+        status: source.status,
+        config: source.config,
+        fetch_interval: source.fetch_interval,
+        last_fetched_at: source.last_fetched_at.map(iso8601),
+        created_at: iso8601(source.created_at),
+        updated_at: iso8601(source.updated_at),
+    }
+}
+
+/// The endpoints.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    const ONE: Answer = Answer::One(NOUN);
+    let action = |path, name, id, summary, status, answer| (path, name, OperationDoc::new(id, summary, status, answer));
+    let run = action(
+        "/api/acquisition/sources/{id}/run/",
+        "Data Source Run",
+        "acquisition_sources_run",
+        "Read a source now; the waiting task if one waits.",
+        202,
+        Answer::One("AcquisitionTask"),
+    );
+    let pause = action(
+        "/api/acquisition/sources/{id}/pause/",
+        "Data Source Pause",
+        "acquisition_sources_pause",
+        "Stop scheduling a source.",
+        200,
+        ONE,
+    );
+    let resume = action(
+        "/api/acquisition/sources/{id}/resume/",
+        "Data Source Resume",
+        "acquisition_sources_resume",
+        "Schedule a source again.",
+        200,
+        ONE,
+    );
+    let test = action(
+        "/api/acquisition/sources/{id}/test/",
+        "Data Source Test",
+        "acquisition_sources_test",
+        "Read a source's first records and store nothing.",
+        200,
+        Answer::One("SourceTest"),
+    );
+    vec![
+        Endpoint::json("/api/acquisition/sources/", "Data Source List")
+            .on(Method::GET, Read, |call| async move { LIST.page(&call, view).await })
+            .doc(
+                OperationDoc::new("acquisition_sources_list", "List data sources.", 200, Answer::Page(NOUN))
+                    .filtered_by(&LISTING),
+            )
+            .on(Method::POST, Write, create_source)
+            .doc(
+                OperationDoc::new("acquisition_sources_create", "Make a data source.", 201, ONE)
+                    .taking("DataSourceRequest"),
+            ),
+        Endpoint::json("/api/acquisition/sources/{id}/", "Data Source Instance")
+            .on(Method::GET, Read, find_source)
+            .doc(OperationDoc::new("acquisition_sources_retrieve", "Show a data source.", 200, ONE))
+            .on(Method::PUT, Write, |call| change_source(call, false))
+            .doc(
+                OperationDoc::new("acquisition_sources_update", "Replace a data source.", 200, ONE)
+                    .taking("DataSourceRequest"),
+            )
+            .on(Method::PATCH, Write, |call| change_source(call, true))
+            .doc(
+                OperationDoc::new("acquisition_sources_partial_update", "Change a data source.", 200, ONE)
+                    .taking("PatchedDataSourceRequest"),
+            )
+            .on(Method::DELETE, Write, delete_source)
+            .doc(OperationDoc::new(
+                "acquisition_sources_destroy",
+                "Delete a data source and, behind, its data.",
+                204,
+                Answer::Empty,
+            )),
+        Endpoint::json(run.0, run.1).on(Method::POST, Write, run_source).doc(run.2),
+        Endpoint::json(pause.0, pause.1)
+            .on(Method::POST, Write, |call| set_status(call, SourceStatus::Inactive))
+            .doc(pause.2),
+        Endpoint::json(resume.0, resume.1)
+            .on(Method::POST, Write, |call| set_status(call, SourceStatus::Active))
+            .doc(resume.2),
+        Endpoint::json(test.0, test.1).on(Method::POST, Write, test_source).doc(test.2),
+    ]
+}
+
+/// What a body says about a source.
+struct Changes {
+    name: Given<String>,
+    source_type: Given<SourceType>,
+    description: Given<String>,
+    status: Given<SourceStatus>,
+    config: Option<Checked>,
+    fetch_interval: Given<i64>,
+}
+
+/// Reads and checks a body; `current` is the source that it changes, with the paths of its stored secrets.
+async fn read_changes(call: &Call, partial: bool, current: Option<(&DataSource, &[String])>) -> Result<Changes> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, partial);
+    let name = fields.name("name", 255);
+    let source_type = fields.choice("source_type", true, SourceType::parse);
+    let description = fields.text_or_null("description");
+    let status = fields.choice("status", false, SourceStatus::parse);
+    let config = fields.object("config");
+    let fetch_interval = fields.integer("fetch_interval", MAX_INTERVAL);
+    let mut errors = fields.errors;
+
+    if let Given::Value(name) = &name {
+        let mut reader = call.state.db.read().await?;
+        let taken = data_sources::find_by_name(&mut reader.conn(), name).await?;
+        if taken.is_some_and(|other| current.is_none_or(|(source, _)| source.id != other.id)) {
+            errors.add(&["name"], Message::NameTaken { noun: "data source" });
+        }
+    }
+    let now_type = match (&source_type, current) {
+        (Given::Value(given), _) => Some(*given),
+        (_, Some((source, _))) => Some(source.source_type),
+        _ => None,
+    };
+    // A config of another application is left alone until somebody changes it, or the type it is for.
+    let is_other_type = current.is_some_and(|(source, _)| now_type != Some(source.source_type));
+    let given = match config {
+        Given::Value(config) => Some(config),
+        Given::Absent | Given::Null if is_other_type => current.map(|(source, _)| source.config.clone()),
+        Given::Absent | Given::Null => None,
+    };
+    let config = match (given, now_type) {
+        (Some(config), Some(source_type)) => {
+            let kept = current.map_or(&[][..], |(_, kept)| kept);
+            Some(config::check(
+                &config,
+                secret_paths(config.get()),
+                kept,
+                |text| faults(source_type, text),
+                &mut errors,
+            ))
+        }
+        _ => None,
+    };
+    errors.into_result()?;
+    Ok(Changes { name, source_type, description, status, config, fetch_interval })
+}
+
+fn faults(source_type: SourceType, config: &str) -> Vec<Fault> {
+    match validate_config(source_type, config) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.into_iter().map(|error| (error.path, error.message)).collect(),
+    }
+}
+
+/// Whether there is something to read; secrets do not matter for that.
+fn is_runnable(source_type: SourceType, config: &RawValue) -> bool {
+    let filled = config::filled_in(config, &secret_paths(config.get()));
+    validate_config(source_type, filled.get()).is_ok_and(|config| !config.is_draft())
+}
+
+async fn create_source(call: Call) -> Result<Response> {
+    let changes = read_changes(&call, false, None).await?;
+    let (Given::Value(name), Given::Value(source_type)) = (changes.name, changes.source_type) else {
+        return Err(ApiError::field("name", Message::Required));
+    };
+    let checked = changes.config;
+    let empty = || RawValue::from_string("{}".to_owned()).expect("an empty object is JSON");
+    let fields = SourceFields {
+        name,
+        source_type,
+        description: changes.description.or_nullable(None),
+        status: changes.status.or(SourceStatus::Active),
+        config: checked.as_ref().map_or_else(empty, |checked| checked.stored.clone()),
+        fetch_interval: changes.fetch_interval.or(3600),
+    };
+    let (vault, now) = (call.state.vault.clone(), call.state.clock.now());
+    let written = call.state.db.write(move |conn| {
+        Box::pin(async move {
+            let id = data_sources::create(conn, &fields, now).await?;
+            if let Some(checked) = &checked {
+                for (path, secret) in &checked.secrets {
+                    secrets::save(conn, &vault, LaneKind::Source, id, path, secret).await?;
+                }
+            }
+            align(conn, id, &fields, now).await?;
+            data_sources::find(conn, id).await
+        })
+    });
+    let source = written.await.map_err(name_taken)?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    let location = format!("/api/acquisition/sources/{}/", source.id);
+    Ok(json_at(StatusCode::CREATED, &location, &view(source)))
+}
+
+/// Brings the schedule and the lane of a source in line with it.
+async fn align(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Timestamp) -> Result<(), StoreError> {
+    let is_active = fields.status == SourceStatus::Active;
+    if fields.fetch_interval == 0 {
+        matome_store::schedules::remove(conn, LaneKind::Source, id).await?;
+    } else {
+        let is_enabled = is_active && is_runnable(fields.source_type, &fields.config);
+        let first_at = now + TimeDelta::seconds(fields.fetch_interval);
+        matome_store::schedules::upsert(conn, LaneKind::Source, id, fields.fetch_interval, is_enabled, first_at)
+            .await?;
+    }
+    let is_paused = fields.status == SourceStatus::Inactive;
+    matome_store::lanes::set_paused(conn, LaneKind::Source, id, is_paused, now).await.map(drop)
+}
+
+fn name_taken(err: StoreError) -> ApiError {
+    match err {
+        StoreError::Unique { constraint, .. } if constraint.contains("name") => {
+            ApiError::field("name", Message::NameTaken { noun: "data source" })
+        }
+        other => other.into(),
+    }
+}
+
+async fn find(call: &Call) -> Result<DataSource> {
+    let id = call.id(NOUN)?;
+    let mut reader = call.state.db.read().await?;
+    data_sources::find(&mut reader.conn(), id).await?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))
+}
+
+async fn find_source(call: Call) -> Result<Response> {
+    Ok(json_answer(StatusCode::OK, &view(find(&call).await?)))
+}
+
+async fn change_source(call: Call, partial: bool) -> Result<Response> {
+    let current = find(&call).await?;
+    let kept = {
+        let mut reader = call.state.db.read().await?;
+        secrets::paths(&mut reader.conn(), LaneKind::Source, current.id).await?
+    };
+    let changes = read_changes(&call, partial, Some((&current, &kept))).await?;
+    let (vault, now, id) = (call.state.vault.clone(), call.state.clock.now(), current.id);
+    let written = call.state.db.write(move |conn| {
+        Box::pin(async move {
+            // Source, schedule, lane: the order in which everybody locks them.
+            let Some(current) = data_sources::find_for_update(conn, id).await? else { return Ok(None) };
+            let fields = SourceFields {
+                name: changes.name.or(current.name),
+                source_type: changes.source_type.or(current.source_type),
+                description: changes.description.or_nullable(current.description),
+                status: changes.status.or(current.status),
+                config: changes.config.as_ref().map_or(current.config, |checked| checked.stored.clone()),
+                fetch_interval: changes.fetch_interval.or(current.fetch_interval),
+            };
+            data_sources::update(conn, id, &fields, now.max(current.updated_at + TimeDelta::microseconds(1))).await?;
+            if let Some(checked) = &changes.config {
+                secrets::forget_others(conn, LaneKind::Source, id, &checked.secret_paths).await?;
+                for (path, secret) in &checked.secrets {
+                    secrets::save(conn, &vault, LaneKind::Source, id, path, secret).await?;
+                }
+            }
+            align(conn, id, &fields, now).await?;
+            data_sources::find(conn, id).await
+        })
+    });
+    let source = written.await.map_err(name_taken)?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    call.state.bus.wake(Queue::Acquisition);
+    Ok(json_answer(StatusCode::OK, &view(source)))
+}
+
+async fn delete_source(call: Call) -> Result<Response> {
+    let (id, now) = (call.id(NOUN)?, call.state.clock.now());
+    let written = call.state.db.write(move |conn| {
+        Box::pin(async move {
+            if !data_sources::mark_deleted(conn, id, now).await? {
+                return Ok(false);
+            }
+            matome_store::schedules::remove(conn, LaneKind::Source, id).await?;
+            tasks::cancel_all(conn, LaneKind::Source, id, now).await?;
+            Ok(true)
+        })
+    });
+    if written.await? { Ok(no_content()) } else { Err(ApiError::NotFound(Message::NoMatch { noun: NOUN })) }
+}
+
+async fn run_source(call: Call) -> Result<Response> {
+    let source = find(&call).await?;
+    check_runnable(&source)?;
+    if source.status == SourceStatus::Inactive {
+        return Err(ApiError::field("status", Message::PausedCannotRun));
+    }
+    let (now, id) = (call.state.clock.now(), source.id);
+    let queued = call.state.db.write(move |conn| {
+        Box::pin(async move { tasks::enqueue(conn, &NewTask::manual(LaneKind::Source, id, now), now).await })
+    });
+    let queued = queued.await?;
+    accepted(&call, Queue::Acquisition, queued.task.id).await
+}
+
+/// Refuses drafts and configs that do not validate, naming what is missing.
+fn check_runnable(source: &DataSource) -> Result<()> {
+    let filled = config::filled_in(&source.config, &secret_paths(source.config.get()));
+    let mut errors = FieldErrors::default();
+    match validate_config(source.source_type, filled.get()) {
+        Ok(config) if config.is_draft() => {
+            let needs = match source.source_type {
+                SourceType::File => "`path`",
+                SourceType::Api => "`url`",
+                SourceType::Database | SourceType::Websocket => {
+                    "what to read (sources of this type are not available in this version)"
+                }
+            };
+            errors.add(&["config"], Message::DraftCannotRun { needs });
+        }
+        Ok(_) => {}
+        Err(faults) => {
+            for fault in faults {
+                let keys: Vec<String> = std::iter::once("config".to_owned()).chain(fault.path).collect();
+                errors.add(&keys, Message::Plain(fault.message));
+            }
+        }
+    }
+    errors.into_result()
+}
+
+async fn set_status(call: Call, status: SourceStatus) -> Result<Response> {
+    let (id, now) = (call.id(NOUN)?, call.state.clock.now());
+    let written = call.state.db.write(move |conn| {
+        Box::pin(async move {
+            let Some(current) = data_sources::find_for_update(conn, id).await? else { return Ok(None) };
+            let fields = SourceFields {
+                name: current.name,
+                source_type: current.source_type,
+                description: current.description,
+                status,
+                config: current.config,
+                fetch_interval: current.fetch_interval,
+            };
+            let changed_at = now.max(current.updated_at + TimeDelta::microseconds(1));
+            data_sources::set_status(conn, id, status, changed_at).await?;
+            align(conn, id, &fields, now).await?;
+            data_sources::find(conn, id).await
+        })
+    });
+    let source = written.await?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    call.state.bus.wake(Queue::Acquisition);
+    Ok(json_answer(StatusCode::OK, &view(source)))
+}
+
+async fn test_source(call: Call) -> Result<Response> {
+    let source = find(&call).await?;
+    check_runnable(&source)?;
+    let revealed = {
+        let mut reader = call.state.db.read().await?;
+        secrets::reveal(&mut reader.conn(), &call.state.vault, LaneKind::Source, source.id, &source.config).await?
+    };
+    let limit = call.state.settings.trial_limit;
+    let tried = sample(&call.state.registry, source.source_type, revealed.get(), TEST_RECORDS, limit).await;
+    Ok(trial::answer(tried.map_err(|err| {
+        let mut told = TrialError::new(&err);
+        if let SampleError::Read(cause) = &err {
+            told.position = cause.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
+        }
+        told
+    })))
+}

@@ -1,0 +1,108 @@
+//! What the API works with; made by the binary, cheap to clone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use matome_bus::Bus;
+use matome_connector::Registry;
+use matome_model::clock::Clock;
+use matome_store::db::Db;
+use matome_store::secrets::Vault;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The database.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// Encrypts the secrets of configs.
+    pub vault: Vault,
+    /// Makes connectors, for `test`.
+    pub registry: Registry,
+    /// Plans and runs aggregations without storing, for `preview`.
+    pub previewer: Arc<dyn Previewer>,
+    /// Wakes the workers of a queue after a commit that made work.
+    pub bus: Bus,
+    /// Renders `/metrics`; none where no recorder is installed.
+    pub metrics: Option<PrometheusHandle>,
+    /// Cancelled when the process is about to stop: `/readyz` then says so.
+    pub draining: CancellationToken,
+    /// Settings.
+    pub settings: Arc<ApiSettings>,
+}
+
+impl std::fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiState").field("db", &self.db).field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What a user sets about the API.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// Names this server answers to: exact, `.example.org` for a domain, `*` for all. Empty: loopback names
+    /// and the address it listens on.
+    pub allowed_hosts: Vec<String>,
+    /// The address it listens on.
+    pub bind: Option<IpAddr>,
+    /// `http` or `https`, for absolute links.
+    pub scheme: &'static str,
+    /// Time that `test` and `preview` may take.
+    pub trial_limit: Duration,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { allowed_hosts: Vec::new(), bind: None, scheme: "http", trial_limit: Duration::from_secs(30) }
+    }
+}
+
+/// Runs an aggregation for its first rows, storing nothing.
+pub trait Previewer: Send + Sync {
+    /// Whether a statement may run at all; whether its tables exist is not asked.
+    fn validate(&self, sql: String) -> BoxFuture<'_, Result<(), TrialError>>;
+
+    /// The first `rows` rows of what `config` describes.
+    fn preview(&self, config: Box<RawValue>, rows: usize) -> BoxFuture<'_, Result<Preview, TrialError>>;
+}
+
+/// First rows of an aggregation.
+#[derive(Debug, serde::Serialize)]
+pub struct Preview {
+    /// Rows as JSON objects.
+    pub rows: Vec<Box<RawValue>>,
+    /// Names and types of the columns: `[{"name", "type"}]`.
+    pub columns: Box<RawValue>,
+    /// Whether these are all.
+    pub complete: bool,
+}
+
+/// Why a trial (`test`, `preview`) did not give a result: it is the answer, not an error of the API.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TrialError {
+    /// What happened, for people.
+    pub message: String,
+    /// What caused it, outermost first.
+    pub causes: Vec<String>,
+    /// Where, as far as known.
+    pub position: Option<Box<RawValue>>,
+}
+
+impl TrialError {
+    /// From an error with its chain of causes.
+    pub fn new(err: &(dyn std::error::Error + 'static)) -> Self {
+        let mut causes = Vec::new();
+        let mut cause = err.source();
+        while let Some(next) = cause {
+            causes.push(next.to_string());
+            cause = next.source();
+        }
+        Self { message: err.to_string(), causes, position: None }
+    }
+}

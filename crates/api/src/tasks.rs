@@ -1,0 +1,196 @@
+//! Tasks of both queues: lists, `cancel` and `retry`.
+
+use axum::response::Response;
+use http::{Method, StatusCode};
+use matome_model::clock::iso8601;
+use matome_model::task::{LaneKind, Queue, TaskStatus};
+use matome_store::listing::Query;
+use matome_store::task_history::{self, TaskRecord};
+use matome_store::tasks::{self, Retried};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::auth::Permission::{Read, Write};
+use crate::endpoint::{Call, Endpoint, json_answer, json_at};
+use crate::error::{ApiError, Result};
+use crate::list::List;
+use crate::message::Message;
+use crate::openapi::{Answer, OperationDoc};
+
+/// A task as clients see it.
+#[derive(Serialize)]
+struct TaskView {
+    id: i64,
+    source: i64,
+    task_id: Uuid,
+    status: TaskStatus,
+    trigger: String,
+    priority: String,
+    stream: String,
+    attempt: i64,
+    retry_of: Option<i64>,
+    cancel_requested: bool,
+    run_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    progress: Option<Box<RawValue>>,
+    result: Option<Box<RawValue>>,
+    error: Option<Box<RawValue>>,
+    created_at: String,
+}
+
+fn view(task: TaskRecord) -> TaskView {
+    TaskView {
+        id: task.id,
+        source: task.object_id,
+        task_id: task.task_uuid,
+        status: task.status,
+        trigger: task.cause,
+        priority: task.priority,
+        stream: task.stream,
+        attempt: task.attempt,
+        retry_of: task.retry_of,
+        cancel_requested: task.cancel_requested_at.is_some(),
+        run_at: iso8601(task.run_at),
+        started_at: task.started_at.map(iso8601),
+        finished_at: task.finished_at.map(iso8601),
+        progress: task.progress,
+        result: task.result,
+        error: task.error,
+        created_at: iso8601(task.created_at),
+    }
+}
+
+/// What differs between the two queues.
+struct Resource {
+    queue: Queue,
+    kind: LaneKind,
+    noun: &'static str,
+    paths: [&'static str; 4],
+    ids: [&'static str; 4],
+    names: [&'static str; 4],
+}
+
+const ACQUISITION: Resource = Resource {
+    queue: Queue::Acquisition,
+    kind: LaneKind::Source,
+    noun: "AcquisitionTask",
+    paths: [
+        "/api/acquisition/tasks/",
+        "/api/acquisition/tasks/{id}/",
+        "/api/acquisition/tasks/{id}/cancel/",
+        "/api/acquisition/tasks/{id}/retry/",
+    ],
+    ids: [
+        "acquisition_tasks_list",
+        "acquisition_tasks_retrieve",
+        "acquisition_tasks_cancel",
+        "acquisition_tasks_retry",
+    ],
+    names: ["Acquisition Task List", "Acquisition Task Instance", "Acquisition Task Cancel", "Acquisition Task Retry"],
+};
+const AGGREGATION: Resource = Resource {
+    queue: Queue::Aggregation,
+    kind: LaneKind::Aggregation,
+    noun: "AggregationTask",
+    paths: [
+        "/api/aggregation/tasks/",
+        "/api/aggregation/tasks/{id}/",
+        "/api/aggregation/tasks/{id}/cancel/",
+        "/api/aggregation/tasks/{id}/retry/",
+    ],
+    ids: [
+        "aggregation_tasks_list",
+        "aggregation_tasks_retrieve",
+        "aggregation_tasks_cancel",
+        "aggregation_tasks_retry",
+    ],
+    names: ["Aggregation Task List", "Aggregation Task Instance", "Aggregation Task Cancel", "Aggregation Task Retry"],
+};
+
+/// The endpoints of both queues.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    [&ACQUISITION, &AGGREGATION].into_iter().flat_map(of).collect()
+}
+
+fn of(resource: &'static Resource) -> [Endpoint; 4] {
+    let listing = task_history::listing(resource.queue);
+    let one = Answer::One(resource.noun);
+    let doc = |n: usize, summary, status, answer| OperationDoc::new(resource.ids[n], summary, status, answer);
+    let endpoint = |n: usize| Endpoint::json(resource.paths[n], resource.names[n]);
+    [
+        endpoint(0)
+            .on(Method::GET, Read, move |call| async move {
+                List { listing, references: Some(resource.kind), counter: None }.page(&call, view).await
+            })
+            .doc(doc(0, "List tasks, newest first.", 200, Answer::Page(resource.noun)).filtered_by(listing)),
+        endpoint(1)
+            .on(Method::GET, Read, move |call| async move {
+                let task = find(&call, resource.queue, call.id(resource.noun)?).await?;
+                Ok(json_answer(StatusCode::OK, &view(task)))
+            })
+            .doc(doc(1, "Show a task.", 200, one)),
+        endpoint(2).on(Method::POST, Write, move |call| cancel_task(call, resource)).doc(doc(
+            2,
+            "Cancel a task: a waiting one at once, a running one after its page.",
+            200,
+            one,
+        )),
+        endpoint(3).on(Method::POST, Write, move |call| retry_task(call, resource)).doc(doc(
+            3,
+            "Run a failed or cancelled task again, as a new task.",
+            202,
+            one,
+        )),
+    ]
+}
+
+fn noun(queue: Queue) -> &'static str {
+    match queue {
+        Queue::Acquisition => ACQUISITION.noun,
+        Queue::Aggregation => AGGREGATION.noun,
+    }
+}
+
+async fn find(call: &Call, queue: Queue, id: i64) -> Result<TaskRecord> {
+    let mut reader = call.state.db.read().await?;
+    let row = task_history::listing(queue).find(&mut reader.conn(), &Query::default(), id).await?;
+    let row = row.ok_or(ApiError::NotFound(Message::NoMatch { noun: noun(queue) }))?;
+    Ok(TaskRecord::try_from(&row)?)
+}
+
+/// 202 with the task and where it is found; wakes the workers.
+pub(crate) async fn accepted(call: &Call, queue: Queue, task_id: i64) -> Result<Response> {
+    call.state.bus.wake(queue);
+    let task = find(call, queue, task_id).await?;
+    let location = format!("/api/{queue}/tasks/{task_id}/");
+    Ok(json_at(StatusCode::ACCEPTED, &location, &view(task)))
+}
+
+async fn cancel_task(call: Call, resource: &'static Resource) -> Result<Response> {
+    // First of all: is it there, and of this queue?
+    let task = find(&call, resource.queue, call.id(resource.noun)?).await?;
+    if task.status.is_terminal() {
+        return Err(ApiError::Conflict(Message::TaskEnded { id: task.id, status: task.status.as_str() }));
+    }
+    let (id, now) = (task.id, call.state.clock.now());
+    call.state.db.write(move |conn| Box::pin(async move { tasks::cancel(conn, id, now).await })).await?;
+    call.state.bus.wake(resource.queue);
+    let task = find(&call, resource.queue, id).await?;
+    Ok(json_answer(StatusCode::OK, &view(task)))
+}
+
+async fn retry_task(call: Call, resource: &'static Resource) -> Result<Response> {
+    let task = find(&call, resource.queue, call.id(resource.noun)?).await?;
+    let (id, now, kind) = (task.id, call.state.clock.now(), resource.kind);
+    let retried =
+        call.state.db.write(move |conn| Box::pin(async move { tasks::retry_ended(conn, id, kind, now).await })).await?;
+    match retried {
+        Retried::Accepted(queued) => accepted(&call, resource.queue, queued.task.id).await,
+        Retried::Missing => Err(ApiError::NotFound(Message::NoMatch { noun: resource.noun })),
+        Retried::Refused(task) => {
+            Err(ApiError::Conflict(Message::TaskNotEnded { id: task.id, status: task.status.as_str() }))
+        }
+    }
+}
