@@ -32,6 +32,9 @@ use json_rows::RowWriter;
 /// Seconds that a validation may take; it runs no query.
 const VALIDATION_SECONDS: u64 = 10;
 
+/// Validations that may work at the same time.
+const VALIDATION_SLOTS: usize = 2;
+
 /// Time beyond its own limit after which a child is killed. The child gives a better reason when it still can.
 const GRACE: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(3) };
 
@@ -44,7 +47,7 @@ pub struct EngineSettings {
     pub arguments: Vec<OsString>,
     /// The folder in which each child gets a folder of its own; made when missing.
     pub scratch_root: PathBuf,
-    /// Children that may work at the same time; at least 1. One more waits for its request.
+    /// Runs and previews that may work at the same time; at least 1. One more child waits for its request.
     pub slots: usize,
 }
 
@@ -58,6 +61,8 @@ pub struct Engine {
 struct Shared {
     settings: EngineSettings,
     slots: Arc<Semaphore>,
+    /// Validations have slots of their own: they are brief, and a user waits for them while long runs hold the others.
+    validations: Arc<Semaphore>,
     waiting: Mutex<Option<EngineChild>>,
 }
 
@@ -66,7 +71,8 @@ impl Engine {
     #[must_use]
     pub fn new(settings: EngineSettings) -> Self {
         let slots = Arc::new(Semaphore::new(settings.slots.max(1)));
-        Self { shared: Arc::new(Shared { settings, slots, waiting: Mutex::new(None) }) }
+        let validations = Arc::new(Semaphore::new(VALIDATION_SLOTS));
+        Self { shared: Arc::new(Shared { settings, slots, validations, waiting: Mutex::new(None) }) }
     }
 
     /// Removes what children of an earlier process left in the scratch folder.
@@ -96,7 +102,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Refused`] when it may not; others when the child failed.
     pub async fn validate(&self, sql: &str) -> Result<Validated, EngineError> {
-        let (mut child, _slot) = self.child().await?;
+        let (mut child, _slot) = self.child(&self.shared.validations).await?;
         let deadline = Instant::now() + Duration::from_secs(VALIDATION_SECONDS) + GRACE;
         let request = Request::new(Ask::Validate { sql: sql.to_owned() });
         child.ask(&request, deadline, VALIDATION_SECONDS).await?;
@@ -111,12 +117,12 @@ impl Engine {
     /// # Errors
     /// When no child can be started.
     pub async fn prepare(&self) -> Result<Preparation, EngineError> {
-        let (child, slot) = self.child().await?;
+        let (child, slot) = self.child(&self.shared.slots).await?;
         Ok(Preparation { child, slot, tables: Vec::new() })
     }
 
-    async fn child(&self) -> Result<(EngineChild, OwnedSemaphorePermit), EngineError> {
-        let slot = Arc::clone(&self.shared.slots).acquire_owned().await.expect("the semaphore is never closed");
+    async fn child(&self, slots: &Arc<Semaphore>) -> Result<(EngineChild, OwnedSemaphorePermit), EngineError> {
+        let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
         let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let child = match waiting.and_then(|mut child| child.is_alive().then_some(child)) {
             Some(child) => child,

@@ -64,6 +64,9 @@ pub(crate) fn planning(err: &DataFusionError) -> Failure {
             };
             failure(FailureCode::Refused, root, hint)
         }
+        DataFusionError::Plan(message) if message.contains("No function matches") => {
+            failure(FailureCode::Refused, root, "cast the argument, as in `sum(cast(x as double))`")
+        }
         _ => failure(FailureCode::Refused, root, ""),
     }
 }
@@ -138,6 +141,8 @@ fn words(err: &DataFusionError) -> String {
         other => other.message().into_owned(),
     };
     let message = message.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
+    // A long list of attempts comes before the sentence that helps.
+    let message = message.find("No function matches").map_or(message, |at| &message[at..]);
     // Advice about DataFusion's own settings and issue tracker is none for a user of matome.
     let kept = message.lines().filter(|line| !line.contains("datafusion.") && !line.contains("bug in DataFusion"));
     kept.collect::<Vec<_>>().join("\n")

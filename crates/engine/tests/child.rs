@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         rows_are_joined_and_grouped,
         decimals_are_summed_exactly,
         integers_never_wrap,
+        everyday_sums_are_planned,
         own_fields_keep_their_names,
         mixed_and_nested_values_are_queried,
         names_are_exact_and_quoted,
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         preview_stops_early,
         unknown_table_is_refused_with_likely_name,
         unknown_column_is_refused,
+        argument_of_wrong_type_is_refused_in_few_words,
         same_name_twice_is_refused,
         data_that_break_the_query_say_so,
         triple_cross_join_meets_a_limit,
@@ -250,6 +252,48 @@ fn integers_never_wrap() {
     }
 }
 
+fn everyday_sums_are_planned() {
+    let bench = orders();
+    for (sql, rows) in [
+        (
+            "select status, sum(id) as s from orders group by status having sum(id) > 1 order by sum(id) desc",
+            &["status s", "paid 9"][..],
+        ),
+        (
+            "select sum(case when status = 'paid' then 1 else 0 end) as paid, count(*) - 1 as c from orders",
+            &["paid c", "3 3"],
+        ),
+        ("select coalesce(sum(id), 0) + 1 as s from orders where id > 99", &["s", "1"]),
+        (
+            "with t as (select user, sum(id) as s from orders group by user) select name, s * 2 as d from t join users on id = user order by s",
+            &["name d", "Aiko 6", "Ben 6"],
+        ),
+        (
+            "select sum(s) as s from (select sum(id) as s from orders union all select max(id) from orders)",
+            &["s", "14"],
+        ),
+        (
+            "with recursive r as (select 1 as n union all select n + 1 from r where n < 5) select sum(n) as s from r",
+            &["s", "15"],
+        ),
+        (
+            "select sum(id) filter (where user = 10) as a, max(id - 1) as m, id % 2 as odd from orders group by id % 2 order by odd",
+            &["a m odd", "2 3 0", "1 2 1"],
+        ),
+        (
+            "select round(sum(id) / count(*), 1) as mean, sum(id * 2) as d from orders where id in (select max(id) from orders)",
+            &["mean d", "4.0 8"],
+        ),
+        (
+            "select tags[cast(sum(n) as int) + 1] as t from (select make_array('a', 'b') as tags, 1 as n) group by tags",
+            &["t", "b"],
+        ),
+        ("select substr(status, count(*) + 1, 2) as x from orders where id = 1 group by status", &["x", "pe"]),
+    ] {
+        assert_eq!(bench.rows(sql), rows, "{sql}");
+    }
+}
+
 fn own_fields_keep_their_names() {
     let bench = Bench::new().source("t", [r#"{"_id":"mine","__hash":1,"_hash":2}"#]);
     let rows =
@@ -309,6 +353,13 @@ fn unknown_column_is_refused() {
     let failure = orders().fails("select Amount from orders");
     assert_eq!(failure.code, FailureCode::Refused);
     assert!(failure.message.contains("Amount") && failure.message.contains("amount"), "{}", failure.message);
+}
+
+fn argument_of_wrong_type_is_refused_in_few_words() {
+    let failure = orders().fails("select sum(status) as s from orders");
+    assert_eq!(failure.code, FailureCode::Refused, "{failure:?}");
+    assert!(failure.message.starts_with("No function matches"), "{failure:?}");
+    assert!(failure.hint.contains("cast"), "{failure:?}");
 }
 
 fn same_name_twice_is_refused() {

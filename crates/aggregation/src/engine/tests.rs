@@ -132,6 +132,16 @@ async fn late_child_is_killed_and_its_folder_removed() {
 }
 
 #[tokio::test]
+async fn validation_does_not_wait_for_runs() {
+    let failure = Failure::new(FailureCode::Query, "x", "");
+    let (engine, _root) = canned(&[frame(Frame::Failure, &serde_json::to_vec(&failure).unwrap())]);
+    let run = engine.prepare().await.unwrap();
+    assert!(engine.validate("select 1").await.is_err());
+    drop(run);
+    engine.prepare().await.unwrap();
+}
+
+#[tokio::test]
 async fn noise_is_no_frame() {
     let (engine, _root) = shell("echo hello world; exec /bin/sleep 1000");
     let err = engine.validate("select 1").await.unwrap_err();
