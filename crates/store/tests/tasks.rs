@@ -1,5 +1,7 @@
 //! What each transition of a task promises, on both databases.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -139,7 +141,8 @@ async fn a_fenced_finish_changes_nothing() {
         assert_eq!(find(db, task.id).await.status, TaskStatus::Pending);
         let new = claim_one(db, alive, at(10)).await;
         assert!(new.fence.lease_epoch > old.fence.lease_epoch);
-        for end in [succeeded(), failed(), retry(0.0), End::Released { result: None }, End::Cancelled { result: None }] {
+        for end in [succeeded(), failed(), retry(0.0), End::Released { result: None }, End::Cancelled { result: None }]
+        {
             assert_eq!(finish(db, &old, end, at(11)).await, Ended::Fenced);
         }
         let fence = old.fence;
@@ -159,10 +162,8 @@ async fn one_fenced_finish_in_a_batch_leaves_the_others_alone() {
             enqueue_manual(db, object_id, at(0)).await;
         }
         let claimed = claim(db, worker, 3, at(0)).await;
-        let mut finishes: Vec<Finish> = claimed
-            .iter()
-            .map(|task| Finish { task_id: task.task.id, fence: task.fence, end: succeeded() })
-            .collect();
+        let mut finishes: Vec<Finish> =
+            claimed.iter().map(|task| Finish { task_id: task.task.id, fence: task.fence, end: succeeded() }).collect();
         finishes[1].fence.lease_epoch -= 1;
         let ended = write!(db, conn => tasks::finish(conn, &finishes, &RetryPolicy::default(), at(1))).unwrap();
         let done = Ended::Terminal(TaskStatus::Succeeded);
@@ -503,7 +504,11 @@ async fn two_beats_fire_each_nominal_time_once() {
         assert_eq!(fires, 3, "19 schedules, 7 at a time");
         let next = {
             let mut reader = db.read().await.unwrap();
-            reader.conn().fetch_one("select min(next_at) as low, max(next_at) as high from schedules", &[]).await.unwrap()
+            reader
+                .conn()
+                .fetch_one("select min(next_at) as low, max(next_at) as high from schedules", &[])
+                .await
+                .unwrap()
         };
         assert_eq!((next.time("low").unwrap(), next.time("high").unwrap()), (at(1020), at(1020)));
         assert_eq!(claim(db, worker, 99, at(1000)).await.len(), 19);
@@ -542,7 +547,8 @@ async fn what_should_never_be_is_repaired_and_counted() {
         let (leaked, orphan) = (claimed[0].task.id, claimed[1].fence.lane_id);
         db.write(move |conn| {
             Box::pin(async move {
-                let leak = "update tasks set status = 'cancelled', lease_epoch = null, finished_at = run_at where id = $1";
+                let leak =
+                    "update tasks set status = 'cancelled', lease_epoch = null, finished_at = run_at where id = $1";
                 set(conn, leak, &[leaked.into()]).await?;
                 set(conn, "update lanes set lease_worker = null, lease_task = null where id = $1", &[orphan.into()])
                     .await?;

@@ -2,6 +2,8 @@
 //!
 //! A claim in one statement, a finish or a cancel that reads tasks before it holds the lane, each fail here.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,12 +48,8 @@ async fn enqueuer(db: Db, clock: Clock, seed: usize) {
                 ..NewTask::manual(LaneKind::Source, object_id, now)
             },
         };
-        let id = db
-            .write(move |conn| Box::pin(async move { tasks::enqueue(conn, &new, now).await }))
-            .await
-            .unwrap()
-            .task
-            .id;
+        let id =
+            db.write(move |conn| Box::pin(async move { tasks::enqueue(conn, &new, now).await })).await.unwrap().task.id;
         if n % 4 == 0 {
             db.write(move |conn| Box::pin(async move { tasks::cancel(conn, id, now).await })).await.unwrap();
         }
@@ -125,7 +123,12 @@ async fn a_storm_leaves_no_leased_lane_no_idle_lane_and_no_overlap() {
                 .unwrap();
         }
         assert_eq!(watch.overlaps.load(Ordering::SeqCst), 0, "{}", bed.name);
-        assert_eq!(count(&db, "select count(*) as n from lanes where lease_worker is not null").await, 0, "{}", bed.name);
+        assert_eq!(
+            count(&db, "select count(*) as n from lanes where lease_worker is not null").await,
+            0,
+            "{}",
+            bed.name
+        );
         let now = clock.now();
         let repaired = db.write(move |conn| Box::pin(async move { tasks::repair(conn, now).await })).await.unwrap();
         assert_eq!(repaired, Repaired::default(), "{}", bed.name);
@@ -154,10 +157,13 @@ async fn two_sweepers_take_a_dead_workers_lanes_back_once() {
         })
         .await
         .unwrap();
-        let sweeps = (0..4).map(|_| {
-            let db = db.clone();
-            async move { db.write(move |conn| Box::pin(async move { tasks::steal(conn, dead, now).await })).await.unwrap() }
-        });
+        let sweeps =
+            (0..4).map(|_| {
+                let db = db.clone();
+                async move {
+                    db.write(move |conn| Box::pin(async move { tasks::steal(conn, dead, now).await })).await.unwrap()
+                }
+            });
         let stolen: usize = futures::future::join_all(sweeps).await.iter().map(|stolen| stolen.total()).sum();
         assert_eq!(stolen, 8, "{}", bed.name);
         let crashes = "select count(*) as n from tasks where status = 'pending' and crash_count = 1";
@@ -197,4 +203,72 @@ async fn a_zombie_cannot_finish_what_was_stolen_at_the_same_moment() {
             db.write(move |conn| Box::pin(async move { tasks::cancel(conn, id, now).await })).await.unwrap();
         }
     }
+}
+
+/// `lanes` becomes a view whose rows one session sees only once the test opens a gate: so its statement can be
+/// held between the snapshot it began with and the lanes it locks.
+const GATE: &str = "
+create function gate() returns boolean language plpgsql volatile cost 100000 as $$
+begin
+    if current_setting('application_name') = '{slow}' then
+        perform pg_advisory_xact_lock_shared({key});
+    end if;
+    return true;
+end $$;
+alter table lanes rename to lanes_table;
+create view lanes as select * from lanes_table where gate();";
+
+/// The one-statement claim fails here: it picks its task by the snapshot it found the lane with, and so leases
+/// the lane to a task that has ended since. On SQLite no claim can begin before another transaction has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_began_before_a_finish_starts_what_is_left() {
+    let url = matome_testbed::postgres_schema().await;
+    let (slow_boot, worker, now) = (Uuid::new_v4(), Uuid::new_v4(), Clock::system().now());
+    let fast = Db::connect_postgres(&url, worker, 3).await.unwrap();
+    let slow = Db::connect_postgres(&url, slow_boot, 1).await.unwrap();
+    matome_store::migrate::migrate(&fast).await.unwrap();
+    let key = i64::from_be_bytes(worker.as_bytes()[..8].try_into().unwrap());
+    let script = GATE.replace("{slow}", slow.application_name()).replace("{key}", &key.to_string());
+    let (first, second) = fast
+        .write(move |conn| {
+            Box::pin(async move {
+                let first = tasks::enqueue(conn, &NewTask::manual(LaneKind::Source, 1, now), now).await?;
+                let second = NewTask { cause: Trigger::Schedule, ..NewTask::manual(LaneKind::Source, 1, now) };
+                let second = tasks::enqueue(conn, &second, now).await?;
+                conn.execute_script(script).await?;
+                Ok((first.task.id, second.task.id))
+            })
+        })
+        .await
+        .unwrap();
+    let claim = |db: &Db, worker| {
+        let db = db.clone();
+        async move {
+            db.write(move |conn| Box::pin(async move { tasks::claim(conn, Queue::Acquisition, worker, 1, now).await }))
+                .await
+        }
+    };
+
+    let mut gate = fast.read().await.unwrap();
+    gate.conn().fetch_all("select pg_advisory_lock($1)", &[key.into()]).await.unwrap();
+    let slow_claim = tokio::spawn(claim(&slow, slow_boot));
+    let waiting = "select pid from pg_stat_activity where application_name = $1 and wait_event = 'advisory'";
+    let until = Instant::now() + DEADLINE;
+    while gate.conn().fetch_all(waiting, &[slow.application_name().into()]).await.unwrap().is_empty() {
+        assert!(Instant::now() < until && !slow_claim.is_finished(), "the slow claim reaches the gate");
+        tokio::task::yield_now().await;
+    }
+    let claimed = claim(&fast, worker).await.unwrap().remove(0);
+    assert_eq!(claimed.task.id, first);
+    let end = End::Succeeded { result: RawValue::from_string("{}".to_owned()).unwrap() };
+    let finishes = [Finish { task_id: first, fence: claimed.fence, end }];
+    fast.write(move |conn| Box::pin(async move { tasks::finish(conn, &finishes, &RetryPolicy::default(), now).await }))
+        .await
+        .unwrap();
+    gate.conn().fetch_all("select pg_advisory_unlock($1)", &[key.into()]).await.unwrap();
+
+    let claimed = slow_claim.await.unwrap().unwrap();
+    assert_eq!(claimed.iter().map(|task| task.task.id).collect::<Vec<_>>(), [second]);
+    let repaired = fast.write(move |conn| Box::pin(async move { tasks::repair(conn, now).await })).await.unwrap();
+    assert_eq!(repaired, Repaired::default());
 }

@@ -93,8 +93,7 @@ impl Beat {
 
     async fn promote(&self, queue: Queue) -> Result<()> {
         let now = self.clock.now();
-        let ready =
-            self.db.write(move |conn| Box::pin(async move { tasks::promote(conn, queue, now).await })).await?;
+        let ready = self.db.write(move |conn| Box::pin(async move { tasks::promote(conn, queue, now).await })).await?;
         if ready > 0 {
             self.bus.wake(queue);
         }

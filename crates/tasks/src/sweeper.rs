@@ -73,8 +73,7 @@ impl Sweeper {
         self.seen.retain(|boot, _| beats.iter().any(|(live, _)| live == boot));
         let mut dead = Vec::new();
         for (boot, beat_seq) in beats.into_iter().filter(|(boot, _)| Some(*boot) != self.own) {
-            let seen =
-                self.seen.entry(boot).or_insert_with(|| Seen { beat_seq, since: Instant::now(), looks: 0 });
+            let seen = self.seen.entry(boot).or_insert_with(|| Seen { beat_seq, since: Instant::now(), looks: 0 });
             if seen.beat_seq != beat_seq {
                 *seen = Seen { beat_seq, since: Instant::now(), looks: 0 };
                 continue;

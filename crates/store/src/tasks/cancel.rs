@@ -54,17 +54,11 @@ where {lanes} and status = 'running'";
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
-pub async fn cancel_all(
-    conn: &mut Conn<'_>,
-    kind: LaneKind,
-    object_id: i64,
-    now: Timestamp,
-) -> Result<CancelledAll> {
+pub async fn cancel_all(conn: &mut Conn<'_>, kind: LaneKind, object_id: i64, now: Timestamp) -> Result<CancelledAll> {
     let ids: Vec<i64> = lanes::lock_object(conn, kind, object_id).await?.iter().map(|lane| lane.id).collect();
     let of_lanes = conn.any_of("lane_id", 1);
     let args = [Arg::Ints(&ids), now.into()];
-    let cancelled =
-        conn.execute(AssertSqlSafe(CANCEL_ALL_PENDING.replace("{lanes}", &of_lanes)), &args).await?;
+    let cancelled = conn.execute(AssertSqlSafe(CANCEL_ALL_PENDING.replace("{lanes}", &of_lanes)), &args).await?;
     let requested = conn.execute(AssertSqlSafe(REQUEST_ALL.replace("{lanes}", &of_lanes)), &args).await?;
     lanes::recompute(conn, &ids, now, None).await?;
     Ok(CancelledAll { cancelled, requested })

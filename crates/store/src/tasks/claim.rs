@@ -106,8 +106,7 @@ pub async fn claim(
         return Ok(Vec::new());
     }
     let lease = conn.pick(LEASE.0, LEASE.1);
-    let leased =
-        conn.execute(lease, &[Arg::Ints(&lane_ids), Arg::Ints(&task_ids), worker.into(), now.into()]).await?;
+    let leased = conn.execute(lease, &[Arg::Ints(&lane_ids), Arg::Ints(&task_ids), worker.into(), now.into()]).await?;
     let start = START.replace("{tasks}", &conn.any_of("id", 1));
     let rows = conn.fetch_all(AssertSqlSafe(start), &[Arg::Ints(&task_ids), worker.into(), now.into()]).await?;
     if rows.len() != task_ids.len() || leased != u64::try_from(lane_ids.len()).unwrap_or(u64::MAX) {

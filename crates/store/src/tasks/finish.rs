@@ -83,7 +83,8 @@ struct Running {
     cancel_requested: bool,
 }
 
-const READ: &str = "select id, attempt, crash_count, cancel_requested_at from tasks where {tasks} and status = 'running'";
+const READ: &str =
+    "select id, attempt, crash_count, cancel_requested_at from tasks where {tasks} and status = 'running'";
 
 /// Ends attempts, several in one transaction; answers in the order of `finishes`.
 ///
@@ -214,7 +215,9 @@ async fn set_breaker(
             let streak = lane.fail_streak + 1;
             (streak, policy.breaker(streak).map(|wait| now + wait).max(lane.not_before))
         }
-        (TaskStatus::Pending, End::Retry { after: Some(_), .. }) => (lane.fail_streak, change.run_at.max(lane.not_before)),
+        (TaskStatus::Pending, End::Retry { after: Some(_), .. }) => {
+            (lane.fail_streak, change.run_at.max(lane.not_before))
+        }
         _ => return Ok(()),
     };
     if (streak, not_before) == (lane.fail_streak, lane.not_before) {

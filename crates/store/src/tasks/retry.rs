@@ -43,8 +43,7 @@ impl RetryPolicy {
 
     /// How long a lane is held back after `streak` tasks failed in a row; `None` below the limit.
     pub fn breaker(&self, streak: i64) -> Option<TimeDelta> {
-        (streak >= self.breaker_after)
-            .then(|| delta(doubled(self.breaker_base, streak - self.breaker_after, self.cap)))
+        (streak >= self.breaker_after).then(|| delta(doubled(self.breaker_base, streak - self.breaker_after, self.cap)))
     }
 }
 

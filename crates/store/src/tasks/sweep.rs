@@ -14,7 +14,8 @@ use crate::lanes::{self, LockedLane};
 
 /// With so many deaths of a worker without a page in between, the task itself is taken for the cause.
 const POISON_AFTER: i64 = 3;
-const POISON: &str = r#"{"message":"its worker died three times in a row while it ran","causes":[],"position":null,"reason":"poison"}"#;
+const POISON: &str =
+    r#"{"message":"its worker died three times in a row while it ran","causes":[],"position":null,"reason":"poison"}"#;
 /// Lanes that one call takes back at most.
 const LANES_AT_ONCE: i64 = 500;
 
