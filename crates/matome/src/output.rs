@@ -98,6 +98,17 @@ pub fn value_at(json: &str, path: &[&str]) -> Option<String> {
     value_at(value.get(), rest)
 }
 
+/// The row with its members in the order of `names`, the order of a query; stored rows are sorted by name.
+pub fn in_order(row: &Row, names: &[String]) -> Row {
+    let mut members = fields(row.get());
+    members.sort_by_key(|(name, _)| names.iter().position(|other| other == name));
+    let member = |(name, value): &(String, Box<RawValue>)| {
+        format!("{}:{}", serde_json::to_string(name).expect("text is JSON"), value.get())
+    };
+    let text = members.iter().map(member).collect::<Vec<_>>().join(",");
+    RawValue::from_string(format!("{{{text}}}")).expect("members of an object make an object")
+}
+
 /// The members of a JSON object in their order, their values as they are written.
 fn fields(json: &str) -> Vec<(String, Box<RawValue>)> {
     struct Members;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -23,6 +23,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs `matome serve` until a signal.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
+    let mut signals = Signals::catch()?;
     let listener = listen(args.bind).await?;
     let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
     if !address.ip().is_loopback() {
@@ -38,12 +39,12 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     if app.is_first_start() {
         info!("no API token exists yet; make one: matome token create --role admin{}", storage_hint(&args));
     }
-    interrupted().await;
+    signals.next().await;
     info!("stopping: running tasks finish their page; a second signal ends at once");
     app.drain();
     tokio::select! {
         () = async { server.stop().await; app.stop().await } => Ok(()),
-        () = interrupted() => Err(Failure::new(Exit::Failed, "stopped at once; what ran is taken up again at the next start")),
+        () = signals.next() => Err(Failure::new(Exit::Failed, "stopped at once; what ran is taken up again at the next start")),
     }
 }
 
@@ -120,13 +121,25 @@ impl Server {
     }
 }
 
-/// Resolves at SIGINT or SIGTERM.
-pub async fn interrupted() {
-    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
+/// SIGINT and SIGTERM, caught from the moment this is made: before it, they end the process at once.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Starts catching.
+    pub fn catch() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).map_err(|err| Failure::from_error(Exit::Failed, &err));
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -48,7 +48,7 @@ fn story(home: &Home) {
     with_root(&["aggregate", "run", "daily", "--wait"]);
     assert_eq!(
         with_root(&["data", "export", "--aggregation", "daily", "-o", "csv"]),
-        "status,n\r\nopen,1\r\npaid,2\r\n"
+        "n,status\r\n1,open\r\n2,paid\r\n"
     );
     let table = with_root(&["source", "list"]);
     assert_eq!(table.lines().next(), Some("id\tname\ttype\tstatus\tinterval\tlast fetched"));

@@ -20,7 +20,6 @@ async fn a_record_travels_the_whole_way() {
 
         let data = server.get(&format!("/api/acquisition/data/?source={orders}&ordering=id")).await;
         assert_eq!(data["count"], 3);
-        assert_eq!(data["results"][2]["raw_data"].to_string().contains("12345678901234567"), true, "{data}");
 
         let sql = "select status, count(*) as n, sum(amount) as total from orders group by status order by status";
         let daily = server.aggregation("daily", sql).await;

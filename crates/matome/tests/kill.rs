@@ -41,7 +41,7 @@ async fn storm(home: &Home, address: std::net::SocketAddr, seed: u64) {
     let paged = json!({ "url": url, "records": "$.results", "pagination": { "type": "next_link", "next": "$.next" } });
     let api = server.source("api", "api", paged).await;
     let sum = server.aggregation("sum", "select count(*) as n, sum(n) as s from rows").await;
-    let mut tasks = vec![
+    let tasks = vec![
         server.start("acquisition", rows).await,
         server.start("acquisition", each).await,
         server.start("acquisition", api).await,
@@ -50,7 +50,7 @@ async fn storm(home: &Home, address: std::net::SocketAddr, seed: u64) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..600))).await;
         server.kill();
         server = home.serve().await;
-        tasks.push(server.start("aggregation", sum).await);
+        server.start("aggregation", sum).await;
     }
     for task in &tasks {
         let row = server.ended(task).await;

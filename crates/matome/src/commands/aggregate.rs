@@ -6,7 +6,7 @@ use super::{confirm, find, list, printed, text_or_file, wait};
 use crate::cli::{AggregateCommand, Format};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
-use crate::output::{Column, Row, print_row, print_rows};
+use crate::output::{Column, Row, in_order, print_row, print_rows, value_at};
 
 pub const AGGREGATIONS: &str = "/api/aggregation/sources/";
 
@@ -71,9 +71,15 @@ pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
             let id = find(&client, AGGREGATIONS, &name).await?;
             let path = format!("{AGGREGATIONS}{id}/preview/");
             let answer = client.post(&path, body.to_string()).await?.into_json()?;
+            if value_at(answer.get(), &["ok"]).as_deref() != Some("true") {
+                let why = value_at(answer.get(), &["error", "message"]).unwrap_or_default();
+                return Err(Failure::new(Exit::Failed, why));
+            }
             let preview: Preview =
                 serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-            printed(print_rows(format, &preview.rows, &[]))?;
+            let names: Vec<String> = preview.columns.into_iter().map(|column| column.name).collect();
+            let rows: Vec<Row> = preview.rows.iter().map(|row| in_order(row, &names)).collect();
+            printed(print_rows(format, &rows, &[]))?;
             client.close().await;
         }
         AggregateCommand::Delete(delete) => {
@@ -93,4 +99,10 @@ pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
 #[derive(serde::Deserialize)]
 struct Preview {
     rows: Vec<Row>,
+    columns: Vec<PreviewColumn>,
+}
+
+#[derive(serde::Deserialize)]
+struct PreviewColumn {
+    name: String,
 }

@@ -26,6 +26,7 @@ const AGGREGATION_MEMORY: u64 = 256;
 /// Runs the demo until Ctrl-C.
 pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let started = Instant::now();
+    let mut signals = serve::Signals::catch()?;
     let files = args.data_dir.join("files");
     setup::write_files(&files)?;
     let shutdown = CancellationToken::new();
@@ -44,27 +45,29 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let server = serve::start(&app, listener, Some(&args.data_dir)).await?;
 
     let client = Client::InProcess(Box::new(app.clone()));
-    let token = setup::token(&client, &args.data_dir).await?;
-    let plan = setup::define(&client, service.address).await?;
-    let outcome = report::first_round(&client, &plan).await?;
-    report::print(
-        &report::Banner { address, data_dir: &args.data_dir, token: &token, took: started.elapsed() },
-        &outcome,
-    );
-    if !args.once {
-        tokio::select! {
-            () = serve::interrupted() => {}
-            result = report::late_arrivals(&client, &outcome) => {
-                result?;
-                serve::interrupted().await;
-            }
+    let show = async {
+        let token = setup::token(&client, &args.data_dir).await?;
+        let plan = setup::define(&client, service.address).await?;
+        let outcome = report::first_round(&client, &plan).await?;
+        let banner = report::Banner { address, data_dir: &args.data_dir, token: &token, took: started.elapsed() };
+        report::print(&banner, &outcome);
+        if !args.once {
+            report::late_arrivals(&client, &outcome).await?;
+            std::future::pending::<()>().await;
         }
-        eprintln!("\nstopping");
-    }
+        Ok(())
+    };
+    let result: Result<(), Failure> = tokio::select! {
+        result = show => result,
+        () = signals.next() => {
+            eprintln!("\nstopping");
+            Ok(())
+        }
+    };
     shutdown.cancel();
     server.stop().await;
     app.stop().await;
-    Ok(())
+    result
 }
 
 /// The given address, or port 8000, or any free port.
