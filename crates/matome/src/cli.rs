@@ -232,6 +232,9 @@ pub struct RunTarget {
     /// Waits for the end, with progress; the exit code says how it ended.
     #[arg(long)]
     pub wait: bool,
+    /// With --wait: exit code 8 when records went to quarantine.
+    #[arg(long, requires = "wait")]
+    pub strict: bool,
 }
 
 #[derive(Args, Debug)]

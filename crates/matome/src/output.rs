@@ -43,7 +43,7 @@ pub fn print_rows(format: Format, rows: &[Row], columns: &[Column]) -> io::Resul
                 let mut table = Table::new();
                 table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
                 table.set_header(headings.iter().map(|h| h.to_uppercase()));
-                lines.into_iter().for_each(|line| drop(table.add_row(line)));
+                table.add_rows(lines);
                 return writeln!(out, "{}", table.trim_fmt());
             }
             writeln!(out, "{}", headings.join("\t"))?;

@@ -1,5 +1,7 @@
 //! The command line: beside a running server, on its own, and through a URL; output forms and exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::process::Output;

@@ -1,5 +1,7 @@
 //! `matome demo` does what it promises, and goes on with its data.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::process::{Command, Stdio};

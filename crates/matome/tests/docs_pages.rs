@@ -1,5 +1,7 @@
 //! The documentation pages in a real browser: they show the operations and ask no other host for anything.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::path::Path;

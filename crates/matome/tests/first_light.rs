@@ -1,5 +1,7 @@
 //! The main job on the real binary: source -> acquired_data -> aggregation -> aggregated_data -> REST.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use serde_json::{Value, json};

@@ -2,6 +2,8 @@
 //!
 //! The seed is printed; `MATOME_SEED=n` repeats a run. The moments are random, the outcome must not be.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -57,7 +57,14 @@ pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
             let client = Client::connect(&target.client, run.wait).await?;
             let id = find(&client, AGGREGATIONS, &target.name).await?;
             let path = format!("{AGGREGATIONS}{id}/run/");
-            let result = wait::run(&client, &path, &target.name, run.wait, target.client.output).await;
+            let result = wait::run(
+                &client,
+                &path,
+                &target.name,
+                wait::Waiting { wait: run.wait, strict: run.strict },
+                target.client.output,
+            )
+            .await;
             client.close().await;
             result?;
         }

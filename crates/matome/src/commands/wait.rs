@@ -13,12 +13,21 @@ use crate::output::{Row, print_row, value_at};
 /// How often the task is looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
 
+/// How long a command stays with the task it started.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Until its end.
+    pub wait: bool,
+    /// Quarantined records are a partial success.
+    pub strict: bool,
+}
+
 /// Starts `path` (a `run/` action); waits for the task's end when asked to; prints the task.
-pub async fn run(client: &Client, path: &str, name: &str, wait: bool, format: Format) -> Result<(), Failure> {
+pub async fn run(client: &Client, path: &str, name: &str, waiting: Waiting, format: Format) -> Result<(), Failure> {
     let answer = client.post(path, "{}".to_owned()).await?;
     let location = answer.location.clone();
     let started = answer.into_json()?;
-    if !wait {
+    if !waiting.wait {
         return super::printed(print_row(format, &started));
     }
     let location =
@@ -26,7 +35,7 @@ pub async fn run(client: &Client, path: &str, name: &str, wait: bool, format: Fo
     let path = location.find("/api/").map_or(location.as_str(), |at| &location[at..]).to_owned();
     let task = until_ended(client, &path, name).await?;
     super::printed(print_row(format, &task))?;
-    outcome(name, &task)
+    outcome(name, &task, waiting.strict)
 }
 
 async fn until_ended(client: &Client, path: &str, name: &str) -> Result<Row, Failure> {
@@ -60,13 +69,17 @@ fn bar(name: &str) -> ProgressBar {
     ProgressBar::new_spinner().with_style(style).with_prefix(name.to_owned())
 }
 
-fn outcome(name: &str, task: &Row) -> Result<(), Failure> {
+fn outcome(name: &str, task: &Row, strict: bool) -> Result<(), Failure> {
     let field = |path: &[&str]| value_at(task.get(), path);
     let id = field(&["id"]).unwrap_or_default();
     match field(&["status"]).as_deref() {
         Some("succeeded") => {
             if let Some(n) = field(&["result", "quarantined"]).filter(|n| n != "0") {
-                eprintln!("{n} records went to quarantine; see /api/acquisition/quarantine/");
+                let told = format!("{n} records went to quarantine; see /api/acquisition/quarantine/");
+                if strict {
+                    return Err(Failure::new(Exit::Partial, told));
+                }
+                eprintln!("{told}");
             }
             Ok(())
         }
