@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,9 +55,8 @@ struct Shared {
     db: Db,
     reason: AtomicU8,
     pulse: Pulse,
-    /// When progress was last written, and whether a write is under way.
+    /// When progress was last written.
     written: Mutex<Option<Instant>>,
-    writing: AtomicBool,
 }
 
 impl fmt::Debug for TaskContext {
@@ -78,14 +77,7 @@ impl TaskContext {
     }
 
     pub(crate) fn with_pulse(db: Db, task_id: i64, fence: Fence, pulse: Pulse) -> Self {
-        let shared = Shared {
-            task_id,
-            db,
-            reason: AtomicU8::new(0),
-            pulse,
-            written: Mutex::new(None),
-            writing: AtomicBool::new(false),
-        };
+        let shared = Shared { task_id, db, reason: AtomicU8::new(0), pulse, written: Mutex::new(None) };
         Self { fence, stop: CancellationToken::new(), shared: Arc::new(shared) }
     }
 
@@ -130,23 +122,26 @@ impl TaskContext {
         {
             let mut written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
             let is_early = written.is_some_and(|at| now.duration_since(at) < PROGRESS_EVERY);
-            if is_early || self.shared.writing.swap(true, Ordering::SeqCst) {
+            if is_early {
                 return;
             }
             *written = Some(now);
         }
         if let Ok(counts) = serde_json::value::to_raw_value(counts) {
             let (task_id, fence) = (self.shared.task_id, self.fence);
-            let written = self
+            let write = self
                 .shared
                 .db
-                .write(move |conn| Box::pin(async move { set_progress(conn, task_id, &fence, &counts).await }))
-                .await;
+                .write(move |conn| Box::pin(async move { set_progress(conn, task_id, &fence, &counts).await }));
+            // A database that hangs must not keep the task from hearing that it has to stop.
+            let written = tokio::select! {
+                written = write => written,
+                () = self.stop.cancelled() => Ok(()),
+            };
             if let Err(err) = written {
                 tracing::debug!(task.id = task_id, error = %err, "progress was not written");
             }
         }
-        self.shared.writing.store(false, Ordering::SeqCst);
     }
 }
 

@@ -337,3 +337,37 @@ async fn many_processes_never_run_two_tasks_of_a_lane() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_process_that_cannot_beat_stops_its_tasks_and_goes_on_when_it_can() {
+    for bed in databases().await {
+        let (db, actor) = (&bed.db, Actor::new(&[(1, Act::UntilStopped)]));
+        let running = Running::start(db, 1, &actor).await;
+        let id = running.enqueue(1).await;
+        wait_for!("the handler runs", actor.runs_of(1) == 1);
+        let release = Arc::new(tokio::sync::Notify::new());
+        let (until, boot) = (Arc::clone(&release), running.process.boot());
+        // Holds the worker's row, and on SQLite the writer itself.
+        let holder = db.clone();
+        let held = tokio::spawn(async move {
+            holder
+                .write(move |conn| {
+                    Box::pin(async move {
+                        conn.execute("update workers set pid = pid where boot = $1", &[boot.into()]).await?;
+                        until.notified().await;
+                        Ok(())
+                    })
+                })
+                .await
+        });
+        wait_for!("the task is told", !actor.stops.lock().unwrap().is_empty());
+        assert_eq!(*actor.stops.lock().unwrap(), [StopReason::LeaseLost], "{}", bed.name);
+        release.notify_one();
+        held.await.unwrap().unwrap();
+        wait_for!("the task runs again", actor.runs_of(1) == 2);
+        let task = wait_for_status(db, id, TaskStatus::Running).await;
+        assert_eq!((task.attempt, task.crash_count), (0, 0));
+        running.stop().await;
+        assert_eq!(find(db, id).await.status, TaskStatus::Pending);
+    }
+}
