@@ -11,6 +11,7 @@ mod config;
 mod docs;
 mod endpoint;
 mod error;
+mod export;
 mod health;
 mod host;
 mod list;
@@ -58,6 +59,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(sources::endpoints());
     all.extend(aggregations::endpoints());
     all.extend(records::endpoints());
+    all.extend(export::endpoints());
     all.extend(tasks::endpoints());
     all.extend(tokens::endpoints());
     let document = openapi::document(&all);

@@ -27,6 +27,8 @@ pub(crate) enum Answer {
     Empty,
     One(&'static str),
     Page(&'static str),
+    /// One JSON object a line.
+    Ndjson,
 }
 
 impl OperationDoc {
@@ -110,10 +112,13 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
         Answer::Empty => ("Done.", None),
         Answer::One(name) => ("The result.", Some(reference(name))),
         Answer::Page(name) => ("A page.", Some(reference(&format!("Paginated{name}List")))),
+        Answer::Ndjson => ("JSON objects, one a line.", None),
     };
     let mut answer = json!({"description": description});
     if let Some(schema) = body {
         answer["content"] = content(schema);
+    } else if matches!(doc.answer, Answer::Ndjson) {
+        answer["content"] = json!({"application/x-ndjson": {"schema": {"type": "string"}}});
     }
     let mut responses = Map::from_iter([(doc.status.to_string(), answer)]);
     let mut refuse = |status: &str, description: &str, schema: &str| {

@@ -6,9 +6,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, header};
-use futures::StreamExt as _;
+use axum::response::Response;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::value::RawValue;
 use tower::ServiceExt as _;
 
@@ -91,26 +93,49 @@ impl Client {
                 let body = reply.text().await.map_err(|err| unreachable(target, &err))?;
                 Ok(Answer { status, location, body })
             }
+            Self::InProcess(app) => read_whole(call(app, method, path, body).await?).await,
+        }
+    }
+
+    /// The lines of a streamed answer, one after another as they arrive. When the answer breaks off, that is an error.
+    pub async fn lines(&self, path: &str, mut each: impl FnMut(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+        let mut chunks = self.chunks(path).await?;
+        let mut pending = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            pending.extend_from_slice(&chunk?);
+            let whole = pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            for line in pending[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let line = std::str::from_utf8(line).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+                each(line)?;
+            }
+            pending.drain(..whole);
+        }
+        Ok(())
+    }
+
+    async fn chunks(&self, path: &str) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
+        match self {
+            Self::Http { client, base, token, target } => {
+                let mut request = client.get(format!("{base}{path}"));
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                let reply = request.send().await.map_err(|err| unreachable(target, &err))?;
+                if !reply.status().is_success() {
+                    let status = reply.status().as_u16();
+                    let body = reply.text().await.map_err(|err| unreachable(target, &err))?;
+                    return Err(Answer { status, location: None, body }.into_failure());
+                }
+                let broke = |err: reqwest::Error| Failure::from_error(Exit::Unreachable, &err);
+                Ok(reply.bytes_stream().map_err(broke).boxed())
+            }
             Self::InProcess(app) => {
-                let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-                if body.is_some() {
-                    request = request.header(header::CONTENT_TYPE, "application/json");
+                let reply = call(app, "GET", path, None).await?;
+                if !reply.status().is_success() {
+                    return Err(read_whole(reply).await?.into_failure());
                 }
-                let request = request
-                    .extension(matome_api::LocalOwner)
-                    .body(body.map(Body::from).unwrap_or_default())
-                    .map_err(|err| Failure::from_error(Exit::Usage, &err))?;
-                let reply = app.router().oneshot(request).await.unwrap_or_else(|never| match never {});
-                let (status, location) = (reply.status().as_u16(), location(reply.headers()));
-                let mut body = Vec::new();
-                let mut stream = reply.into_body().into_data_stream();
-                while let Some(chunk) = stream.next().await {
-                    body.extend_from_slice(&chunk.map_err(|err| Failure::from_error(Exit::Failed, &err))?);
-                    if body.len() > MAX_ANSWER {
-                        return Err(Failure::new(Exit::Failed, "the answer is larger than 64 MiB"));
-                    }
-                }
-                Ok(Answer { status, location, body: String::from_utf8_lossy(&body).into_owned() })
+                let broke = |err: axum::Error| Failure::from_error(Exit::Failed, &err);
+                Ok(reply.into_body().into_data_stream().map_err(broke).boxed())
             }
         }
     }
@@ -121,6 +146,26 @@ impl Client {
             app.stop().await;
         }
     }
+}
+
+async fn call(app: &App, method: &str, path: &str, body: Option<String>) -> Result<Response, Failure> {
+    let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let request = request
+        .extension(matome_api::LocalOwner)
+        .body(body.map(Body::from).unwrap_or_default())
+        .map_err(|err| Failure::from_error(Exit::Usage, &err))?;
+    Ok(app.router().oneshot(request).await.unwrap_or_else(|never| match never {}))
+}
+
+async fn read_whole(reply: Response) -> Result<Answer, Failure> {
+    let (status, location) = (reply.status().as_u16(), location(reply.headers()));
+    let body = axum::body::to_bytes(reply.into_body(), MAX_ANSWER)
+        .await
+        .map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    Ok(Answer { status, location, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
 impl Answer {

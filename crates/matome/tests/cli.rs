@@ -118,3 +118,36 @@ fn token_create_prints_only_the_token() {
     let text = home.ok(&["token", "create", "--role", "admin"]);
     assert!(text.starts_with("mtm_") && text.trim_end().lines().count() == 1, "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_run_with_quarantined_records_ends_with_8() {
+    let home = sqlite_home();
+    write(&home.files().join("some.ndjson"), "{\"n\":1}\nnot a record\n");
+    let _server = home.serve().await;
+    home.ok(&["source", "add", "some", "--path", "some.ndjson"]);
+    let output = home.run(&["source", "run", "some", "--wait", "--strict"]);
+    assert_eq!(output.status.code(), Some(8), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("quarantine"), "{output:?}");
+    home.ok(&["source", "run", "some", "--wait"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_holds_every_record_and_a_file_appears_whole() {
+    for home in homes().await {
+        let lines: Vec<String> = (0..2500).map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}", "あ".repeat(40))).collect();
+        write(&home.files().join("many.ndjson"), lines.join("\n"));
+        let server = home.serve().await;
+        let id = server.source("many", "file", json!({ "path": "many.ndjson" })).await;
+        server.run("acquisition", id).await;
+        let file = home.dir.path().join("out.ndjson");
+        let to = file.to_str().unwrap();
+        home.ok(&["data", "export", "--source", "many", "--to", to]);
+        let mut exported: Vec<Value> = std::fs::read_to_string(&file).unwrap().lines().map(json_of).collect();
+        exported.sort_by_key(|record| record["n"].as_u64());
+        let read: Vec<Value> = lines.iter().map(|line| json_of(line)).collect();
+        assert!(exported == read, "{}: {} records", home.name, exported.len());
+        let parts = std::fs::read_dir(home.dir.path()).unwrap().filter_map(Result::ok);
+        assert!(parts.map(|entry| entry.file_name()).all(|name| name != "out.ndjson.part"));
+        failed(&home.run(&["data", "export", "--source", "none"]), 5, "none");
+    }
+}

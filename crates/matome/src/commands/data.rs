@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use serde_json::value::RawValue;
+
 use super::{find, list, printed};
 use crate::cli::{DataCommand, Format, WhichData};
 use crate::client::Client;
@@ -15,104 +17,90 @@ use crate::output::{Column, Row, print_rows, value_at};
 const ACQUIRED: &[Column] = &[("id", &["id"]), ("acquired", &["acquired_at"]), ("raw data", &["raw_data"])];
 const AGGREGATED: &[Column] = &[("id", &["id"]), ("aggregated", &["aggregated_at"]), ("data", &["data"])];
 
-/// Rows of one request of an export.
-const PAGE: &str = "100";
-
 pub async fn run(command: DataCommand) -> Result<(), Failure> {
     match command {
         DataCommand::Query { client, which, limit } => {
             let format = client.output;
             let client = Client::connect(&client, false).await?;
-            let (path, id, columns, _) = resolve(&client, &which).await?;
-            let rows = list(&client, path, &[("source", &id)], limit).await?;
+            let which = resolve(&client, &which).await?;
+            let rows = list(&client, which.data, &[("source", &which.id)], limit).await?;
             if rows.is_empty() && format == Format::Table {
                 eprintln!("No rows yet. A source is read by: matome source run NAME --wait");
             }
-            printed(print_rows(format, &rows, columns))?;
+            printed(print_rows(format, &rows, which.columns))?;
             client.close().await;
         }
         DataCommand::Export { client, which, to } => {
             let format = client.output;
             let client = Client::connect(&client, false).await?;
-            let (path, id, _, field) = resolve(&client, &which).await?;
+            let which = resolve(&client, &which).await?;
+            let path = format!("{}{}/export/", which.sources, which.id);
             match &to {
-                None => drop(export(&client, path, &id, field, format, &mut io::stdout().lock()).await?),
-                Some(file) => export_to_file(&client, path, &id, field, format, file).await?,
-            };
+                None => drop(export(&client, &path, format, &mut io::stdout().lock()).await?),
+                Some(file) => export_to_file(&client, &path, format, file).await?,
+            }
             client.close().await;
         }
     }
     Ok(())
 }
 
-async fn resolve(
-    client: &Client,
-    which: &WhichData,
-) -> Result<(&'static str, String, &'static [Column], &'static str), Failure> {
+/// Whose data a command is about.
+struct Resolved {
+    sources: &'static str,
+    data: &'static str,
+    id: String,
+    columns: &'static [Column],
+}
+
+async fn resolve(client: &Client, which: &WhichData) -> Result<Resolved, Failure> {
     match (&which.source, &which.aggregation) {
-        (_, Some(name)) => Ok(("/api/aggregation/data/", find(client, AGGREGATIONS, name).await?, AGGREGATED, "data")),
-        (Some(name), None) => Ok(("/api/acquisition/data/", find(client, SOURCES, name).await?, ACQUIRED, "raw_data")),
+        (_, Some(name)) => Ok(Resolved {
+            sources: AGGREGATIONS,
+            data: "/api/aggregation/data/",
+            id: find(client, AGGREGATIONS, name).await?,
+            columns: AGGREGATED,
+        }),
+        (Some(name), None) => Ok(Resolved {
+            sources: SOURCES,
+            data: "/api/acquisition/data/",
+            id: find(client, SOURCES, name).await?,
+            columns: ACQUIRED,
+        }),
         (None, None) => Err(Failure::new(Exit::Usage, "neither --source nor --aggregation is given")),
     }
 }
 
 /// A file appears under its name only when it is whole.
-async fn export_to_file(
-    client: &Client,
-    path: &str,
-    id: &str,
-    field: &str,
-    format: Format,
-    file: &Path,
-) -> Result<(), Failure> {
+async fn export_to_file(client: &Client, path: &str, format: Format, file: &Path) -> Result<(), Failure> {
     let failed = |err: io::Error| Failure::new(Exit::Failed, format!("cannot write `{}`: {err}", file.display()));
     let mut part = file.as_os_str().to_owned();
     part.push(".part");
     let mut out = BufWriter::new(File::create(&part).map_err(failed)?);
-    let rows = export(client, path, id, field, format, &mut out).await?;
+    let rows = export(client, path, format, &mut out).await?;
     out.into_inner().map_err(|err| failed(err.into_error()))?.sync_all().map_err(failed)?;
     std::fs::rename(&part, file).map_err(failed)?;
     eprintln!("wrote {rows} rows to `{}`", file.display());
     Ok(())
 }
 
-/// Writes the records themselves, oldest first, a page at a time after the last id.
-async fn export(
-    client: &Client,
-    path: &str,
-    id: &str,
-    field: &str,
-    format: Format,
-    out: &mut impl Write,
-) -> Result<u64, Failure> {
+/// Writes the records themselves as they arrive.
+async fn export(client: &Client, path: &str, format: Format, out: &mut impl Write) -> Result<u64, Failure> {
     let failed = |err: io::Error| Failure::from_error(Exit::Failed, &err);
-    let (mut after, mut written) = ("0".to_owned(), 0u64);
+    let mut written = 0u64;
     let mut csv_headings: Option<Vec<String>> = None;
-    loop {
-        let query = format!("{path}?source={id}&ordering=id&id__gt={after}&page_size={PAGE}&count=none");
-        let body = client.get(&query).await?.into_json()?;
-        let page: super::Page =
-            serde_json::from_str(body.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-        let Some(last) = page.results.last().and_then(|row| value_at(row.get(), &["id"])) else { break };
-        after = last;
-        for row in &page.results {
-            let record = record(row, field)?;
-            write_record(out, format, &record, written, &mut csv_headings).map_err(failed)?;
-            written += 1;
-        }
-    }
+    let write = |line: &str| {
+        let record = RawValue::from_string(line.to_owned()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+        write_record(out, format, &record, written, &mut csv_headings).map_err(failed)?;
+        written += 1;
+        Ok(())
+    };
+    client.lines(path, write).await?;
     if format == Format::Json {
         out.write_all(if written == 0 { b"[]\n" } else { b"\n]\n" }).map_err(failed)?;
     }
     out.flush().map_err(failed)?;
     Ok(written)
-}
-
-fn record(row: &Row, field: &str) -> Result<Row, Failure> {
-    let members: std::collections::HashMap<String, Row> =
-        serde_json::from_str(row.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-    let missing = || Failure::new(Exit::Failed, format!("a row without `{field}`"));
-    members.into_iter().find(|(name, _)| name == field).map(|(_, value)| value).ok_or_else(missing)
 }
 
 fn write_record(

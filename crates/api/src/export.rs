@@ -1,0 +1,124 @@
+//! Everything that is stored of a source or an aggregation, as one stream of NDJSON.
+//!
+//! One query, row by row as the database gives them; a slow client makes the database wait, nothing piles up.
+//! When it breaks off in the middle the connection breaks off too, so a client never takes a part for the whole.
+
+use std::pin::pin;
+
+use axum::body::{Body as HttpBody, Bytes};
+use axum::response::Response;
+use futures::{Stream, TryStreamExt as _};
+use http::{HeaderValue, Method, header};
+use matome_store::db::Db;
+use matome_store::error::StoreError;
+use matome_store::{acquired_data, aggregated_data, aggregation_sources, data_sources};
+use tokio::sync::mpsc;
+
+use crate::auth::Permission::Read;
+use crate::endpoint::{Call, Endpoint};
+use crate::error::{ApiError, Result};
+use crate::message::Message;
+use crate::openapi::{Answer, OperationDoc};
+
+/// Bytes that are collected before they are sent.
+const CHUNK: usize = 64 << 10;
+/// Chunks that wait for a slow client at most.
+const WAITING: usize = 4;
+
+type Chunks = mpsc::Sender<Result<Bytes, StoreError>>;
+
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    let doc = |id, summary| OperationDoc::new(id, summary, 200, Answer::Ndjson);
+    vec![
+        Endpoint::other("/api/acquisition/sources/{id}/export/", "Acquired Data Export")
+            .on(Method::GET, Read, export_source)
+            .doc(doc("acquisition_sources_export", "Stream all records of a data source, one a line, in no order.")),
+        Endpoint::other("/api/aggregation/sources/{id}/export/", "Aggregated Data Export")
+            .on(Method::GET, Read, export_aggregation)
+            .doc(doc(
+                "aggregation_sources_export",
+                "Stream the current rows of an aggregation, one a line, in no order.",
+            )),
+    ]
+}
+
+async fn export_source(call: Call) -> Result<Response> {
+    const NOUN: &str = "DataSource";
+    let id = call.id(NOUN)?;
+    let mut reader = call.state.db.read().await?;
+    let found = data_sources::find(&mut reader.conn(), id).await?;
+    found.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    let up_to = acquired_data::watermark(&mut reader.conn(), id).await?;
+    drop(reader);
+    let db = call.state.db.clone();
+    Ok(streamed(|chunks| async move { send_records(&db, id, up_to, &chunks).await }))
+}
+
+async fn export_aggregation(call: Call) -> Result<Response> {
+    const NOUN: &str = "AggregationSource";
+    let id = call.id(NOUN)?;
+    let mut reader = call.state.db.read().await?;
+    let found = aggregation_sources::find(&mut reader.conn(), id).await?;
+    found.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    let tables = aggregated_data::query_tables(&mut reader.conn()).await?;
+    let is_ours = |table: &&aggregated_data::QueryTable| {
+        table.id == id && table.kind == matome_model::task::LaneKind::Aggregation
+    };
+    let run_id = tables.iter().find(is_ours).map_or(0, |table| table.run_id);
+    drop(reader);
+    let db = call.state.db.clone();
+    Ok(streamed(|chunks| async move { send_rows(&db, id, run_id, &chunks).await }))
+}
+
+/// An answer whose body is made by `produce` while it is sent.
+fn streamed<F, R>(produce: F) -> Response
+where
+    F: FnOnce(Chunks) -> R,
+    R: Future<Output = Result<(), StoreError>> + Send + 'static,
+{
+    let (chunks, mut waiting) = mpsc::channel(WAITING);
+    let produced = produce(chunks.clone());
+    tokio::spawn(async move {
+        if let Err(err) = produced.await {
+            tracing::error!(error = %err, "an export broke off");
+            // The client may have gone, and then nobody needs to know.
+            let _ = chunks.send(Err(err)).await;
+        }
+    });
+    let body = futures::stream::poll_fn(move |cx| waiting.poll_recv(cx));
+    let mut response = Response::new(HttpBody::from_stream(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+async fn send_records(db: &Db, id: i64, up_to: i64, chunks: &Chunks) -> Result<(), StoreError> {
+    let mut reader = db.read().await?;
+    let mut conn = reader.conn();
+    let records = acquired_data::stream(&mut conn, id, up_to);
+    send(records.map_ok(|record| record.raw_data.into_boxed_str()), chunks).await
+}
+
+async fn send_rows(db: &Db, id: i64, run_id: i64, chunks: &Chunks) -> Result<(), StoreError> {
+    let mut reader = db.read().await?;
+    let mut conn = reader.conn();
+    let rows = aggregated_data::stream_run(&mut conn, id, run_id)?;
+    send(rows.map_ok(|row| row.data.into()), chunks).await
+}
+
+/// Sends records as lines until there are no more or the client has gone.
+async fn send(records: impl Stream<Item = Result<Box<str>, StoreError>>, chunks: &Chunks) -> Result<(), StoreError> {
+    let mut records = pin!(records);
+    let mut pending = Vec::with_capacity(CHUNK + (CHUNK >> 2));
+    while let Some(record) = records.try_next().await? {
+        pending.extend_from_slice(record.as_bytes());
+        pending.push(b'\n');
+        if pending.len() >= CHUNK {
+            let full = std::mem::replace(&mut pending, Vec::with_capacity(CHUNK + (CHUNK >> 2)));
+            if chunks.send(Ok(full.into())).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    let _ = chunks.send(Ok(pending.into())).await;
+    Ok(())
+}
