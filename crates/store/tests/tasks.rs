@@ -396,12 +396,12 @@ async fn a_lane_that_keeps_failing_is_held_back_and_probed() {
 }
 
 #[tokio::test]
-async fn the_third_death_of_its_worker_fails_a_task_unless_a_page_commits() {
+async fn the_tenth_death_of_its_worker_fails_a_task_unless_a_page_commits() {
     for bed in databases().await {
         let db = &bed.db;
         for (object_id, with_progress, last) in [(1, false, TaskStatus::Failed), (2, true, TaskStatus::Pending)] {
             let id = enqueue_manual(db, object_id, at(0)).await.task.id;
-            for death in 1..=3 {
+            for death in 1..=10 {
                 let worker = Uuid::new_v4();
                 let fence = claim_one(db, worker, at(death)).await.fence;
                 if with_progress && death == 2 {
@@ -417,7 +417,7 @@ async fn the_third_death_of_its_worker_fails_a_task_unless_a_page_commits() {
             let task = find(db, id).await;
             assert_eq!(task.status, last, "{}", bed.name);
             assert_eq!(task.error.is_some_and(|error| error.get().contains("poison")), !with_progress);
-            write!(db, conn => tasks::cancel(conn, id, at(9))).unwrap();
+            write!(db, conn => tasks::cancel(conn, id, at(19))).unwrap();
         }
     }
 }

@@ -12,10 +12,12 @@ use crate::db::{Arg, Conn};
 use crate::error::Result;
 use crate::lanes::{self, LockedLane};
 
-/// With so many deaths of a worker without a page in between, the task itself is taken for the cause.
-const POISON_AFTER: i64 = 3;
+/// With so many deaths of a worker without a page in between, the task itself is taken for the cause. As long as
+/// tasks share a process one death says little about each of them: a machine that is switched off a few times
+/// must not cost anybody a task.
+const POISON_AFTER: i64 = 10;
 const POISON: &str =
-    r#"{"message":"its worker died three times in a row while it ran","causes":[],"position":null,"reason":"poison"}"#;
+    r#"{"message":"its worker died ten times in a row while it ran, without a page committed","causes":[],"position":null,"reason":"poison"}"#;
 /// Lanes that one call takes back at most.
 const LANES_AT_ONCE: i64 = 500;
 
