@@ -1,0 +1,11 @@
+//! The REST API as its clients see it, on both databases: the conventions that clients of Django REST framework rely on.
+
+#![allow(clippy::unwrap_used, reason = "a failing unwrap in a test names its line")]
+
+mod access;
+mod actions;
+mod documents;
+mod lists;
+mod records;
+mod sources;
+mod support;

@@ -1,0 +1,137 @@
+//! Records, rows and quarantine: their shapes, their counts, their order.
+
+use matome_model::clock::Clock;
+use matome_store::counters;
+use matome_store::db::Arg;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::support::{AGGREGATIONS, SOURCES, TestApi, apis};
+
+const DATA: &str = "/api/acquisition/data/";
+
+async fn add_record(api: &TestApi, source: i64, raw_data: &str) {
+    let raw_data = RawValue::from_string(raw_data.to_owned()).unwrap();
+    let added = api.db.write(move |conn| {
+        Box::pin(async move {
+            let sql = "insert into acquired_data (source_id, raw_data, data_hash, acquired_at) values ($1, $2, $3, $4)";
+            let now = Clock::system().now();
+            conn.execute(sql, &[source.into(), Arg::from(&*raw_data), "00".into(), now.into()]).await?;
+            counters::add(conn, counters::ACQUIRED_DATA, source, "", 1).await
+        })
+    });
+    added.await.unwrap();
+}
+
+#[tokio::test]
+async fn records_keep_their_numbers_digit_by_digit_and_come_newest_first() {
+    for api in apis().await {
+        let source = api.make(SOURCES, json!({"name": "s", "source_type": "file"})).await["id"].as_i64().unwrap();
+        let other = api.make(SOURCES, json!({"name": "o", "source_type": "file"})).await["id"].as_i64().unwrap();
+        let precise = "{\"n\":12345678901234567890.12345678901234567890}";
+        for (source, raw_data) in [(source, "{\"a\":\"東京\"}"), (other, "{}"), (source, precise)] {
+            add_record(&api, source, raw_data).await;
+        }
+        let reply = api.call("GET", DATA, None).await;
+        assert!(reply.text.contains("12345678901234567890.12345678901234567890"), "{}: {}", api.name, reply.text);
+        assert!(reply.text.contains("東京"), "{}", api.name);
+        let all = reply.expect(api.name, 200);
+        assert_eq!(all["count"], 3, "{}", api.name);
+        let rows = all["results"].as_array().unwrap();
+        assert!(rows.is_sorted_by(|a, b| a["acquired_at"].as_str() >= b["acquired_at"].as_str()), "{}", api.name);
+        for row in rows {
+            for field in
+                ["id", "source", "raw_data", "metadata", "data_hash", "acquired_at", "created_at", "stream", "version"]
+            {
+                assert!(row.get(field).is_some(), "{}: {field}", api.name);
+            }
+        }
+        let one = api.call("GET", &format!("{DATA}{}/", rows[0]["id"]), None).await;
+        assert_eq!(&one.expect(api.name, 200), &rows[0], "{}", api.name);
+
+        for (query, count) in [
+            (format!("?source={source}"), 2),
+            (format!("?source__in={source},{other},{source}"), 3),
+            (format!("?source={source}&acquired_at__gte=2000-01-01"), 2),
+            ("?data_hash=00".to_owned(), 3),
+            ("?acquired_at__gte=2999-01-01T00:00:00Z".to_owned(), 0),
+        ] {
+            assert_eq!(api.get(&format!("{DATA}{query}")).await["count"], count, "{}: {query}", api.name);
+        }
+        api.call("DELETE", &format!("{SOURCES}{source}/"), None).await.expect(api.name, 204);
+        assert_eq!(api.get(DATA).await["count"], 1, "{}: a deleted source's records are hidden", api.name);
+        api.call("GET", &format!("{DATA}{}/", rows[0]["id"]), None).await.expect(api.name, 404);
+    }
+}
+
+#[tokio::test]
+async fn the_count_of_records_comes_from_their_counters() {
+    for api in apis().await {
+        let source = api.make(SOURCES, json!({"name": "s", "source_type": "file"})).await["id"].as_i64().unwrap();
+        let counted = api.db.write(move |conn| {
+            Box::pin(async move { counters::add(conn, counters::ACQUIRED_DATA, source, "stream", 1_000_000).await })
+        });
+        counted.await.unwrap();
+        for query in [String::new(), format!("?source={source}")] {
+            assert_eq!(api.get(&format!("{DATA}{query}")).await["count"], 1_000_000, "{}", api.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_older_run_is_shown_when_asked_for() {
+    for api in apis().await {
+        let id = api.make(AGGREGATIONS, json!({"name": "a"})).await["id"].as_i64().unwrap();
+        let made = api.db.write(move |conn| {
+            Box::pin(async move {
+                let mut runs = Vec::new();
+                for (status, data) in [("superseded", "{\"n\":1}"), ("current", "{\"n\":2}"), ("building", "{\"n\":3}")]
+                {
+                    let sql = "insert into aggregation_runs (source_id, task_id, status, row_count)
+                        values ($1, 1, $2, 1) returning id";
+                    let run = conn.fetch_one(sql, &[id.into(), status.into()]).await?.int("id")?;
+                    let sql = "insert into aggregated_data (source_id, data, run_id) values ($1, $2, $3)";
+                    conn.execute(sql, &[id.into(), Arg::Json(Some(data)), run.into()]).await?;
+                    runs.push(run);
+                }
+                let sql = "update aggregation_sources set current_run_id = $2 where id = $1";
+                conn.execute(sql, &[id.into(), runs[1].into()]).await?;
+                Ok(runs)
+            })
+        });
+        let runs = made.await.unwrap();
+        let shown = async |query: String| {
+            let body = api.get(&format!("/api/aggregation/data/{query}")).await;
+            let rows = body["results"].as_array().unwrap().iter().map(|row| row["data"]["n"].as_i64().unwrap());
+            (body["count"].as_i64().unwrap(), rows.collect::<Vec<_>>())
+        };
+        assert_eq!(shown(String::new()).await, (1, vec![2]), "{}", api.name);
+        assert_eq!(shown(format!("?source={id}")).await, (1, vec![2]), "{}", api.name);
+        assert_eq!(shown(format!("?run={}", runs[0])).await, (1, vec![1]), "{}", api.name);
+        assert_eq!(shown(format!("?run={}", runs[2])).await, (0, vec![]), "{}: unpublished", api.name);
+    }
+}
+
+#[tokio::test]
+async fn quarantined_bytes_are_text_when_they_are_utf_8_and_base64_otherwise() {
+    for api in apis().await {
+        let source = api.make(SOURCES, json!({"name": "s", "source_type": "file"})).await["id"].as_i64().unwrap();
+        let added = api.db.write(move |conn| {
+            Box::pin(async move {
+                for (n, raw) in [b"{\"bad\":".as_slice(), b"\xff\x00"].into_iter().enumerate() {
+                    let sql = "insert into quarantine (source_id, task_id, reason, detail, raw, raw_length, raw_hash)
+                        values ($1, 1, 'invalid_json', 'why', $2, 7, $3)";
+                    conn.execute(sql, &[source.into(), raw.into(), n.to_string().as_str().into()]).await?;
+                }
+                Ok(())
+            })
+        });
+        added.await.unwrap();
+        let body = api.get(&format!("/api/acquisition/quarantine/?source={source}")).await;
+        let rows = body["results"].as_array().unwrap();
+        assert_eq!((&rows[0]["raw"], &rows[0]["raw_encoding"]), (&json!("/wA="), &json!("base64")), "{}", api.name);
+        assert_eq!((&rows[1]["raw"], &rows[1]["raw_encoding"]), (&json!("{\"bad\":"), &json!("utf-8")), "{}", api.name);
+        let one = api.get(&format!("/api/acquisition/quarantine/{}/", rows[1]["id"])).await;
+        assert_eq!(&one, &rows[1], "{}", api.name);
+    }
+}
