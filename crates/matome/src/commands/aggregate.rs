@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{confirm, find, list, printed, text_or_file, wait};
+use super::{find, list, printed, text_or_file};
 use crate::cli::{AggregateCommand, Format};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -45,29 +45,8 @@ pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
             printed(print_rows(format, &rows, COLUMNS))?;
             client.close().await;
         }
-        AggregateCommand::Show(target) => {
-            let client = Client::connect(&target.client, false).await?;
-            let id = find(&client, AGGREGATIONS, &target.name).await?;
-            let row = client.get(&format!("{AGGREGATIONS}{id}/")).await?.into_json()?;
-            printed(print_row(target.client.output, &row))?;
-            client.close().await;
-        }
-        AggregateCommand::Run(run) => {
-            let target = run.target;
-            let client = Client::connect(&target.client, run.wait).await?;
-            let id = find(&client, AGGREGATIONS, &target.name).await?;
-            let path = format!("{AGGREGATIONS}{id}/run/");
-            let result = wait::run(
-                &client,
-                &path,
-                &target.name,
-                wait::Waiting { wait: run.wait, strict: run.strict },
-                target.client.output,
-            )
-            .await;
-            client.close().await;
-            result?;
-        }
+        AggregateCommand::Show(target) => super::show(&target, AGGREGATIONS).await?,
+        AggregateCommand::Run(run) => super::run(&run, AGGREGATIONS).await?,
         AggregateCommand::Preview { client, name, sql } => {
             let format = client.output;
             let body = match sql {
@@ -89,15 +68,7 @@ pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
             printed(print_rows(format, &rows, &[]))?;
             client.close().await;
         }
-        AggregateCommand::Delete(delete) => {
-            let target = delete.target;
-            let client = Client::connect(&target.client, false).await?;
-            let id = find(&client, AGGREGATIONS, &target.name).await?;
-            confirm(&format!("delete aggregation `{}` with all its rows", target.name), delete.yes)?;
-            client.send("DELETE", &format!("{AGGREGATIONS}{id}/"), None).await?.into_json()?;
-            eprintln!("deleted aggregation `{}`", target.name);
-            client.close().await;
-        }
+        AggregateCommand::Delete(delete) => super::delete(&delete, AGGREGATIONS, "aggregation", "rows").await?,
     }
     Ok(())
 }

@@ -11,9 +11,10 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use serde_json::value::RawValue;
 
+use crate::cli::{DeleteTarget, RunTarget, Target};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
-use crate::output::{Row, value_at};
+use crate::output::{Row, print_row, value_at};
 
 /// Rows of a list, page by page, at most `limit`.
 pub async fn list(client: &Client, path: &str, query: &[(&str, &str)], limit: usize) -> Result<Vec<Row>, Failure> {
@@ -54,6 +55,39 @@ async fn find(client: &Client, path: &str, name: &str) -> Result<String, Failure
     let command = if path.contains("aggregation") { "aggregate" } else { "source" };
     Err(Failure::new(Exit::NotFound, format!("there is no {noun} `{name}`"))
         .help(format!("`matome {command} list` shows those that are there")))
+}
+
+/// Shows the row that a command names.
+async fn show(target: &Target, path: &str) -> Result<(), Failure> {
+    let client = Client::connect(&target.client, false).await?;
+    let id = find(&client, path, &target.name).await?;
+    let row = client.get(&format!("{path}{id}/")).await?.into_json()?;
+    printed(print_row(target.client.output, &row))?;
+    client.close().await;
+    Ok(())
+}
+
+/// Starts a task of the row that a command names, and waits for it when asked to.
+async fn run(run: &RunTarget, path: &str) -> Result<(), Failure> {
+    let target = &run.target;
+    let client = Client::connect(&target.client, run.wait).await?;
+    let id = find(&client, path, &target.name).await?;
+    let waiting = wait::Waiting { wait: run.wait, strict: run.strict };
+    let result = wait::run(&client, &format!("{path}{id}/run/"), &target.name, waiting, target.client.output).await;
+    client.close().await;
+    result
+}
+
+/// Deletes the row that a command names, after asking. `noun` is what it is, `content` what goes with it.
+async fn delete(delete: &DeleteTarget, path: &str, noun: &str, content: &str) -> Result<(), Failure> {
+    let name = &delete.target.name;
+    let client = Client::connect(&delete.target.client, false).await?;
+    let id = find(&client, path, name).await?;
+    confirm(&format!("delete {noun} `{name}` with all its {content}"), delete.yes)?;
+    client.send("DELETE", &format!("{path}{id}/"), None).await?.into_json()?;
+    eprintln!("deleted {noun} `{name}`");
+    client.close().await;
+    Ok(())
 }
 
 /// `@FILE` is the content of a file; anything else is itself.

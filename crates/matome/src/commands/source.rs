@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{confirm, find, list, printed, text_or_file, wait};
+use super::{find, list, printed, text_or_file};
 use crate::cli::{Format, SourceCommand};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -42,29 +42,8 @@ pub async fn run(command: SourceCommand) -> Result<(), Failure> {
             printed(print_rows(format, &rows, COLUMNS))?;
             client.close().await;
         }
-        SourceCommand::Show(target) => {
-            let client = Client::connect(&target.client, false).await?;
-            let id = find(&client, SOURCES, &target.name).await?;
-            let row = client.get(&format!("{SOURCES}{id}/")).await?.into_json()?;
-            printed(print_row(target.client.output, &row))?;
-            client.close().await;
-        }
-        SourceCommand::Run(run) => {
-            let target = run.target;
-            let client = Client::connect(&target.client, run.wait).await?;
-            let id = find(&client, SOURCES, &target.name).await?;
-            let path = format!("{SOURCES}{id}/run/");
-            let result = wait::run(
-                &client,
-                &path,
-                &target.name,
-                wait::Waiting { wait: run.wait, strict: run.strict },
-                target.client.output,
-            )
-            .await;
-            client.close().await;
-            result?;
-        }
+        SourceCommand::Show(target) => super::show(&target, SOURCES).await?,
+        SourceCommand::Run(run) => super::run(&run, SOURCES).await?,
         SourceCommand::Test(target) => {
             let client = Client::connect(&target.client, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;
@@ -72,15 +51,7 @@ pub async fn run(command: SourceCommand) -> Result<(), Failure> {
             printed(print_row(target.client.output, &row))?;
             client.close().await;
         }
-        SourceCommand::Delete(delete) => {
-            let target = delete.target;
-            let client = Client::connect(&target.client, false).await?;
-            let id = find(&client, SOURCES, &target.name).await?;
-            confirm(&format!("delete source `{}` with all its records", target.name), delete.yes)?;
-            client.send("DELETE", &format!("{SOURCES}{id}/"), None).await?.into_json()?;
-            eprintln!("deleted source `{}`", target.name);
-            client.close().await;
-        }
+        SourceCommand::Delete(delete) => super::delete(&delete, SOURCES, "source", "records").await?,
     }
     Ok(())
 }
