@@ -1,0 +1,60 @@
+//! The configs that `docs/sources.md` and its translation print are accepted, and both pages name the same things.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+
+use matome_connector::validate_config;
+use matome_model::canonical::QuarantineReason;
+use matome_model::source::{Dedupe, SourceType};
+
+const PAGES: [&str; 2] = ["sources.md", "sources.ja.md"];
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|err| panic!("`{}`: {err}", path.display()))
+}
+
+/// The blocks that start with ```` ```json TYPE ````, with their types.
+fn configs(markdown: &str) -> Vec<(SourceType, String)> {
+    let mut found = Vec::new();
+    let mut lines = markdown.lines();
+    while let Some(line) = lines.next() {
+        if let Some(source_type) = line.strip_prefix("```json ").and_then(|word| SourceType::parse(word.trim())) {
+            let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            found.push((source_type, block.join("\n")));
+        }
+    }
+    found
+}
+
+#[test]
+fn printed_configs_are_accepted() {
+    for name in PAGES {
+        let configs = configs(&page(name));
+        assert!(configs.len() > 5, "{name} has {} configs", configs.len());
+        for (source_type, config) in configs {
+            let parsed =
+                validate_config(source_type, &config).unwrap_or_else(|errors| panic!("{name}: {config}: {errors:?}"));
+            assert!(!parsed.is_draft(), "{name}: {config}");
+        }
+    }
+}
+
+#[test]
+fn both_languages_print_the_same_configs() {
+    let [english, japanese] = PAGES.map(|name| configs(&page(name)));
+    assert_eq!(english, japanese);
+}
+
+#[test]
+fn every_reason_and_dedupe_mode_is_described() {
+    for name in PAGES {
+        let page = page(name);
+        let reasons = QuarantineReason::ALL.iter().map(|reason| reason.as_str());
+        for code in reasons.chain(Dedupe::ALL.iter().map(|dedupe| dedupe.as_str())) {
+            assert!(page.contains(&format!("| `{code}` |")), "{name} has no row for `{code}`");
+        }
+    }
+}
