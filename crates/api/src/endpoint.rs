@@ -4,7 +4,7 @@
 //! An [`Operation`] cannot be made without a [`Permission`].
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::RequestPartsExt as _;
 use axum::Router;
@@ -14,6 +14,7 @@ use axum::response::Response;
 use axum::routing::any;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use matome_store::api_tokens::Role;
 use serde::Serialize;
@@ -26,6 +27,10 @@ use crate::host;
 use crate::message::{Language, Message};
 use crate::openapi::OperationDoc;
 use crate::state::ApiState;
+
+/// Bytes of an unread body, and time, that a connection is worth.
+const DRAIN_LIMIT: usize = 256 << 10;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// A path and what can be done with it.
 pub(crate) struct Endpoint {
@@ -150,32 +155,57 @@ async fn serve(endpoint: Arc<Endpoint>, state: ApiState, request: Request) -> Re
     let started = Instant::now();
     let language = Language::of(request.headers());
     let method = request.method().clone();
-    let answer = answer(&endpoint, state, request).await;
+    let (parts, mut body) = request.into_parts();
+    let answer = answer(&endpoint, state, parts, &mut body).await;
     let response = answer.unwrap_or_else(|err| err.into_response(language));
-    finish(response, &method, language, endpoint.path, started)
+    finish(response, body, &method, language, endpoint.path, started).await
 }
 
 /// The answer to a path that is none of ours.
 pub(crate) async fn not_found(state: ApiState, request: Request) -> Response {
     let started = Instant::now();
     let language = Language::of(request.headers());
-    let method = request.method().clone();
-    let is_local = request.extensions().get::<LocalOwner>().is_some();
-    let err = match host::origin(&state.settings, &request, is_local) {
+    let (parts, body) = request.into_parts();
+    let is_local = parts.extensions.get::<LocalOwner>().is_some();
+    let err = match host::origin(&state.settings, &parts, is_local) {
         Ok(_) => ApiError::NotFound(Message::NotFound),
         Err(err) => err,
     };
-    finish(err.into_response(language), &method, language, "none", started)
+    finish(err.into_response(language), body, &parts.method, language, "none", started).await
 }
 
-fn finish(
+/// Reads what nobody read of a request's body, so that the connection can serve the next request.
+///
+/// The server closes a connection whose request it did not read whole, and a client that already sends the next
+/// request on it would see it fail. Returns whether the end was reached soon enough.
+async fn drain(body: HttpBody) -> bool {
+    let mut length = 0;
+    let mut stream = body.into_data_stream();
+    let read = async {
+        while let Some(chunk) = stream.next().await {
+            length += chunk.map_or(DRAIN_LIMIT + 1, |chunk| chunk.len());
+            if length > DRAIN_LIMIT {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(DRAIN_TIME, read).await.unwrap_or(false)
+}
+
+async fn finish(
     mut response: Response,
+    unread: HttpBody,
     method: &Method,
     language: Language,
     route: &'static str,
     started: Instant,
 ) -> Response {
+    let is_read = drain(unread).await && response.status() != StatusCode::PAYLOAD_TOO_LARGE;
     let headers = response.headers_mut();
+    if !is_read {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Language, Authorization"));
     headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -196,13 +226,12 @@ fn finish(
     response
 }
 
-async fn answer(endpoint: &Endpoint, state: ApiState, request: Request) -> Result<Response> {
-    let is_local = request.extensions().get::<LocalOwner>().is_some();
-    let origin = host::origin(&state.settings, &request, is_local)?;
-    if endpoint.is_json && !accepts_json(request.headers()) {
+async fn answer(endpoint: &Endpoint, state: ApiState, mut parts: Parts, body: &mut HttpBody) -> Result<Response> {
+    let is_local = parts.extensions.get::<LocalOwner>().is_some();
+    let origin = host::origin(&state.settings, &parts, is_local)?;
+    if endpoint.is_json && !accepts_json(&parts.headers) {
         return Err(ApiError::NotAcceptable);
     }
-    let (mut parts, body) = request.into_parts();
     let role = match () {
         () if is_local => Some(Role::Admin),
         () if endpoint.is_public() => None,
@@ -222,7 +251,7 @@ async fn answer(endpoint: &Endpoint, state: ApiState, request: Request) -> Resul
         return Err(ApiError::Forbidden);
     }
     let has_body = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
-    let bytes = if has_body { read(body).await? } else { Bytes::new() };
+    let bytes = if has_body { read(std::mem::take(body)).await? } else { Bytes::new() };
     let parameter = match parts.extract::<RawPathParams>().await {
         Ok(params) => params.iter().next().map(|(_, value)| value.to_owned()),
         Err(_) => Some(String::new()),

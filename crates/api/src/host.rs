@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use http::header;
+use http::request::Parts;
 use http::uri::Authority;
-use http::{Request, header};
 
 use crate::error::{ApiError, Result};
 use crate::state::ApiSettings;
@@ -12,11 +13,11 @@ use crate::state::ApiSettings;
 ///
 /// # Errors
 /// 400 when the Host header is missing, malformed, or none of ours.
-pub(crate) fn origin<B>(settings: &ApiSettings, request: &Request<B>, is_local: bool) -> Result<String> {
-    let given = match request.uri().authority() {
+pub(crate) fn origin(settings: &ApiSettings, request: &Parts, is_local: bool) -> Result<String> {
+    let given = match request.uri.authority() {
         Some(authority) => authority.as_str().to_owned(),
         None => {
-            let header = request.headers().get(header::HOST);
+            let header = request.headers.get(header::HOST);
             header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
         }
     };
@@ -60,8 +61,8 @@ mod tests {
             bind: bind.map(|bind| bind.parse().unwrap()),
             ..ApiSettings::default()
         };
-        let request = Request::builder().uri("/").header(header::HOST, host).body(()).unwrap();
-        origin(&settings, &request, false).is_ok()
+        let request = http::Request::builder().uri("/").header(header::HOST, host).body(()).unwrap();
+        origin(&settings, &request.into_parts().0, false).is_ok()
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod access;
 mod actions;
+mod connections;
 mod documents;
 mod lists;
 mod records;

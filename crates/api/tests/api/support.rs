@@ -102,6 +102,10 @@ impl TestApi {
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
     }
 
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
     pub async fn send(&self, request: Request<Body>) -> Reply {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
