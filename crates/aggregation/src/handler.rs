@@ -150,6 +150,8 @@ impl AggregationHandler {
             rows: u64,
         }
         let mut canonicaliser = Canonicaliser::default();
+        // One time for all rows of a run, so that lists by time show a run as one block.
+        let now = self.clock.now();
         let mut written = 0;
         while let Some(page) = rows.next_page(self.db.page_rows(), self.db.page_bytes()).await.map_err(from_engine)? {
             if !ctx.lease_valid() {
@@ -157,7 +159,7 @@ impl AggregationHandler {
             }
             let count = page.len() as u64;
             let page = canonical(&mut canonicaliser, page, written)?;
-            let (fence, metadata, now) = (ctx.fence, metadata.to_owned(), self.clock.now());
+            let (fence, metadata) = (ctx.fence, metadata.to_owned());
             self.db
                 .write_page(move |conn| {
                     async move {

@@ -1,5 +1,6 @@
 //! One process put together: database, secrets, connectors, engine, router, workers.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::Router;
@@ -35,6 +36,15 @@ use crate::housekeeping;
 /// Connections to PostgreSQL of one process.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
+/// The names that requests may give this server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Names<'a> {
+    /// As the user lists them; empty: loopback names and the bind address.
+    pub allowed_hosts: &'a [String],
+    /// The address it listens on; none when it does not.
+    pub bind: Option<IpAddr>,
+}
+
 /// A process that can serve and work. Cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
@@ -61,14 +71,14 @@ impl App {
     pub async fn open(
         storage: &StorageArgs,
         reach: &ReachArgs,
-        hosts: &[String],
+        names: Names<'_>,
         aggregation_memory_mib: u64,
     ) -> Result<Self, Failure> {
         let (boot, clock, bus) = (Uuid::now_v7(), Clock::system(), Bus::in_process());
         let registry = registry(reach, clock.clone())?;
         let db = open_database(storage, boot, &clock).await?;
         let vault = open_vault(storage)?;
-        let engine = engine(storage, aggregation_memory_mib)?;
+        let engine = engine(storage)?;
         let limits = Limits { memory_bytes: aggregation_memory_mib << 20, ..Limits::default() };
         let draining = CancellationToken::new();
         let state = ApiState {
@@ -80,7 +90,11 @@ impl App {
             bus: bus.clone(),
             metrics: metrics_handle(),
             draining: draining.clone(),
-            settings: Arc::new(ApiSettings { allowed_hosts: hosts.to_vec(), ..ApiSettings::default() }),
+            settings: Arc::new(ApiSettings {
+                allowed_hosts: names.allowed_hosts.to_vec(),
+                bind: names.bind,
+                ..ApiSettings::default()
+            }),
         };
         let is_first_start = !api_tokens::exist(&mut db.read().await?.conn()).await?;
         let router = matome_api::router(state);
@@ -214,7 +228,7 @@ fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
     Ok(Registry::new(roots, HttpClient::new(Policy::new(rules)), clock))
 }
 
-fn engine(storage: &StorageArgs, _memory_mib: u64) -> Result<Engine, Failure> {
+fn engine(storage: &StorageArgs) -> Result<Engine, Failure> {
     let program = std::env::current_exe().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
     let engine = Engine::new(EngineSettings {
         program,

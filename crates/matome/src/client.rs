@@ -14,7 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::value::RawValue;
 use tower::ServiceExt as _;
 
-use crate::app::App;
+use crate::app::{App, Names};
 use crate::cli::ClientArgs;
 use crate::failure::{Exit, Failure};
 
@@ -61,7 +61,7 @@ impl Client {
         if args.storage.database_url.is_none() && !args.storage.data_dir.join("matome.db").exists() {
             std::fs::create_dir_all(&args.storage.data_dir).ok();
         }
-        let app = App::open(&args.storage, &args.reach, &[], 512).await?;
+        let app = App::open(&args.storage, &args.reach, Names::default(), 512).await?;
         if works {
             app.start_workers(2, 1).await?;
         }

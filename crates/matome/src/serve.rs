@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::app::App;
+use crate::app::{App, Names};
 use crate::cli::ServeArgs;
 use crate::client::SOCKET;
 use crate::failure::{Exit, Failure};
@@ -29,9 +29,8 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     if !address.ip().is_loopback() {
         warn!("listening beyond loopback without TLS: put a TLS proxy in front, tokens travel in the clear");
     }
-    let mut hosts = args.allowed_hosts.clone();
-    hosts.extend((!address.ip().is_unspecified()).then(|| address.ip().to_string()));
-    let app = App::open(&args.storage, &args.reach, &hosts, args.aggregation_memory).await?;
+    let names = Names { allowed_hosts: &args.allowed_hosts, bind: Some(address.ip()) };
+    let app = App::open(&args.storage, &args.reach, names, args.aggregation_memory).await?;
     app.start_workers(args.acquisition_slots, args.aggregation_slots).await?;
     let socket_dir = args.storage.database_url.is_none().then_some(args.storage.data_dir.as_path());
     let server = start(&app, listener, socket_dir).await?;

@@ -1,6 +1,6 @@
 //! What both databases promise underneath every entity: units commit whole or not at all, values come back.
 
-use matome_store::db::Arg;
+use matome_store::db::{Arg, DataDir, Db};
 use matome_store::error::StoreError;
 use matome_store::migrate;
 use matome_testbed::databases;
@@ -104,4 +104,22 @@ async fn a_second_row_where_one_may_be_names_its_constraint() {
         let err = insert().await.unwrap_err();
         assert!(matches!(&err, StoreError::Unique { constraint, .. } if constraint.contains("prefix")), "{err:?}");
     }
+}
+
+#[tokio::test]
+async fn after_closing_the_database_file_alone_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open_embedded(DataDir::acquire(dir.path()).unwrap()).await.unwrap();
+    migrate::migrate(&db).await.unwrap();
+    db.write(|conn| Box::pin(async move { conn.execute(INSERT, &["kept".into(), Arg::Bytes(Some(b"x"))]).await }))
+        .await
+        .unwrap();
+    db.read().await.unwrap().conn().fetch_all("select 1", &[]).await.unwrap();
+    db.close().await;
+    drop(db);
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join("matome.db"), copy.path().join("matome.db")).unwrap();
+    let db = Db::open_embedded(DataDir::acquire(copy.path()).unwrap()).await.unwrap();
+    let row = db.read().await.unwrap().conn().fetch_one("select name from api_tokens", &[]).await.unwrap();
+    assert_eq!(row.text("name").unwrap(), "kept");
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, Names};
 use crate::cli::{DemoArgs, ReachArgs, StorageArgs};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -40,7 +40,8 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     };
     let listener = listen(args.bind).await?;
     let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-    let app = App::open(&storage, &reach, &[], AGGREGATION_MEMORY).await?;
+    let app =
+        App::open(&storage, &reach, Names { bind: Some(address.ip()), ..Names::default() }, AGGREGATION_MEMORY).await?;
     app.start_workers(4, 2).await?;
     let server = serve::start(&app, listener, Some(&args.data_dir)).await?;
 

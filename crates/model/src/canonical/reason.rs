@@ -40,17 +40,17 @@ reasons! {
     /// Half of a surrogate pair, which no UTF-8 text can hold.
     LoneSurrogate "lone_surrogate" "escape the character as a whole surrogate pair or write it as UTF-8";
     /// Nested too deeply.
-    Depth "depth" "flatten the record or raise the depth limit";
+    Depth "depth" "flatten the record";
     /// A number with too many digits in plain notation.
-    NumberLimit "number_limit" "send the value as a string or raise the number limit";
+    NumberLimit "number_limit" "send the value as a string";
     /// The record, or its canonical text, is too long.
-    RecordLimit "record_limit" "split the record or raise the record limit";
+    RecordLimit "record_limit" "split the record";
     /// A key is too long.
-    KeyLimit "key_limit" "shorten the key or raise the key limit";
+    KeyLimit "key_limit" "shorten the key";
     /// A string is too long.
-    StringLimit "string_limit" "shorten the string or raise the string limit";
+    StringLimit "string_limit" "shorten the string";
     /// An object has too many keys.
-    KeysLimit "keys_limit" "use an array or raise the limit of keys";
+    KeysLimit "keys_limit" "use an array";
     /// Bytes that are not UTF-8.
     InvalidUtf8 "invalid_utf8" "declare the encoding of the source or send UTF-8";
     /// A control character below U+0020 stands unescaped in a string.
@@ -60,7 +60,7 @@ reasons! {
     /// A quote stands where CSV does not allow one, or is never closed.
     CsvQuote "csv_quote" "double quotes inside quoted fields and close each field";
     /// A line is too long to be read.
-    LineLimit "line_limit" "split the line or raise the line limit";
+    LineLimit "line_limit" "split the line";
     /// The input ended inside the record.
     Truncated "truncated" "send the record again as a whole";
     /// Bytes that the declared encoding does not know.

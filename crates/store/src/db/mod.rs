@@ -181,11 +181,14 @@ impl Db {
         }
     }
 
-    /// Closes the pool; waits for its connections.
+    /// Closes every connection; waits for those in use, and for work that was handed in.
     pub async fn close(&self) {
         match &*self.0 {
             Backend::Postgres { pool, .. } => pool.close().await,
-            Backend::Sqlite { readers, .. } => readers.close().await,
+            Backend::Sqlite { writer, readers, .. } => {
+                readers.close().await;
+                writer.close().await;
+            }
         }
     }
 }

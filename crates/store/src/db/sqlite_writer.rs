@@ -6,12 +6,14 @@
 //! only when the commit is durable.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use sqlx::SqliteConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::Work;
 use super::conn::Conn;
@@ -29,6 +31,8 @@ const COMMIT_WINDOW: Duration = Duration::from_millis(15);
 pub(super) struct SqliteWriter {
     control: mpsc::Sender<Box<dyn Unit>>,
     data: mpsc::Sender<Box<dyn Unit>>,
+    end: Arc<Notify>,
+    ended: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// A unit of work with its reply channel, whatever its result type.
@@ -74,8 +78,18 @@ impl SqliteWriter {
     pub(super) fn start(conn: SqliteConnection) -> Self {
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
         let (data, data_queue) = mpsc::channel(DATA_QUEUE);
-        tokio::spawn(run(conn, control_queue, data_queue));
-        Self { control, data }
+        let end = Arc::new(Notify::new());
+        let ended = tokio::spawn(run(conn, control_queue, data_queue, Arc::clone(&end)));
+        Self { control, data, end, ended: Arc::new(Mutex::new(Some(ended))) }
+    }
+
+    /// Ends the writer after what waits already, and closes its connection.
+    pub(super) async fn close(&self) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = ended {
+            self.end.notify_one();
+            let _ = ended.await;
+        }
     }
 
     pub(super) async fn submit<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
@@ -91,17 +105,19 @@ async fn run(
     mut conn: SqliteConnection,
     mut control: mpsc::Receiver<Box<dyn Unit>>,
     mut data: mpsc::Receiver<Box<dyn Unit>>,
+    end: Arc<Notify>,
 ) {
     loop {
         let first = tokio::select! {
             biased;
             Some(unit) = control.recv() => (unit, false),
             Some(unit) = data.recv() => (unit, true),
+            () = end.notified() => break,
             else => break,
         };
         commit_together(&mut conn, first, &mut control, &mut data).await;
     }
-    // Closing checkpoints the WAL, so that a copy of the file alone is whole.
+    // The last connection to close moves the WAL into the file, so that the file alone is whole.
     let _ = sqlx::Connection::close(conn).await;
 }
 
