@@ -304,9 +304,15 @@ async fn run_source(call: Call) -> Result<Response> {
     }
     let (now, id) = (call.state.clock.now(), source.id);
     let queued = call.state.db.write(move |conn| {
-        Box::pin(async move { tasks::enqueue(conn, &NewTask::manual(LaneKind::Aggregation, id, now), now).await })
+        Box::pin(async move {
+            // Nothing is queued for a source that is being deleted.
+            if aggregation_sources::find_for_update(conn, id).await?.is_none() {
+                return Ok(None);
+            }
+            tasks::enqueue(conn, &NewTask::manual(LaneKind::Aggregation, id, now), now).await.map(Some)
+        })
     });
-    let queued = queued.await?;
+    let queued = queued.await?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
     accepted(&call, Queue::Aggregation, queued.task.id).await
 }
 

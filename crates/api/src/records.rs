@@ -34,7 +34,11 @@ const AGGREGATED: List = List {
 /// With `?run=ID`: rows of an older run, as long as they are kept.
 const AGGREGATED_OF_RUN: List =
     List { listing: &aggregated::LISTING_OF_RUNS, references: Some(LaneKind::Aggregation), counter: None };
-const QUARANTINE: List = List { listing: &quarantined::LISTING, references: Some(LaneKind::Source), counter: None };
+const QUARANTINE: List = List {
+    listing: &quarantined::LISTING,
+    references: Some(LaneKind::Source),
+    counter: Some(|conn, source| Box::pin(quarantined::count(conn, source))),
+};
 
 /// A record as clients see it.
 #[derive(Serialize)]

@@ -58,6 +58,7 @@ pub const LISTING: Listing = Listing {
     table: "aggregation_sources",
     select: COLUMNS,
     visible: "t.deleted_at is null",
+    gone: None,
     columns: &[
         ID,
         Column::new("name", "t.name", ColumnKind::Folded("t.name_folded")),

@@ -76,6 +76,7 @@ pub const LISTING: Listing = Listing {
     table: "api_tokens",
     select: "t.id, t.name, t.role, t.prefix, t.created_at, t.last_used_at, t.expires_at, t.revoked_at",
     visible: "1 = 1",
+    gone: None,
     columns: &[ID, Column::new("role", "t.role", ColumnKind::Choice(Role::WORDS))],
     search: &[],
     default_order: &[Order { column: &ID, descending: false }],

@@ -38,3 +38,23 @@ pub async fn add(conn: &mut Conn<'_>, table: &str, source_id: i64, stream: &str,
 pub async fn of_source(conn: &mut Conn<'_>, table: &str, source_id: i64) -> Result<i64> {
     conn.fetch_one(OF_SOURCE, &[table.into(), source_id.into()]).await?.int("row_count")
 }
+
+const OF_LIVE_SOURCES: &str = "select cast(coalesce(sum(c.row_count), 0) as bigint) as row_count from counters c
+where c.table_name = $1
+and c.source_id not in (select s.id from data_sources s where s.deleted_at is not null)";
+const OF_LIVE_SOURCE: &str = "select cast(coalesce(sum(c.row_count), 0) as bigint) as row_count from counters c
+where c.table_name = $1 and c.source_id = $2
+and c.source_id not in (select s.id from data_sources s where s.deleted_at is not null)";
+
+/// Rows of a table that lists show: of all data sources, or of one, but not of deleted ones whose rows are
+/// being removed.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn of_live_sources(conn: &mut Conn<'_>, table: &str, source_id: Option<i64>) -> Result<i64> {
+    let row = match source_id {
+        None => conn.fetch_one(OF_LIVE_SOURCES, &[table.into()]).await?,
+        Some(id) => conn.fetch_one(OF_LIVE_SOURCE, &[table.into(), id.into()]).await?,
+    };
+    row.int("row_count")
+}

@@ -70,6 +70,7 @@ pub const LISTING: Listing = Listing {
     table: "data_sources",
     select: COLUMNS,
     visible: "t.deleted_at is null",
+    gone: None,
     columns: &[
         ID,
         Column::new("name", "t.name", ColumnKind::Folded("t.name_folded")),

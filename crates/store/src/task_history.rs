@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::db::{Conn, Row};
 use crate::error::{Result, StoreError};
-use crate::listing::{Column, ColumnKind, Condition, Listing, Lookup, Order, Query, Value, unknown_word};
+use crate::listing::{Column, ColumnKind, Condition, Gone, Listing, Lookup, Order, Query, Value, unknown_word};
 
 /// One task with what is known of its execution.
 #[derive(Clone, Debug)]
@@ -74,15 +74,21 @@ const NEWEST_FIRST: &[Order] = &[Order { column: &ID, descending: true }];
 const ACQUISITION: Listing = Listing {
     table: "tasks",
     select: SELECT,
-    visible: "t.queue = 'acquisition'
-    and t.object_id not in (select s.id from data_sources s where s.deleted_at is not null)",
+    visible: "t.queue = 'acquisition'",
+    gone: Some(Gone {
+        spares: "t.object_id not in (select s.id from data_sources s where s.deleted_at is not null)",
+        any: "select s.id from data_sources s where s.deleted_at is not null limit 1",
+    }),
     columns: COLUMNS,
     search: &[],
     default_order: NEWEST_FIRST,
 };
 const AGGREGATION: Listing = Listing {
-    visible: "t.queue = 'aggregation'
-    and t.object_id not in (select s.id from aggregation_sources s where s.deleted_at is not null)",
+    visible: "t.queue = 'aggregation'",
+    gone: Some(Gone {
+        spares: "t.object_id not in (select s.id from aggregation_sources s where s.deleted_at is not null)",
+        any: "select s.id from aggregation_sources s where s.deleted_at is not null limit 1",
+    }),
     ..ACQUISITION
 };
 

@@ -252,6 +252,22 @@ async fn pages_of_records_follow_each_other_newest_first() {
 }
 
 #[tokio::test]
+async fn a_deep_page_hides_what_the_first_one_hides() {
+    for bed in databases().await {
+        let (db, at) = (&bed.db, now());
+        let (gone, stays) = (create(db, "gone").await, create(db, "stays").await);
+        add_records(db, gone, 600, at).await;
+        add_records(db, stays, 1_001, at).await;
+        let deep = async || ids(db, &acquired::LISTING, &Query::default(), 100, 1_000).await.len();
+        assert_eq!(deep().await, 100, "{}", bed.name);
+        db.write(move |conn| Box::pin(async move { data_sources::mark_deleted(conn, gone, now()).await }))
+            .await
+            .unwrap();
+        assert_eq!(deep().await, 1, "{}", bed.name);
+    }
+}
+
+#[tokio::test]
 async fn only_rows_of_the_current_run_and_rows_without_a_run_are_shown() {
     for bed in databases().await {
         let wanted = AggregationFields {

@@ -123,11 +123,12 @@ async fn quarantined_bytes_are_text_when_they_are_utf_8_and_base64_otherwise() {
                         values ($1, 1, 'invalid_json', 'why', $2, 7, $3)";
                     conn.execute(sql, &[source.into(), raw.into(), n.to_string().as_str().into()]).await?;
                 }
-                Ok(())
+                counters::add(conn, counters::QUARANTINE, source, "", 2).await
             })
         });
         added.await.unwrap();
         let body = api.get(&format!("/api/acquisition/quarantine/?source={source}")).await;
+        assert_eq!(body["count"], 2, "{}", api.name);
         let rows = body["results"].as_array().unwrap();
         assert_eq!((&rows[0]["raw"], &rows[0]["raw_encoding"]), (&json!("/wA="), &json!("base64")), "{}", api.name);
         assert_eq!((&rows[1]["raw"], &rows[1]["raw_encoding"]), (&json!("{\"bad\":"), &json!("utf-8")), "{}", api.name);

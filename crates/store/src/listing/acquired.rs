@@ -3,7 +3,8 @@
 use matome_model::clock::Timestamp;
 use serde_json::value::RawValue;
 
-use super::{Column, ColumnKind, Listing, Order};
+use super::{Column, ColumnKind, Listing, OF_DELETED_SOURCES, Order};
+use crate::counters;
 use crate::db::{Conn, Row};
 use crate::error::{Result, StoreError};
 
@@ -37,7 +38,8 @@ const ACQUIRED_AT: Column = Column::new("acquired_at", "t.acquired_at", ColumnKi
 pub const LISTING: Listing = Listing {
     table: "acquired_data",
     select: "t.id, t.source_id, t.raw_data, t.metadata, t.data_hash, t.acquired_at, t.created_at, t.stream, t.version",
-    visible: "t.source_id not in (select s.id from data_sources s where s.deleted_at is not null)",
+    visible: "1 = 1",
+    gone: OF_DELETED_SOURCES,
     columns: &[
         ID,
         Column::new("source", "t.source_id", ColumnKind::Reference),
@@ -49,13 +51,6 @@ pub const LISTING: Listing = Listing {
     search: &[],
     default_order: &[Order { column: &ACQUIRED_AT, descending: true }, Order { column: &ID, descending: true }],
 };
-
-const COUNT: &str = "select cast(coalesce(sum(c.row_count), 0) as bigint) as n from counters c
-where c.table_name = 'acquired_data'
-and c.source_id not in (select s.id from data_sources s where s.deleted_at is not null)";
-const COUNT_OF_SOURCE: &str = "select cast(coalesce(sum(c.row_count), 0) as bigint) as n from counters c
-where c.table_name = 'acquired_data' and c.source_id = $1
-and c.source_id not in (select s.id from data_sources s where s.deleted_at is not null)";
 
 impl TryFrom<&Row> for AcquiredRecord {
     type Error = StoreError;
@@ -80,8 +75,5 @@ impl TryFrom<&Row> for AcquiredRecord {
 /// # Errors
 /// When the database is gone.
 pub async fn count(conn: &mut Conn<'_>, source_id: Option<i64>) -> Result<i64> {
-    match source_id {
-        None => conn.fetch_one(COUNT, &[]).await?.int("n"),
-        Some(id) => conn.fetch_one(COUNT_OF_SOURCE, &[id.into()]).await?.int("n"),
-    }
+    counters::of_live_sources(conn, counters::ACQUIRED_DATA, source_id).await
 }

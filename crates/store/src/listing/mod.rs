@@ -163,8 +163,10 @@ pub struct Listing {
     pub table: &'static str,
     /// What is selected for a row.
     pub select: &'static str,
-    /// Which rows exist for a client.
+    /// Which rows exist for a client, apart from [`Listing::gone`].
     pub visible: &'static str,
+    /// Rows that are on their way out: those of deleted sources, while their data is removed.
+    pub gone: Option<Gone>,
     /// What can be filtered and ordered by.
     pub columns: &'static [Column],
     /// Folded columns that `search` looks into.
@@ -172,6 +174,25 @@ pub struct Listing {
     /// The order when none is asked for.
     pub default_order: &'static [Order],
 }
+
+/// Rows whose owner is deleted.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone {
+    /// Holds for a row whose owner is not deleted.
+    pub spares: &'static str,
+    /// Finds a deleted owner, if there is any.
+    pub any: &'static str,
+}
+
+/// Rows of deleted data sources, by `t.source_id`.
+pub(crate) const OF_DELETED_SOURCES: Option<Gone> = Some(Gone {
+    spares: "t.source_id not in (select s.id from data_sources s where s.deleted_at is not null)",
+    any: "select s.id from data_sources s where s.deleted_at is not null limit 1",
+});
+
+/// From this offset on it is worth asking first whether anything is hidden at all: without that condition the
+/// ids come from the index alone.
+const DEEP: i64 = 1_000;
 
 /// What a client wants of a listing.
 #[derive(Clone, Debug, Default)]
@@ -196,7 +217,7 @@ impl Listing {
     /// When the database is gone.
     pub async fn count(&self, conn: &mut Conn<'_>, query: &Query) -> Result<i64> {
         let mut args = Vec::new();
-        let matching = self.matching(conn, query, &mut args);
+        let matching = self.matching(conn, query, self.gone.as_ref(), &mut args);
         let sql = format!("select count(*) as n from {} t where {matching}", self.table);
         conn.fetch_one(AssertSqlSafe(sql), &args).await?.int("n")
     }
@@ -206,8 +227,15 @@ impl Listing {
     /// # Errors
     /// When the database is gone.
     pub async fn rows(&self, conn: &mut Conn<'_>, query: &Query, limit: i64, offset: i64) -> Result<Vec<Row>> {
+        let mut gone = self.gone.as_ref();
+        if let Some(Gone { any, .. }) = gone
+            && offset >= DEEP
+            && conn.fetch_optional(*any, &[]).await?.is_none()
+        {
+            gone = None;
+        }
         let mut args = Vec::new();
-        let matching = self.matching(conn, query, &mut args);
+        let matching = self.matching(conn, query, gone, &mut args);
         let order = self.order_by(query);
         args.push(limit.into());
         args.push(offset.into());
@@ -230,14 +258,15 @@ impl Listing {
     /// When the database is gone.
     pub async fn find(&self, conn: &mut Conn<'_>, query: &Query, id: i64) -> Result<Option<Row>> {
         let mut args = Vec::new();
-        let matching = self.matching(conn, query, &mut args);
+        let matching = self.matching(conn, query, self.gone.as_ref(), &mut args);
         args.push(id.into());
         let sql = format!("select {} from {} t where {matching} and t.id = ${}", self.select, self.table, args.len());
         conn.fetch_optional(AssertSqlSafe(sql), &args).await
     }
 
-    fn matching<'q>(&self, conn: &Conn<'_>, query: &'q Query, args: &mut Vec<Arg<'q>>) -> String {
+    fn matching<'q>(&self, conn: &Conn<'_>, query: &'q Query, gone: Option<&Gone>, args: &mut Vec<Arg<'q>>) -> String {
         let mut all = vec![self.visible.to_owned()];
+        all.extend(gone.map(|gone| gone.spares.to_owned()));
         for condition in &query.conditions {
             all.push(condition_sql(conn, condition, args));
         }

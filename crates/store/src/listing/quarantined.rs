@@ -3,8 +3,9 @@
 use matome_model::clock::Timestamp;
 use serde_json::value::RawValue;
 
-use super::{Column, ColumnKind, Listing, Order};
-use crate::db::Row;
+use super::{Column, ColumnKind, Listing, OF_DELETED_SOURCES, Order};
+use crate::counters;
+use crate::db::{Conn, Row};
 use crate::error::{Result, StoreError};
 
 /// A record that could not be stored as it is, with its bytes.
@@ -43,7 +44,8 @@ pub const LISTING: Listing = Listing {
     table: "quarantine",
     select: "t.id, t.source_id, t.stream, t.task_id, t.reason, t.detail, t.position, t.raw, t.raw_length, t.seen,
     t.created_at, t.last_seen_at",
-    visible: "t.source_id not in (select s.id from data_sources s where s.deleted_at is not null)",
+    visible: "1 = 1",
+    gone: OF_DELETED_SOURCES,
     columns: &[
         ID,
         Column::new("source", "t.source_id", ColumnKind::Reference),
@@ -76,4 +78,12 @@ impl TryFrom<&Row> for QuarantinedRecord {
             last_seen_at: row.time("last_seen_at")?,
         })
     }
+}
+
+/// Quarantined records of all sources, or of one, from their counters.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn count(conn: &mut Conn<'_>, source_id: Option<i64>) -> Result<i64> {
+    counters::of_live_sources(conn, counters::QUARANTINE, source_id).await
 }
