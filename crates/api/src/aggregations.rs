@@ -349,11 +349,22 @@ async fn set_status(call: Call, status: SourceStatus) -> Result<Response> {
     Ok(json_answer(StatusCode::OK, &view(source)))
 }
 
+/// The config to preview: that of the body, so that it can be tried before it is saved, else the stored one.
+fn preview_config(call: &Call, source: AggregationSource) -> Result<Box<RawValue>> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, true);
+    let config = fields.object("config");
+    fields.errors.into_result()?;
+    let tried = AggregationSource { config: config.or(source.config.clone()), ..source };
+    check_runnable(&tried)?;
+    Ok(tried.config)
+}
+
 async fn preview_source(call: Call) -> Result<Response> {
     let source = find(&call).await?;
-    check_runnable(&source)?;
+    let config = preview_config(&call, source)?;
     let limit = call.state.settings.trial_limit;
-    let tried = tokio::time::timeout(limit, call.state.previewer.preview(source.config, PREVIEW_ROWS)).await;
+    let tried = tokio::time::timeout(limit, call.state.previewer.preview(config, PREVIEW_ROWS)).await;
     let timed_out = |_| TrialError {
         message: format!("the query did not give its first rows within {} s", limit.as_secs()),
         causes: Vec::new(),

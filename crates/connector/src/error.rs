@@ -81,7 +81,7 @@ pub enum ConnectorError {
     },
     /// A file is no longer what a checkpoint was made of.
     #[error(
-        "`{document}` changed since the last read ({change}), so the read can not go on inside it; reset the source to read it anew"
+        "`{document}` changed since the last read ({change}), so the read can not go on inside it; save a change of the source's config to read it anew"
     )]
     Changed {
         /// The file.
@@ -125,7 +125,7 @@ pub enum ConnectorError {
         problem: String,
     },
     /// A checkpoint that this version did not write.
-    #[error("the checkpoint can not be read; reset the source to read it anew")]
+    #[error("the checkpoint can not be read; save a change of the source's config to read it anew")]
     Checkpoint(#[source] serde_json::Error),
     /// The caller cancelled the read.
     #[error("the read was cancelled")]

@@ -47,6 +47,8 @@ fn story(home: &Home) {
     ]);
     let preview = with_root(&["aggregate", "preview", "daily", "-o", "csv"]);
     assert_eq!(preview, "status,n\r\nopen,1\r\npaid,2\r\n");
+    let tried = with_root(&["aggregate", "preview", "daily", "--sql", "select 1 as one", "-o", "csv"]);
+    assert_eq!(tried, "one\r\n1\r\n");
     with_root(&["aggregate", "run", "daily", "--wait"]);
     assert_eq!(
         with_root(&["data", "export", "--aggregation", "daily", "-o", "csv"]),
