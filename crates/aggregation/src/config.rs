@@ -1,7 +1,7 @@
 //! The `config` of an aggregation: what a user writes, checked.
 
 use matome_model::engine::MAX_SQL_BYTES;
-use matome_model::field_error::FieldError;
+use matome_model::field_error::{FieldError, Words};
 use serde_json::{Map, Value};
 
 /// Longest time a run may take, in seconds.
@@ -47,7 +47,7 @@ impl AggregationConfig {
     /// Every fault, each with the path of the value.
     pub fn parse(config: &Value) -> Result<Self, Vec<FieldError>> {
         let Value::Object(config) = config else {
-            return Err(vec![FieldError::new(&[], "must be an object")]);
+            return Err(vec![FieldError::new(&[], Words::no_object(kind_of(config)))]);
         };
         let mut parsed = Self::default();
         let mut errors = Vec::new();
@@ -61,7 +61,7 @@ impl AggregationConfig {
                     seconds(value, u64::from(u32::MAX)).map(|seconds| parsed.refresh_interval_secs = Some(seconds))
                 }
                 "mode" => mode(value).map(|mode| parsed.mode = mode),
-                _ => Err(format!("unknown key; known are `{}`", KEYS.join("`, `"))),
+                _ => Err(Words::unknown_option(None, &KEYS)),
             };
             if let Err(message) = outcome {
                 errors.push(FieldError::new(&[key], message));
@@ -77,32 +77,60 @@ impl AggregationConfig {
     }
 }
 
-fn sql(value: &Value) -> Result<String, String> {
+fn sql(value: &Value) -> Result<String, Words> {
     match value {
-        Value::String(sql) if sql.trim().is_empty() => Err("must not be empty; leave it out for a draft".to_owned()),
+        Value::String(sql) if sql.trim().is_empty() => Err(Words::new(
+            "This field may not be blank. Leave it out for a draft.",
+            "この項目は空にできません。下書きにするには省いてください。",
+        )),
         Value::String(sql) if sql.len() > MAX_SQL_BYTES => {
-            Err(format!("has {} bytes, at most {MAX_SQL_BYTES} are accepted", sql.len()))
+            let bytes = sql.len();
+            Err(Words::new(
+                format!("Ensure this field has no more than {MAX_SQL_BYTES} bytes (it has {bytes})."),
+                format!("この項目は{MAX_SQL_BYTES}バイト以下にしてください (今は{bytes}バイト)。"),
+            ))
         }
         Value::String(sql) => Ok(sql.clone()),
-        _ => Err("must be a string".to_owned()),
+        Value::Null => Err(Words::null()),
+        _ => Err(Words::no_string()),
     }
 }
 
-fn labels(value: &Value) -> Result<Map<String, Value>, String> {
-    value.as_object().cloned().ok_or_else(|| "must be an object".to_owned())
+fn labels(value: &Value) -> Result<Map<String, Value>, Words> {
+    value.as_object().cloned().ok_or_else(|| Words::no_object(kind_of(value)))
 }
 
-fn seconds(value: &Value, most: u64) -> Result<u64, String> {
-    value
-        .as_u64()
-        .filter(|seconds| (1..=most).contains(seconds))
-        .ok_or_else(|| format!("must be a whole number of seconds, 1 to {most}"))
+fn seconds(value: &Value, most: u64) -> Result<u64, Words> {
+    match value {
+        Value::Null => Err(Words::null()),
+        Value::Number(number) if number.is_f64() => Err(Words::no_integer()),
+        Value::Number(number) => match number.as_u64() {
+            Some(seconds) if seconds > most => Err(Words::too_large(most)),
+            Some(seconds) if seconds >= 1 => Ok(seconds),
+            _ => Err(Words::too_small(1)),
+        },
+        _ => Err(Words::no_integer()),
+    }
 }
 
-fn mode(value: &Value) -> Result<Mode, String> {
+/// The word that Django REST framework has for a type of JSON.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "NoneType",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float",
+        Value::Number(_) => "int",
+        Value::String(_) => "str",
+        Value::Array(_) => "list",
+        Value::Object(_) => "dict",
+    }
+}
+
+fn mode(value: &Value) -> Result<Mode, Words> {
     match value.as_str() {
         Some("replace") => Ok(Mode::Replace),
-        _ => Err("must be `replace`".to_owned()),
+        Some(other) => Err(Words::no_choice(other, &["replace"])),
+        None => Err(Words::no_choice(&value.to_string(), &["replace"])),
     }
 }
 

@@ -5,6 +5,7 @@ use chrono::TimeDelta;
 use http::{Method, StatusCode};
 use matome_aggregation::config::AggregationConfig;
 use matome_model::clock::{Timestamp, iso8601};
+use matome_model::field_error::{FieldError, Words};
 use matome_model::source::SourceStatus;
 use matome_model::task::{LaneKind, Queue};
 use matome_store::aggregation_sources::{self, AggregationFields, AggregationSource, LISTING};
@@ -16,7 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::auth::Permission::{Read, Write};
 use crate::body::{Fields, Given};
-use crate::config::Fault;
+use crate::config::add_faults;
 use crate::endpoint::{Call, Endpoint, json_answer, json_at, no_content};
 use crate::error::{ApiError, FieldErrors, Result};
 use crate::list::List;
@@ -183,17 +184,10 @@ async fn read_changes(call: &Call, partial: bool, current: Option<&AggregationSo
 }
 
 /// Reads a config; what it says about time and mode, not what it means.
-fn parse(config: &RawValue) -> Result<AggregationConfig, Vec<Fault>> {
-    let value = serde_json::from_str(config.get()).map_err(|err| vec![(Vec::new(), err.to_string())])?;
+fn parse(config: &RawValue) -> Result<AggregationConfig, Vec<FieldError>> {
+    let value = serde_json::from_str(config.get())
+        .map_err(|err| vec![FieldError::new(&[], Words::new(err.to_string(), err.to_string()))])?;
     AggregationConfig::parse(&value)
-        .map_err(|errors| errors.into_iter().map(|error| (error.path, error.message)).collect())
-}
-
-fn add_faults(errors: &mut FieldErrors, faults: Vec<Fault>) {
-    for (path, message) in faults {
-        let keys: Vec<String> = std::iter::once("config".to_owned()).chain(path).collect();
-        errors.add(&keys, Message::Plain(message));
-    }
 }
 
 async fn create_source(call: Call) -> Result<Response> {

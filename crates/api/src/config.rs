@@ -1,5 +1,6 @@
 //! Configs of sources and aggregations on their way in: secrets taken out, the rest validated.
 
+use matome_model::field_error::FieldError;
 use matome_store::secrets::{PLACEHOLDER, is_placeholder, leaf, with_leaf};
 use secrecy::SecretString;
 use serde_json::value::RawValue;
@@ -18,9 +19,6 @@ pub(crate) struct Checked {
     pub(crate) secret_paths: Vec<String>,
 }
 
-/// One fault: keys to the field, and what is wrong.
-pub(crate) type Fault = (Vec<String>, String);
-
 /// Takes secrets out of `config` and validates it; faults go to `errors` under `config`.
 ///
 /// `kept` are the JSON pointers of the secrets that are stored already.
@@ -28,7 +26,7 @@ pub(crate) fn check(
     config: &RawValue,
     secret_paths: Vec<String>,
     kept: &[String],
-    validate: impl FnOnce(&str) -> Vec<Fault>,
+    validate: impl FnOnce(&str) -> Vec<FieldError>,
     errors: &mut FieldErrors,
 ) -> Checked {
     let mut stored = config.to_owned();
@@ -48,11 +46,16 @@ pub(crate) fn check(
     }
     // Secrets are validated as they came; a kept one was valid when it came.
     let validated = filled_in(config, &secret_paths);
-    for (path, message) in validate(validated.get()) {
-        let keys: Vec<String> = std::iter::once("config".to_owned()).chain(path).collect();
-        errors.add(&keys, Message::Plain(message));
-    }
+    add_faults(errors, validate(validated.get()));
     Checked { stored, secrets, secret_paths }
+}
+
+/// Puts what is wrong with a config at its fields under `config`.
+pub(crate) fn add_faults(errors: &mut FieldErrors, faults: Vec<FieldError>) {
+    for fault in faults {
+        let keys: Vec<String> = std::iter::once("config".to_owned()).chain(fault.path).collect();
+        errors.add(&keys, Message::Said(fault.message));
+    }
 }
 
 /// `config` with some text in place of each placeholder, for validation alone.

@@ -1,6 +1,7 @@
 //! What the API says to people, in English and Japanese, in Django REST framework's words where it has some.
 
 use http::{HeaderMap, header};
+use matome_model::field_error::Words;
 
 /// A language that answers come in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +124,8 @@ pub enum Message {
         id: i64,
         status: &'static str,
     },
+    /// What a lower crate says in both languages.
+    Said(Words),
     /// What a lower crate says; in English.
     Plain(String),
 }
@@ -132,27 +135,21 @@ impl Message {
     #[allow(clippy::too_many_lines)] // A catalogue: one line per message and language.
     pub fn text(&self, language: Language) -> String {
         let (english, japanese): (String, String) = match self {
-            Self::Required => ("This field is required.".into(), "この項目は必須です。".into()),
-            Self::MayNotBeNull => ("This field may not be null.".into(), "この項目はnullにできません。".into()),
-            Self::MayNotBeBlank => ("This field may not be blank.".into(), "この項目は空にできません。".into()),
+            Self::Required => both(Words::required()),
+            Self::MayNotBeNull => both(Words::null()),
+            Self::MayNotBeBlank => both(Words::blank()),
             Self::TooLong { characters } => (
                 format!("Ensure this field has no more than {characters} characters."),
                 format!("この項目が{characters}文字より長くならないようにしてください。"),
             ),
-            Self::NoString => ("Not a valid string.".into(), "有効な文字列ではありません。".into()),
+            Self::NoString => both(Words::no_string()),
             Self::NulCharacter => (
                 "Null characters are not allowed. Remove U+0000.".into(),
                 "NUL文字 (U+0000) は使えません。取り除いてください。".into(),
             ),
-            Self::NoInteger => ("A valid integer is required.".into(), "有効な整数を入力してください。".into()),
-            Self::TooSmall { least } => (
-                format!("Ensure this value is greater than or equal to {least}."),
-                format!("この値は{least}以上にしてください。"),
-            ),
-            Self::TooLarge { most } => (
-                format!("Ensure this value is less than or equal to {most}."),
-                format!("この値は{most}以下にしてください。"),
-            ),
+            Self::NoInteger => both(Words::no_integer()),
+            Self::TooSmall { least } => both(Words::too_small(least)),
+            Self::TooLarge { most } => both(Words::too_large(most)),
             Self::NoChoice { given } => {
                 (format!("\"{given}\" is not a valid choice."), format!("\"{given}\"は有効な選択肢ではありません。"))
             }
@@ -160,10 +157,7 @@ impl Message {
                 format!("{noun} with this name already exists."),
                 format!("この name を持った {noun} が既に存在します。"),
             ),
-            Self::NoObject { kind } => (
-                format!("Expected a dictionary of items but got type \"{kind}\"."),
-                format!("\"{kind}\" 型のデータではなく、辞書を送ってください。"),
-            ),
+            Self::NoObject { kind } => both(Words::no_object(kind)),
             Self::BodyNoObject { kind } => (
                 format!("Invalid data. Expected a dictionary, but got {kind}."),
                 format!("無効なデータです。{kind} ではなく辞書を送ってください。"),
@@ -241,6 +235,7 @@ impl Message {
                 format!("Task {id} is {status}; only a task that failed or was cancelled can be retried."),
                 format!("タスク {id} は {status} です。再試行できるのは失敗か取り消しで終わったタスクだけです。"),
             ),
+            Self::Said(words) => both(words.clone()),
             Self::Plain(text) => (text.clone(), text.clone()),
         };
         match language {
@@ -248,6 +243,10 @@ impl Message {
             Language::Japanese => japanese,
         }
     }
+}
+
+fn both(words: Words) -> (String, String) {
+    (words.english, words.japanese)
 }
 
 #[cfg(test)]

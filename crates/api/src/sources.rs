@@ -4,7 +4,7 @@ use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
 use matome_acquisition::{SampleError, sample};
-use matome_connector::{secret_paths, validate_config};
+use matome_connector::{FieldError, secret_paths, validate_config};
 use matome_model::clock::{Timestamp, iso8601};
 use matome_model::source::{SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue};
@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::auth::Permission::{Read, Write};
 use crate::body::{Fields, Given};
-use crate::config::{self, Checked, Fault};
+use crate::config::{self, Checked, add_faults};
 use crate::endpoint::{Call, Endpoint, json_answer, json_at, no_content};
 use crate::error::{ApiError, FieldErrors, Result};
 use crate::list::List;
@@ -202,11 +202,8 @@ async fn read_changes(call: &Call, partial: bool, current: Option<(&DataSource, 
     Ok(Changes { name, source_type, description, status, config, fetch_interval })
 }
 
-fn faults(source_type: SourceType, config: &str) -> Vec<Fault> {
-    match validate_config(source_type, config) {
-        Ok(_) => Vec::new(),
-        Err(errors) => errors.into_iter().map(|error| (error.path, error.message)).collect(),
-    }
+fn faults(source_type: SourceType, config: &str) -> Vec<FieldError> {
+    validate_config(source_type, config).err().unwrap_or_default()
 }
 
 /// Whether there is something to read; secrets do not matter for that.
@@ -369,12 +366,7 @@ fn check_runnable(source: &DataSource) -> Result<()> {
             errors.add(&["config"], Message::DraftCannotRun { needs });
         }
         Ok(_) => {}
-        Err(faults) => {
-            for fault in faults {
-                let keys: Vec<String> = std::iter::once("config".to_owned()).chain(fault.path).collect();
-                errors.add(&keys, Message::Plain(fault.message));
-            }
-        }
+        Err(faults) => add_faults(&mut errors, faults),
     }
     errors.into_result()
 }

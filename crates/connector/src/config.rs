@@ -4,6 +4,7 @@ mod fields;
 
 use std::time::Duration;
 
+use matome_model::field_error::Words;
 use matome_model::source::{Dedupe, SourceType};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -12,20 +13,12 @@ use crate::api::ApiConfig;
 use crate::file::FileConfig;
 
 pub(crate) use fields::Fields;
-
-/// One thing that is wrong in a config.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldError {
-    /// The keys that lead to the field from the top of the config; empty for the config itself.
-    pub path: Vec<String>,
-    /// What is wrong, as a sentence, in Django REST framework's words where it has some.
-    pub message: String,
-}
+pub use matome_model::field_error::FieldError;
 
 /// The errors as `a.b: message; c: message`.
 pub(crate) fn in_one_line(errors: &[FieldError]) -> String {
     let line = |error: &FieldError| match error.path.is_empty() {
-        true => error.message.clone(),
+        true => error.message.to_string(),
         false => format!("`{}`: {}", error.path.join("."), error.message),
     };
     errors.iter().map(line).collect::<Vec<_>>().join(" ")
@@ -78,7 +71,7 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
     if let Some(labels) = fields.raw("labels")
         && !labels.get().starts_with('{')
     {
-        fields.fail("labels", format!("Expected a dictionary of items but got type \"{}\".", kind_of(&labels)));
+        fields.fail("labels", Words::no_object(kind_of(&labels)));
     }
     if fields.is_empty() {
         return fields.finish().map(|()| ParsedConfig::Draft);
@@ -86,12 +79,17 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
     match source_type {
         SourceType::File => crate::file::parse_config(fields).map(|config| ParsedConfig::File(Box::new(config))),
         SourceType::Api => crate::api::parse_config(fields).map(|config| ParsedConfig::Api(Box::new(config))),
-        SourceType::Database | SourceType::Websocket => Err(vec![FieldError {
-            path: Vec::new(),
-            message: format!(
-                "Sources of type \"{source_type}\" are not available in this version; only `labels` can be stored."
+        SourceType::Database | SourceType::Websocket => Err(vec![FieldError::new(
+            &[],
+            Words::new(
+                format!(
+                    "Sources of type \"{source_type}\" are not available in this version; only `labels` can be stored."
+                ),
+                format!(
+                    "この版では \"{source_type}\" 型のデータソースは使えません。保存できるのは `labels` だけです。"
+                ),
             ),
-        }]),
+        )]),
     }
 }
 
@@ -136,7 +134,7 @@ pub(crate) mod tests {
 
     pub(crate) fn errors(source_type: SourceType, config: &str) -> Vec<(String, String)> {
         let errors = validate_config(source_type, config).map(|_| ()).unwrap_err();
-        errors.into_iter().map(|error| (error.path.join("."), error.message)).collect()
+        errors.into_iter().map(|error| (error.path.join("."), error.message.english)).collect()
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! One fault in a definition, with the place where it is.
+//! One fault in a definition, with the place where it is, in the languages that users read.
+
+use std::fmt;
 
 /// A value of a definition that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -7,12 +9,111 @@ pub struct FieldError {
     /// Keys from the definition's root to the value; array positions as decimal text. Empty for the root itself.
     pub path: Vec<String>,
     /// What is wrong and what would be right, for the user.
-    pub message: String,
+    pub message: Words,
 }
 
 impl FieldError {
     /// A fault at `path`.
-    pub fn new(path: &[&str], message: impl Into<String>) -> Self {
-        Self { path: path.iter().map(|key| (*key).to_owned()).collect(), message: message.into() }
+    pub fn new(path: &[&str], message: Words) -> Self {
+        Self { path: path.iter().map(|key| (*key).to_owned()).collect(), message }
     }
+}
+
+/// Sentences in each language that matome speaks; displayed, they are English.
+///
+/// A message to users is made of both, so that none can be added in one language only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// English.
+    pub english: String,
+    /// Japanese.
+    pub japanese: String,
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.english)
+    }
+}
+
+/// The sentences that Django REST framework has, in its words.
+impl Words {
+    /// The same in both languages.
+    pub fn new(english: impl Into<String>, japanese: impl Into<String>) -> Self {
+        Self { english: english.into(), japanese: japanese.into() }
+    }
+
+    /// A field is missing.
+    pub fn required() -> Self {
+        Self::new("This field is required.", "この項目は必須です。")
+    }
+
+    /// A field is null.
+    pub fn null() -> Self {
+        Self::new("This field may not be null.", "この項目はnullにできません。")
+    }
+
+    /// A text has nothing but white space.
+    pub fn blank() -> Self {
+        Self::new("This field may not be blank.", "この項目は空にできません。")
+    }
+
+    /// A value is no string.
+    pub fn no_string() -> Self {
+        Self::new("Not a valid string.", "有効な文字列ではありません。")
+    }
+
+    /// A value is no whole number.
+    pub fn no_integer() -> Self {
+        Self::new("A valid integer is required.", "有効な整数を入力してください。")
+    }
+
+    /// A number is below `least`.
+    pub fn too_small(least: impl fmt::Display) -> Self {
+        Self::new(
+            format!("Ensure this value is greater than or equal to {least}."),
+            format!("この値は{least}以上にしてください。"),
+        )
+    }
+
+    /// A number is above `most`.
+    pub fn too_large(most: impl fmt::Display) -> Self {
+        Self::new(
+            format!("Ensure this value is less than or equal to {most}."),
+            format!("この値は{most}以下にしてください。"),
+        )
+    }
+
+    /// A value of the type `kind`, a word of Python, stands where an object should.
+    pub fn no_object(kind: &str) -> Self {
+        Self::new(
+            format!("Expected a dictionary of items but got type \"{kind}\"."),
+            format!("\"{kind}\" 型のデータではなく、辞書を送ってください。"),
+        )
+    }
+
+    /// `given` is none of `choices`.
+    pub fn no_choice(given: &str, choices: &[&str]) -> Self {
+        let choices = quoted(choices);
+        Self::new(
+            format!("\"{given}\" is not a valid choice. Choices are {choices}."),
+            format!("\"{given}\"は有効な選択肢ではありません。選択肢: {choices}。"),
+        )
+    }
+
+    /// `name` is none of the options `known`; the nearest of them, if one is near, is named first.
+    pub fn unknown_option(nearest: Option<&str>, known: &[&str]) -> Self {
+        let known = quoted(known);
+        let (hint, hint_in_japanese) = nearest.map_or_else(Default::default, |near| {
+            (format!(" Did you mean `{near}`?"), format!("`{near}` のことですか。"))
+        });
+        Self::new(
+            format!("Unknown option.{hint} Known here: {known}."),
+            format!("知らないオプションです。{hint_in_japanese}使えるもの: {known}。"),
+        )
+    }
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }

@@ -277,3 +277,44 @@ async fn secrets_never_come_back_and_are_kept_by_their_placeholder() {
         assert!(!sealed.windows(9).any(|window| window == b"TOPSECRET"), "{}", api.name);
     }
 }
+
+#[tokio::test]
+async fn faults_of_configs_are_told_in_japanese_too() {
+    for api in apis().await {
+        let configs = [
+            json!({"source_type": "file", "config": {"path": 5, "delimeter": ";", "dedupe": "key", "timeout_secs": 0}}),
+            json!({"source_type": "file", "config": {"path": "../a.csv", "header": "yes", "types": 1, "encoding": "x"}}),
+            json!({"source_type": "api", "config": {"url": "x", "auth": {"type": "bearer"}, "records": "a"}}),
+            json!({"source_type": "api", "config": {"url": "ftp://h", "headers": {"Host": "x"}, "params": [1],
+                "pagination": {"type": "next_link", "next": "$.a[*]"}}}),
+            json!({"source_type": "database", "config": {"x": 1}}),
+        ];
+        let wrong = configs.into_iter().map(|body| (SOURCES, body));
+        let aggregation = json!({"config": {"sql": null, "timeout_secs": 0, "mode": "append", "labels": 1, "x": 1}});
+        for (path, mut body) in wrong.chain([(AGGREGATIONS, aggregation)]) {
+            body["name"] = json!("wrong");
+            for (language, is_japanese) in [("ja", true), ("en", false)] {
+                let request = api
+                    .request("POST", path, &api.admin)
+                    .header(header::CONTENT_TYPE, "application/json")
+                    .header(header::ACCEPT_LANGUAGE, language);
+                let reply = api.send(request.body(Body::from(body.to_string())).unwrap()).await;
+                let mut told = Vec::new();
+                collect_texts(&reply.expect(api.name, 400)["config"], &mut told);
+                for text in told {
+                    let kana = text.chars().any(|c| ('\u{3040}'..='\u{30ff}').contains(&c));
+                    assert_eq!(kana, is_japanese, "{}: {text}", api.name);
+                }
+            }
+        }
+    }
+}
+
+fn collect_texts(errors: &Value, texts: &mut Vec<String>) {
+    match errors {
+        Value::String(text) => texts.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| collect_texts(item, texts)),
+        Value::Object(fields) => fields.values().for_each(|field| collect_texts(field, texts)),
+        other => panic!("{other}"),
+    }
+}

@@ -3,9 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use matome_egress::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use matome_model::field_error::Words;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome};
 use crate::config::Fields;
 
 /// `auth`: the credentials of an API. Sent to the origin of `url` only.
@@ -54,15 +56,22 @@ impl Auth {
                 let username = auth.required_string("username");
                 let password = auth.required_text("password").map(SecretString::from);
                 if username.as_deref().is_some_and(|name| name.contains(':')) {
-                    auth.fail("username", "A user name with `:` can not be sent.");
+                    auth.fail(
+                        "username",
+                        Words::new("A user name with `:` can not be sent.", "`:` を含むユーザー名は送れません。"),
+                    );
                 }
                 username.zip(password).map(|(username, password)| Self::Basic { username, password })
             }
             Some(2) => {
                 let name = auth.required_string("name").and_then(|name| match name.parse::<HeaderName>() {
-                    Ok(name) => Some(name),
+                    Ok(name) if !is_set_by_matome(&name) => Some(name),
+                    Ok(_) => {
+                        auth.fail("name", set_by_matome());
+                        None
+                    }
                     Err(_) => {
-                        auth.fail("name", "Not a valid name of a header.");
+                        auth.fail("name", not_a_header_name());
                         None
                     }
                 });
@@ -129,7 +138,7 @@ impl Auth {
 fn header_secret(auth: &mut Fields, field: &str, before: &str) -> Option<SecretString> {
     let secret = auth.required_string(field)?;
     if HeaderValue::from_str(&format!("{before}{secret}")).is_err() {
-        auth.fail(field, "It has characters that a header can not carry.");
+        auth.fail(field, not_for_a_header());
         return None;
     }
     Some(SecretString::from(secret))

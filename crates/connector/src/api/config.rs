@@ -1,6 +1,7 @@
 //! The options of an `api` source.
 
 use matome_egress::header::{self, HeaderMap, HeaderName, HeaderValue};
+use matome_model::field_error::Words;
 use matome_model::source::Dedupe;
 use url::Url;
 
@@ -88,15 +89,15 @@ pub(super) fn set_param(url: &mut Url, name: &str, value: u64) {
 fn url(fields: &mut Fields) -> Option<Url> {
     let text = fields.required_string("url")?;
     let message = match Url::parse(text.trim()) {
-        Ok(url) if !matches!(url.scheme(), "http" | "https") => "Only `http` and `https` can be read.",
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            "Put credentials in `auth`, where they are encrypted."
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            Words::new("Only `http` and `https` can be read.", "読めるのは `http` と `https` だけです。")
         }
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => belongs_into_auth(),
         Ok(mut url) => {
             url.set_fragment(None);
             return Some(url);
         }
-        Err(_) => "Enter a valid URL.",
+        Err(_) => Words::new("Enter a valid URL.", "URLを正しく入力してください。"),
     };
     fields.fail("url", message);
     None
@@ -106,27 +107,55 @@ fn headers(fields: &mut Fields) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
     for (name, value) in fields.texts("headers") {
-        let message = match (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
+        let Words { english, japanese } = match (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
             (Ok(name), _) if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(&name) => {
-                "Put credentials in `auth`, where they are encrypted."
+                belongs_into_auth()
             }
-            (Ok(name), _)
-                if [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION]
-                    .contains(&name)
-                    || [header::ACCEPT_ENCODING, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE].contains(&name) =>
-            {
-                "This header is set by matome."
-            }
+            (Ok(name), _) if is_set_by_matome(&name) => set_by_matome(),
             (Ok(name), Ok(value)) => {
                 headers.insert(name, value);
                 continue;
             }
-            (Err(_), _) => "Not a valid name of a header.",
-            (_, Err(_)) => "It has characters that a header can not carry.",
+            (Err(_), _) => not_a_header_name(),
+            (_, Err(_)) => not_for_a_header(),
         };
-        fields.fail("headers", format!("`{name}`: {message}"));
+        fields.fail("headers", Words::new(format!("`{name}`: {english}"), format!("`{name}`: {japanese}")));
     }
     headers
+}
+
+/// Whether matome sets this header itself, so that a config may not: what frames a request, names its host, or makes
+/// it conditional.
+pub(super) fn is_set_by_matome(name: &HeaderName) -> bool {
+    [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::ACCEPT_ENCODING,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+    ]
+    .contains(name)
+}
+
+pub(super) fn set_by_matome() -> Words {
+    Words::new("This header is set by matome.", "このヘッダは matome が設定します。")
+}
+
+pub(super) fn not_a_header_name() -> Words {
+    Words::new("Not a valid name of a header.", "ヘッダの名前として正しくありません。")
+}
+
+pub(super) fn not_for_a_header() -> Words {
+    Words::new("It has characters that a header can not carry.", "ヘッダで送れない文字が含まれています。")
+}
+
+fn belongs_into_auth() -> Words {
+    Words::new(
+        "Put credentials in `auth`, where they are encrypted.",
+        "認証情報は暗号化される `auth` に入れてください。",
+    )
 }
 
 fn pagination(fields: &mut Fields) -> Pagination {
@@ -155,7 +184,13 @@ fn next_link(pagination: &mut Fields) -> Pagination {
     match pagination.parsed::<JsonPath>("next") {
         Some(next) if next.is_members_only() && next != JsonPath::root() => Pagination::NextLink { next },
         Some(_) => {
-            pagination.fail("next", "Give the path of one value, for example `$.next` or `$.paging.next`.");
+            pagination.fail(
+                "next",
+                Words::new(
+                    "Give the path of one value, for example `$.next` or `$.paging.next`.",
+                    "値1つのパスを指定してください。例: `$.next` や `$.paging.next`。",
+                ),
+            );
             Pagination::None
         }
         None => Pagination::None,
@@ -169,10 +204,13 @@ fn page_number(pagination: &mut Fields) -> Pagination {
     let size_param = pagination.string("size_param");
     let size = pagination.integer("size", 1, 1_000_000);
     if size_param.is_some() && !has_size {
-        pagination.fail("size", "This field is required with `size_param`.");
+        pagination.fail(
+            "size",
+            Words::new("This field is required with `size_param`.", "`size_param` を使うときは必須です。"),
+        );
     }
     if size_param.as_deref() == Some(&param) {
-        pagination.fail("size_param", "It must differ from `param`.");
+        pagination.fail("size_param", Words::new("It must differ from `param`.", "`param` と違うものにしてください。"));
     }
     Pagination::PageNumber { param, start, size: size.map(|size| (size_param, size)) }
 }
@@ -207,6 +245,7 @@ mod tests {
             (r#"{"url":"http://h/","auth":{"type":"bearer"}}"#, "auth.token"),
             (r#"{"url":"http://h/","auth":{"type":"bearer","token":"a\nb"}}"#, "auth.token"),
             (r#"{"url":"http://h/","auth":{"type":"basic","username":"u"}}"#, "auth.password"),
+            (r#"{"url":"http://h/","auth":{"type":"header","name":"Host","value":"x"}}"#, "auth.name"),
             (r#"{"url":"http://h/","headers":{"Authorization":"x"}}"#, "headers"),
             (r#"{"url":"http://h/","params":{"a":[1]}}"#, "params.a"),
             (r#"{"url":"http://h/","records":"$..x"}"#, "records"),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use matome_model::field_error::Words;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -20,8 +21,8 @@ pub(crate) struct Fields {
 impl Fields {
     /// Starts with the text of a whole config.
     pub(crate) fn parse(config: &str) -> Result<Self, Vec<FieldError>> {
-        let fail = |message: String| vec![FieldError { path: Vec::new(), message }];
-        let raw: &RawValue = serde_json::from_str(config).map_err(|error| fail(format!("Not valid JSON: {error}.")))?;
+        let fail = |message| vec![FieldError { path: Vec::new(), message }];
+        let raw: &RawValue = serde_json::from_str(config).map_err(|error| fail(not_valid(&error)))?;
         Self::of(raw, Vec::new()).map_err(|error| vec![error])
     }
 
@@ -30,8 +31,8 @@ impl Fields {
             Ok(left) => Ok(Self { path, left, known: Vec::new(), errors: Vec::new() }),
             Err(_) => {
                 let message = match raw.get() {
-                    "null" => "This field may not be null.".to_owned(),
-                    _ => format!("Expected a dictionary of items but got type \"{}\".", kind_of(raw)),
+                    "null" => Words::null(),
+                    _ => Words::no_object(kind_of(raw)),
                 };
                 Err(FieldError { path, message })
             }
@@ -44,15 +45,15 @@ impl Fields {
     }
 
     /// Notes what is wrong with the field `name`.
-    pub(crate) fn fail(&mut self, name: &str, message: impl Into<String>) {
+    pub(crate) fn fail(&mut self, name: &str, message: Words) {
         let mut path = self.path.clone();
         path.push(name.to_owned());
-        self.errors.push(FieldError { path, message: message.into() });
+        self.errors.push(FieldError { path, message });
     }
 
     /// Notes that `name` is missing.
     pub(crate) fn require(&mut self, name: &str) {
-        self.fail(name, "This field is required.");
+        self.fail(name, Words::required());
     }
 
     /// Whether `name` is there and not taken yet.
@@ -70,9 +71,9 @@ impl Fields {
     pub(crate) fn value(&mut self, name: &str) -> Option<Value> {
         let raw = self.raw(name)?;
         match serde_json::from_str(raw.get()) {
-            Ok(Value::Null) => self.fail(name, "This field may not be null."),
+            Ok(Value::Null) => self.fail(name, Words::null()),
             Ok(value) => return Some(value),
-            Err(error) => self.fail(name, format!("Not valid here: {error}.")),
+            Err(error) => self.fail(name, not_valid(&error)),
         }
         None
     }
@@ -80,9 +81,9 @@ impl Fields {
     /// A string that is not blank.
     pub(crate) fn string(&mut self, name: &str) -> Option<String> {
         match self.value(name)? {
-            Value::String(text) if text.trim().is_empty() => self.fail(name, "This field may not be blank."),
+            Value::String(text) if text.trim().is_empty() => self.fail(name, Words::blank()),
             Value::String(text) => return Some(text),
-            _ => self.fail(name, "Not a valid string."),
+            _ => self.fail(name, Words::no_string()),
         }
         None
     }
@@ -105,7 +106,7 @@ impl Fields {
         match self.value(name)? {
             Value::String(text) => Some(text),
             _ => {
-                self.fail(name, "Not a valid string.");
+                self.fail(name, Words::no_string());
                 None
             }
         }
@@ -116,14 +117,14 @@ impl Fields {
         let value = self.value(name)?;
         match (value.as_u64(), &value) {
             (Some(number), _) if number > most => {
-                self.fail(name, format!("Ensure this value is less than or equal to {most}."));
+                self.fail(name, Words::too_large(most));
             }
             (Some(number), _) if number >= least => return Some(number),
-            (None, Value::Number(number)) if number.is_f64() => self.fail(name, "A valid integer is required."),
+            (None, Value::Number(number)) if number.is_f64() => self.fail(name, Words::no_integer()),
             (_, Value::Number(_)) => {
-                self.fail(name, format!("Ensure this value is greater than or equal to {least}."));
+                self.fail(name, Words::too_small(least));
             }
-            _ => self.fail(name, "A valid integer is required."),
+            _ => self.fail(name, Words::no_integer()),
         }
         None
     }
@@ -135,18 +136,18 @@ impl Fields {
         if let Some((_, choice)) = words.iter().find(|(known, _)| value.is_string() && *known == word) {
             return Some(*choice);
         }
-        let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-        self.fail(name, format!("\"{word}\" is not a valid choice. Choices are {}.", known.join(", ")));
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        self.fail(name, Words::no_choice(&word, &known));
         None
     }
 
     /// A string that parses into something whose error says what is wrong.
-    pub(crate) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Option<T> {
+    pub(crate) fn parsed<T: std::str::FromStr<Err: Into<Words>>>(&mut self, name: &str) -> Option<T> {
         let text = self.string(name)?;
         match text.parse() {
             Ok(parsed) => Some(parsed),
             Err(error) => {
-                self.fail(name, sentence(&error.to_string()));
+                self.fail(name, error.into());
                 None
             }
         }
@@ -157,7 +158,7 @@ impl Fields {
         let mut texts = Vec::new();
         let Some(value) = self.value(name) else { return texts };
         let Value::Object(entries) = value else {
-            self.fail(name, format!("Expected a dictionary of items but got type \"{}\".", kind(&value)));
+            self.fail(name, Words::no_object(kind(&value)));
             return texts;
         };
         for (key, value) in entries {
@@ -167,7 +168,7 @@ impl Fields {
                 _ => {
                     let mut path = self.path.clone();
                     path.extend([name.to_owned(), key]);
-                    self.errors.push(FieldError { path, message: "Not a valid string.".to_owned() });
+                    self.errors.push(FieldError { path, message: Words::no_string() });
                 }
             }
         }
@@ -203,21 +204,17 @@ impl Fields {
     /// Ends with every error, among them one for each field that nobody took.
     pub(crate) fn finish(mut self) -> Result<(), Vec<FieldError>> {
         for name in std::mem::take(&mut self.left).into_keys() {
-            let known: Vec<String> = self.known.iter().map(|known| format!("`{known}`")).collect();
-            let closest = self.known.iter().map(|known| (strsim::damerau_levenshtein(known, &name), known)).min();
-            let hint = match closest {
-                Some((distance, known)) if distance <= 2 => format!(" Did you mean `{known}`?"),
-                _ => String::new(),
-            };
-            self.fail(&name, format!("Unknown option.{hint} Known here: {}.", known.join(", ")));
+            let known = std::mem::take(&mut self.known);
+            let closest = known.iter().map(|known| (strsim::damerau_levenshtein(known, &name), known)).min();
+            let nearest = closest.filter(|(distance, _)| *distance <= 2).map(|(_, known)| known.as_str());
+            let names: Vec<&str> = known.iter().map(String::as_str).collect();
+            self.fail(&name, Words::unknown_option(nearest, &names));
+            self.known = known;
         }
         if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
     }
 }
 
-/// An error message of ours as a sentence for a form.
-pub(crate) fn sentence(message: &str) -> String {
-    let mut letters = message.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+fn not_valid(error: &serde_json::Error) -> Words {
+    Words::new(format!("Not valid here: {error}."), format!("ここでは使えない値です: {error}"))
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use encoding_rs::Encoding;
+use matome_model::field_error::Words;
 use matome_model::source::Dedupe;
 use serde_json::Value;
 
@@ -102,11 +103,17 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let path = fields.required_string("path");
     if let Some(path) = &path {
         if path.split('/').any(|part| part == "..") {
-            fields.fail("path", "The path may not contain `..`.");
+            fields.fail("path", Words::new("The path may not contain `..`.", "パスに `..` は使えません。"));
         } else if path.contains('\0') {
-            fields.fail("path", "The path may not contain the NUL character.");
+            fields.fail(
+                "path",
+                Words::new("The path may not contain the NUL character.", "パスに NUL 文字は使えません。"),
+            );
         } else if let Err(error) = super::roots::pattern(path) {
-            fields.fail("path", format!("Not a valid pattern: {error}."));
+            fields.fail(
+                "path",
+                Words::new(format!("Not a valid pattern: {error}."), format!("パターンが正しくありません: {error}")),
+            );
         }
     }
     let extension = path.as_deref().map(extension).unwrap_or_default();
@@ -122,8 +129,11 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     if format.is_none() && !has_format && path.is_some() {
         fields.fail(
             "format",
-            "This field is required, because the extension of `path` does not tell the format. \
-             Choices are `ndjson`, `json`, `csv`.",
+            Words::new(
+                "This field is required, because the extension of `path` does not tell the format. \
+                 Choices are `ndjson`, `json`, `csv`.",
+                "`path` の拡張子から形式が分からないため、この項目は必須です。選択肢: `ndjson`, `json`, `csv`。",
+            ),
         );
     }
     for (name, only) in
@@ -132,7 +142,13 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
         if fields.has(name) && format.is_some_and(|format| format != only) {
             let word = if only == Format::Json { "json" } else { "csv" };
             fields.raw(name);
-            fields.fail(name, format!("This option is for the format `{word}` only."));
+            fields.fail(
+                name,
+                Words::new(
+                    format!("This option is for the format `{word}` only."),
+                    format!("このオプションは形式 `{word}` だけのものです。"),
+                ),
+            );
         }
     }
     let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
@@ -144,7 +160,10 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
         Some(label) => Encoding::for_label_no_replacement(label.as_bytes()).unwrap_or_else(|| {
             fields.fail(
                 "encoding",
-                format!("\"{label}\" is not a known encoding. Known are the labels of the WHATWG Encoding Standard, for example `utf-8`, `shift_jis`, `euc-jp`."),
+                Words::new(
+                    format!("\"{label}\" is not a known encoding. Known are the labels of the WHATWG Encoding Standard, for example `utf-8`, `shift_jis`, `euc-jp`."),
+                    format!("\"{label}\" は知らない文字コードです。WHATWG Encoding Standard の名前が使えます。例: `utf-8`, `shift_jis`, `euc-jp`。"),
+                ),
             );
             encoding_rs::UTF_8
         }),
@@ -183,7 +202,10 @@ fn delimiter(fields: &mut Fields) -> Option<u8> {
         _ => {
             fields.fail(
                 "delimiter",
-                "Give one ASCII character that is neither a quote nor a line break, for example \";\" or \"\\t\".",
+                Words::new(
+                    "Give one ASCII character that is neither a quote nor a line break, for example \";\" or \"\\t\".",
+                    "引用符でも改行でもない ASCII 文字を1つ指定してください。例: \";\" や \"\\t\"。",
+                ),
             );
             None
         }
@@ -196,20 +218,37 @@ fn header(fields: &mut Fields) -> Option<Header> {
         Value::Bool(true) => return Some(Header::FirstRow),
         Value::Bool(false) => return Some(Header::Numbered),
         Value::Array(names) if names.len() > super::csv::COLUMN_LIMIT => {
-            fields.fail("header", format!("Ensure this list has at most {} names.", super::csv::COLUMN_LIMIT));
+            let most = super::csv::COLUMN_LIMIT;
+            fields.fail(
+                "header",
+                Words::new(
+                    format!("Ensure this list has at most {most} names."),
+                    format!("名前は{most}個以下にしてください。"),
+                ),
+            );
         }
         Value::Array(names) if !names.is_empty() => {
             let texts: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
             match texts {
                 Some(names) => match super::csv::repeated(&names) {
                     None if names.iter().all(|name| !name.is_empty()) => return Some(Header::Named(names)),
-                    None => fields.fail("header", "A name may not be blank."),
-                    Some(name) => fields.fail("header", format!("The name \"{name}\" is there twice.")),
+                    None => fields
+                        .fail("header", Words::new("A name may not be blank.", "名前を空にすることはできません。")),
+                    Some(name) => fields.fail(
+                        "header",
+                        Words::new(
+                            format!("The name \"{name}\" is there twice."),
+                            format!("名前 \"{name}\" が2回あります。"),
+                        ),
+                    ),
                 },
-                None => fields.fail("header", "The names must be strings."),
+                None => fields.fail("header", Words::new("The names must be strings.", "名前は文字列にしてください。")),
             }
         }
-        _ => fields.fail("header", "Give true, false or a list of names."),
+        _ => fields.fail(
+            "header",
+            Words::new("Give true, false or a list of names.", "true か false、または名前のリストを指定してください。"),
+        ),
     }
     None
 }
@@ -228,7 +267,13 @@ fn types(fields: &mut Fields) -> Option<ColumnTypes> {
                     Some("boolean") => ColumnType::Boolean,
                     Some("json") => ColumnType::Json,
                     _ => {
-                        fields.fail("types", format!("The type {word} of \"{column}\" is not a valid choice. Choices are `string`, `integer`, `number`, `boolean`, `json`."));
+                        fields.fail(
+                            "types",
+                            Words::new(
+                                format!("The type {word} of \"{column}\" is not a valid choice. Choices are `string`, `integer`, `number`, `boolean`, `json`."),
+                                format!("\"{column}\" の型 {word} は有効な選択肢ではありません。選択肢: `string`, `integer`, `number`, `boolean`, `json`。"),
+                            ),
+                        );
                         continue;
                     }
                 };
@@ -237,7 +282,13 @@ fn types(fields: &mut Fields) -> Option<ColumnTypes> {
             Some(ColumnTypes::Declared(types))
         }
         _ => {
-            fields.fail("types", "Give an object of columns and types, or \"infer\".");
+            fields.fail(
+                "types",
+                Words::new(
+                    "Give an object of columns and types, or \"infer\".",
+                    "列と型のオブジェクト、または \"infer\" を指定してください。",
+                ),
+            );
             None
         }
     }

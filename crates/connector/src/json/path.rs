@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use matome_model::field_error::Words;
+
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -26,6 +28,19 @@ pub struct JsonPath {
 pub struct JsonPathError {
     path: String,
     problem: &'static str,
+}
+
+impl From<JsonPathError> for Words {
+    fn from(error: JsonPathError) -> Self {
+        let path = &error.path;
+        Self::new(
+            format!("{error}."),
+            format!(
+                "`{path}` はたどれません ({})。使える形は `$`, `$[*]`, `$.a.b`, `$.a.b[*]`, `$.a[*].b`, `$['a b']` です。",
+                error.problem
+            ),
+        )
+    }
 }
 
 impl JsonPath {
