@@ -15,7 +15,7 @@ pub struct Position {
     pub document: Arc<str>,
     /// The number of the HTTP request within this read, from 1; null for files.
     pub request: Option<u64>,
-    /// The line on which the record starts, from 1; null where lines mean nothing.
+    /// The line on which the record starts, from 1; null for records of a JSON document, which may be one line.
     pub line: Option<u64>,
     /// The number of the record within the document, from 1; 0 before the first.
     pub record: u64,

@@ -60,7 +60,6 @@ struct Scan {
     depth: u64,
     in_string: bool,
     escaped: bool,
-    start_line: u64,
     size: usize,
     /// Of a record that the captured value may be inside of.
     capture: Match,
@@ -106,7 +105,6 @@ impl Splitter {
                 depth: 0,
                 in_string: false,
                 escaped: false,
-                start_line: 1,
                 size: 0,
                 capture: None,
             },
@@ -231,8 +229,7 @@ impl Splitter {
             _ => Shape::Literal,
         };
         self.held.clear();
-        self.scan =
-            Scan { target, shape, depth: 0, in_string: false, escaped: false, start_line: self.line, size: 0, capture };
+        self.scan = Scan { target, shape, depth: 0, in_string: false, escaped: false, size: 0, capture };
         self.state = State::Scan;
     }
 
@@ -293,7 +290,8 @@ impl Splitter {
 
     fn end_scan(&mut self, found: &mut Found) -> Result<(), DocumentError> {
         self.state = if self.stack.is_empty() { State::Done } else { State::AfterValue };
-        let line = Some(self.scan.start_line);
+        // A document may be one line; the number of the record says more.
+        let line = None;
         match self.scan.target {
             Target::Skip => {}
             Target::Record if self.scan.size > RECORD_LIMIT_BYTES => {
