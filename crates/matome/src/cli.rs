@@ -47,6 +47,9 @@ pub enum Command {
     /// Reads stored data.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Looks after the database itself.
+    #[command(subcommand)]
+    Db(DbCommand),
     /// The child process that plans and executes SQL. Started by matome itself.
     #[command(hide = true, name = crate::ENGINE_CHILD)]
     EngineChild,
@@ -345,6 +348,23 @@ pub enum DataCommand {
         /// File to write [default: stdout]
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DbCommand {
+    /// Checks everything that must always hold in the stored data. Changes nothing.
+    #[command(after_help = "Reads one consistent snapshot, also while a server works on the database.\n\
+        Exit codes: 0 all holds, 1 something does not: that is a defect of matome or of the disk; please report it.")]
+    Check {
+        #[command(flatten)]
+        storage: StorageArgs,
+        /// Hashes every record again instead of about a thousand, and compares the indexes of SQLite with its tables.
+        #[arg(long)]
+        full: bool,
+        /// Form of what is printed [default: a table]
+        #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+        output: Format,
     },
 }
 

@@ -61,6 +61,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Aggregate(command) => Box::pin(commands::aggregate::run(command)).await,
         Command::Task(command) => Box::pin(commands::task::run(command)).await,
         Command::Data(command) => Box::pin(commands::data::run(command)).await,
+        Command::Db(command) => Box::pin(commands::db::run(command)).await,
         Command::EngineChild => unreachable!("handled before the command line is parsed"),
     }
 }

@@ -79,8 +79,14 @@ pub async fn migrate(db: &Db) -> Result<Migrated> {
 /// # Errors
 /// [`StoreError::SchemaVersion`] otherwise.
 pub async fn check(db: &Db) -> Result<()> {
-    let mut reader = db.read().await?;
-    let mut conn = reader.conn();
+    check_on(&mut db.read().await?.conn()).await
+}
+
+/// As [`check`], on a connection.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_on(conn: &mut Conn<'_>) -> Result<()> {
     let exists = conn.pick(
         "select 1 as found from pg_catalog.pg_class where oid = to_regclass('schema_history')",
         "select 1 as found from sqlite_schema where name = 'schema_history'",
@@ -88,7 +94,7 @@ pub async fn check(db: &Db) -> Result<()> {
     if conn.fetch_optional(exists, &[]).await?.is_none() {
         return Err(version_error(0));
     }
-    let (found, min_binary) = installed(&mut conn).await?;
+    let (found, min_binary) = installed(conn).await?;
     if found < SCHEMA_VERSION {
         return Err(version_error(found));
     }

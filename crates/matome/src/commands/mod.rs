@@ -1,7 +1,8 @@
-//! The commands that are clients of the API, one module per noun.
+//! The commands, one module per noun: clients of the API, and `db`, which looks at the database itself.
 
 pub mod aggregate;
 pub mod data;
+pub mod db;
 pub mod source;
 pub mod task;
 pub mod token;

@@ -5,6 +5,7 @@
 
 mod conn;
 mod data_dir;
+mod snapshot;
 mod sqlite_writer;
 mod value;
 
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 pub use conn::{Conn, Dialect};
 pub use data_dir::DataDir;
+pub use snapshot::Snapshot;
 
 pub use value::{Arg, Row};
 

@@ -1,0 +1,255 @@
+//! The invariants that SQL alone can check, each as a statement that finds what breaks it.
+
+use crate::db::Dialect;
+
+/// A rule, and the statement that yields one row with a `place` for each time it is broken.
+#[derive(Debug)]
+pub(super) struct Invariant {
+    pub(super) name: &'static str,
+    pub(super) rule: &'static str,
+    pub(super) violations: &'static str,
+}
+
+/// What the database says about its own files.
+pub(super) fn storage(dialect: Dialect, full: bool) -> &'static [Invariant] {
+    match (dialect, full) {
+        (Dialect::Postgres, _) => POSTGRES_STORAGE,
+        (Dialect::Sqlite, false) => SQLITE_STORAGE,
+        (Dialect::Sqlite, true) => SQLITE_STORAGE_FULL,
+    }
+}
+
+const STORAGE: &str = "tables and indexes can be read and keep the constraints of the schema";
+
+const POSTGRES_STORAGE: &[Invariant] = &[Invariant {
+    name: "storage",
+    rule: STORAGE,
+    violations: "select 'index ' || i.indexrelid::regclass as place from pg_catalog.pg_index i
+join pg_catalog.pg_class c on c.oid = i.indrelid
+where c.relnamespace = current_schema()::regnamespace and not (i.indisvalid and i.indisready)",
+}];
+
+const SQLITE_STORAGE: &[Invariant] = &[Invariant {
+    name: "storage",
+    rule: STORAGE,
+    violations: "select quick_check as place from pragma_quick_check where quick_check <> 'ok'",
+}];
+
+const SQLITE_STORAGE_FULL: &[Invariant] = &[Invariant {
+    name: "storage",
+    rule: STORAGE,
+    violations: "select integrity_check as place from pragma_integrity_check where integrity_check <> 'ok'",
+}];
+
+/// The rules in the order in which they are told. Data of deleted objects is removed in batches: what compares
+/// sums leaves it out.
+pub(super) const RULES: &[Invariant] = &[
+    Invariant {
+        name: "lease",
+        rule: "a task runs exactly while its lane is leased to it, with the same epoch and worker",
+        violations: "select 'task ' || t.id || ' in lane ' || t.lane_id as place
+from tasks t left join lanes l on l.id = t.lane_id
+where t.status = 'running' and (l.id is null or l.lease_task is null or l.lease_task <> t.id
+    or t.lease_epoch is null or l.lease_epoch <> t.lease_epoch
+    or l.lease_worker is null or t.worker is null or l.lease_worker <> t.worker)
+union all
+select 'lane ' || l.id as place
+from lanes l left join tasks t on t.id = l.lease_task
+where (l.lease_worker is null) <> (l.lease_task is null)
+    or (l.lease_task is not null and (t.id is null or t.status <> 'running' or t.lane_id <> l.id))",
+    },
+    Invariant {
+        name: "one_running",
+        rule: "at most one task of a lane runs",
+        violations: "select 'lane ' || lane_id || ': ' || count(*) || ' tasks' as place
+from tasks where status = 'running' group by lane_id having count(*) > 1",
+    },
+    Invariant {
+        name: "waiting",
+        rule: "a free lane is looked at when its first waiting task is due, and only then",
+        violations: "select 'lane ' || x.id as place from (
+    select l.id, l.ready, l.next_run_at,
+        case when l.not_before > w.first_at then l.not_before else w.first_at end as due
+    from lanes l left join (
+        select lane_id, min(run_at) as first_at from tasks where status = 'pending' group by lane_id
+    ) w on w.lane_id = l.id
+    where l.lease_worker is null
+) x
+where (x.due is null) <> (x.next_run_at is null) or x.due <> x.next_run_at or (x.ready and x.due is null)",
+    },
+    Invariant {
+        name: "task_state",
+        rule: "a task waits, runs under an epoch, or has ended: then with its time, and its error when it failed",
+        violations: "select 'task ' || id || ' (' || status || ')' as place from tasks
+where status not in ('pending', 'running', 'succeeded', 'failed', 'cancelled')
+    or (finished_at is not null) <> (status in ('succeeded', 'failed', 'cancelled'))
+    or (lease_epoch is not null) <> (status = 'running')
+    or (status = 'running' and started_at is null)
+    or (status = 'failed' and error is null)",
+    },
+    Invariant {
+        name: "task_lane",
+        rule: "a task has queue, object and stream of its lane and no epoch beyond it",
+        violations: "select 'task ' || t.id as place from tasks t left join lanes l on l.id = t.lane_id
+where l.id is null or t.queue <> l.queue or t.object_id <> l.object_id or t.stream <> l.stream
+    or t.lease_epoch > l.lease_epoch",
+    },
+    Invariant {
+        name: "retry",
+        rule: "only failed and cancelled tasks are repeated, by later ones of the same lane",
+        violations: "select 'task ' || t.id || ' repeats ' || r.id as place from tasks t join tasks r on r.id = t.retry_of
+where r.status not in ('failed', 'cancelled') or r.id >= t.id or r.lane_id <> t.lane_id",
+    },
+    Invariant {
+        name: "one_task_per_fire",
+        rule: "each nominal time of a schedule makes at most one task",
+        violations: "select 'schedule ' || schedule_id || ': tasks ' || min(id) || ' and ' || max(id) as place
+from tasks where schedule_id is not null group by schedule_id, fire_time having count(*) > 1",
+    },
+    Invariant {
+        name: "schedule",
+        rule: "the next time of a schedule is later than its last",
+        violations: "select 'schedule ' || id as place from schedules where next_at <= last_at",
+    },
+    Invariant {
+        name: "owner",
+        rule: "every row belongs to a source or an aggregation that is there",
+        violations: "select 'lane ' || l.id as place from lanes l where not exists (
+    select 1 from data_sources s where l.kind = 'source' and s.id = l.object_id)
+and not exists (select 1 from aggregation_sources a where l.kind = 'aggregation' and a.id = l.object_id)
+union all
+select 'schedule ' || c.id as place from schedules c where not exists (
+    select 1 from data_sources s where c.kind = 'source' and s.id = c.object_id)
+and not exists (select 1 from aggregation_sources a where c.kind = 'aggregation' and a.id = c.object_id)
+union all
+select x.table_name || ' of source ' || x.source_id as place from (
+    select distinct 'acquired_data' as table_name, source_id from acquired_data
+    union all select distinct 'quarantine' as table_name, source_id from quarantine
+    union all select distinct 'checkpoint' as table_name, source_id from checkpoints
+    union all select distinct 'counter' as table_name, source_id from counters
+        where table_name in ('acquired_data', 'quarantine')
+) x where not exists (select 1 from data_sources s where s.id = x.source_id)
+union all
+select x.table_name || ' of aggregation ' || x.source_id as place from (
+    select distinct 'aggregated_data' as table_name, source_id from aggregated_data
+    union all select distinct 'aggregation_run' as table_name, source_id from aggregation_runs
+) x where not exists (select 1 from aggregation_sources a where a.id = x.source_id)",
+    },
+    Invariant {
+        name: "secret",
+        rule: "every secret belongs to a source or an aggregation that is there",
+        violations: "select 'secret ' || x.id as place from secrets x where not exists (
+    select 1 from data_sources s where x.kind = 'source' and s.id = x.object_id)
+and not exists (select 1 from aggregation_sources a where x.kind = 'aggregation' and a.id = x.object_id)",
+    },
+    Invariant {
+        name: "record_count",
+        rule: "the counters of records are the numbers of rows",
+        violations: "select 'source ' || x.source_id || ' stream ''' || x.stream || ''': counter ' || sum(x.counted)
+    || ', rows ' || sum(x.found) as place
+from (
+    select source_id, stream, row_count as counted, 0 as found from counters where table_name = 'acquired_data'
+    union all
+    select source_id, stream, 0 as counted, count(*) as found from acquired_data group by source_id, stream
+) x
+where x.source_id not in (select id from data_sources where deleted_at is not null)
+group by x.source_id, x.stream having sum(x.counted) <> sum(x.found)",
+    },
+    Invariant {
+        name: "quarantine_count",
+        rule: "the counters of quarantined records are the numbers of rows",
+        violations: "select 'source ' || x.source_id || ' stream ''' || x.stream || ''': counter ' || sum(x.counted)
+    || ', rows ' || sum(x.found) as place
+from (
+    select source_id, stream, row_count as counted, 0 as found from counters where table_name = 'quarantine'
+    union all
+    select source_id, stream, 0 as counted, count(*) as found from quarantine group by source_id, stream
+) x
+where x.source_id not in (select id from data_sources where deleted_at is not null)
+group by x.source_id, x.stream having sum(x.counted) <> sum(x.found)",
+    },
+    // Rows of the original application have neither checkpoint nor identity.
+    Invariant {
+        name: "watermark",
+        rule: "a checkpoint stands at the newest record of its stream, neither behind nor ahead",
+        violations: "select 'source ' || x.source_id || ' stream ''' || x.stream || ''': checkpoint ' || x.noted
+    || ', newest record ' || x.newest as place
+from (
+    select y.source_id, y.stream, max(y.noted) as noted, max(y.newest) as newest, max(y.keyed) as keyed
+    from (
+        select source_id, stream, last_record_id as noted, 0 as newest, 0 as keyed from checkpoints
+        union all
+        select source_id, stream, 0 as noted, max(id) as newest, count(key_hash) as keyed
+        from acquired_data group by source_id, stream
+    ) y
+    where y.source_id not in (select id from data_sources where deleted_at is not null)
+    group by y.source_id, y.stream
+) x
+where x.noted <> x.newest and (x.noted > 0 or x.keyed > 0)",
+    },
+    Invariant {
+        name: "checkpoint",
+        rule: "a checkpoint was written under a lease of its lane and a config of its source, not a later one",
+        violations: "select 'checkpoint of source ' || c.source_id || ' stream ''' || c.stream || '''' as place
+from checkpoints c
+left join lanes l on l.kind = 'source' and l.object_id = c.source_id and l.stream = c.stream
+left join data_sources s on s.id = c.source_id
+where l.id is null or c.lease_epoch > l.lease_epoch or c.config_rev > s.config_rev",
+    },
+    Invariant {
+        name: "record_identity",
+        rule: "an identity is stored once in its stream and version",
+        violations: "select 'source ' || source_id || ' stream ''' || stream || ''': records ' || min(id) || ' and ' || max(id)
+    as place
+from acquired_data where key_hash is not null
+group by source_id, stream, key_hash, version having count(*) > 1",
+    },
+    Invariant {
+        name: "quarantine_once",
+        rule: "a bad record is in quarantine once for each reason",
+        violations: "select 'source ' || source_id || ' stream ''' || stream || ''': quarantine ' || min(id) || ' and ' || max(id)
+    as place
+from quarantine group by source_id, stream, raw_hash, reason having count(*) > 1",
+    },
+    Invariant {
+        name: "current_run",
+        rule: "an aggregation shows its one published run, or none",
+        violations: "select 'aggregation ' || a.id || ' shows run ' || a.current_run_id as place
+from aggregation_sources a left join aggregation_runs r on r.id = a.current_run_id
+where a.current_run_id is not null and a.deleted_at is null
+    and (r.id is null or r.source_id <> a.id or r.status <> 'current' or r.published_at is null)
+union all
+select 'run ' || r.id || ' of aggregation ' || r.source_id || ' is not shown' as place
+from aggregation_runs r left join aggregation_sources a on a.id = r.source_id
+where r.status = 'current' and (a.current_run_id is null or a.current_run_id <> r.id)
+union all
+select 'aggregation ' || source_id || ': ' || count(*) || ' runs are being built' as place
+from aggregation_runs where status = 'building' group by source_id having count(*) > 1",
+    },
+    Invariant {
+        name: "run_rows",
+        rule: "a shown run has all its rows and no more",
+        violations: "select 'run ' || x.id || ' of aggregation ' || x.source_id || ': ' || x.row_count || ' noted, '
+    || x.found || ' stored' as place
+from (
+    select r.id, r.source_id, r.row_count,
+        (select count(*) from aggregated_data d where d.run_id = r.id) as found
+    from aggregation_runs r
+    where r.status = 'current' and r.source_id not in (select id from aggregation_sources where deleted_at is not null)
+) x where x.row_count <> x.found",
+    },
+    Invariant {
+        name: "rows_of_run",
+        rule: "a row of a result belongs to a run of its aggregation",
+        violations: "select x.found || ' rows of run ' || x.run_id || ' in aggregation ' || x.source_id as place
+from (
+    select run_id, source_id, count(*) as found from aggregated_data where run_id is not null group by run_id, source_id
+) x left join aggregation_runs r on r.id = x.run_id
+where r.id is null or r.source_id <> x.source_id",
+    },
+    Invariant {
+        name: "instance",
+        rule: "the installation has one id",
+        violations: "select count(*) || ' ids' as place from instance having count(*) <> 1",
+    },
+];
