@@ -16,8 +16,7 @@ use crate::lanes::{self, LockedLane};
 /// tasks share a process one death says little about each of them: a machine that is switched off a few times
 /// must not cost anybody a task.
 const POISON_AFTER: i64 = 10;
-const POISON: &str =
-    r#"{"message":"its worker died ten times in a row while it ran, without a page committed","causes":[],"position":null,"reason":"poison"}"#;
+const POISON: &str = r#"{"message":"its worker died ten times in a row while it ran, without a page committed","causes":[],"position":null,"reason":"poison"}"#;
 /// Lanes that one call takes back at most.
 const LANES_AT_ONCE: i64 = 500;
 
