@@ -41,9 +41,25 @@ pub struct Answer {
 }
 
 impl Client {
-    /// Finds the way. `works` says whether tasks have to run in this process when no server does.
+    /// Finds the way. `works` says whether tasks have to run in this process when no server does. A data directory
+    /// that is not there is an error: it is a slip of the pen more often than an empty one.
     pub async fn connect(args: &ClientArgs, works: bool) -> Result<Self, Failure> {
+        let storage = &args.storage;
+        if args.server.is_none() && storage.database_url.is_none() && !storage.data_dir.exists() {
+            let dir = storage.data_dir.display();
+            return Err(Failure::new(Exit::Config, format!("there is no data directory `{dir}`"))
+                .help("give the one of your server with --data-dir; `matome serve` and `matome migrate` make a new one"));
+        }
+        Self::connect_or_make(args, works).await
+    }
+
+    /// As [`Client::connect`], and makes a data directory that is not there: for commands that put something into it.
+    pub async fn connect_or_make(args: &ClientArgs, works: bool) -> Result<Self, Failure> {
         if let Some(server) = &args.server {
+            if !["http://", "https://"].iter().any(|scheme| server.starts_with(scheme)) {
+                return Err(Failure::new(Exit::Usage, format!("`{server}` is no URL of a server"))
+                    .help(format!("write http://{server} or https://{server}")));
+            }
             let base = server.trim_end_matches('/').to_owned();
             let client = reqwest::Client::builder().no_proxy().build().map_err(|err| unreachable(&base, &err))?;
             return Ok(Self::Http { client, target: base.clone(), base, token: args.token.clone() });

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use support::{Home, homes, sqlite_home, write};
@@ -112,6 +112,22 @@ async fn a_viewer_may_read_and_not_write_and_no_token_is_not_enough() {
     failed(&remote("", &["source", "list"]), 4, "--token");
     let nowhere = home.command(&["source", "list", "--server", "http://127.0.0.1:1"]).output().unwrap();
     failed(&nowhere, 7, "does not answer");
+}
+
+#[test]
+fn slips_of_the_pen_are_told_and_leave_nothing_behind() {
+    let home = sqlite_home();
+    let elsewhere = home.dir.path().join("elsewhere");
+    let at = elsewhere.to_str().unwrap();
+    let list = |args: [&str; 2]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_matome"));
+        command.args(["source", "list"]).args(args).env_remove("DATABASE_URL").output().unwrap()
+    };
+    failed(&list(["--data-dir", at]), 3, "no data directory");
+    assert!(!elsewhere.exists());
+    failed(&list(["--server", "localhost:8000"]), 2, "http://localhost:8000");
+    home.ok(&["token", "create", "--role", "admin"]);
+    failed(&home.run(&["task", "show", "7"]), 5, "no task 7");
 }
 
 #[test]

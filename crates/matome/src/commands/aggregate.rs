@@ -29,7 +29,7 @@ pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
                 body["description"] = text.into();
             }
             let format = client.output;
-            let client = Client::connect(&client, false).await?;
+            let client = Client::connect_or_make(&client, false).await?;
             let row = client.post(AGGREGATIONS, body.to_string()).await?.into_json()?;
             printed(print_row(format, &row))?;
             client.close().await;

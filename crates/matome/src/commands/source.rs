@@ -24,7 +24,7 @@ pub async fn run(command: SourceCommand) -> Result<(), Failure> {
         SourceCommand::Add { client, name, source_type, path, url, config, options, interval, description } => {
             let body = definition(name, source_type, path, url, config, &options, interval, description)?;
             let format = client.output;
-            let client = Client::connect(&client, false).await?;
+            let client = Client::connect_or_make(&client, false).await?;
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;
             printed(print_row(format, &row))?;
             client.close().await;

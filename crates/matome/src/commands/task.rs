@@ -5,7 +5,7 @@ use crate::cli::{Format, TaskCommand, TaskTarget};
 use crate::client::{Answer, Client};
 use crate::commands::aggregate::AGGREGATIONS;
 use crate::commands::source::SOURCES;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{Column, print_row, print_rows};
 
 const COLUMNS: &[Column] = &[
@@ -54,6 +54,10 @@ async fn act(target: &TaskTarget, method: &str, action: &str) -> Result<(), Fail
     let mut answer: Answer = client.send(method, &path("acquisition"), body.clone()).await?;
     if answer.status == 404 {
         answer = client.send(method, &path("aggregation"), body).await?;
+    }
+    if answer.status == 404 {
+        return Err(Failure::new(Exit::NotFound, format!("there is no task {}", target.id))
+            .help("`matome task list` shows those of sources, with `--queue aggregation` those of aggregations"));
     }
     let row = answer.into_json()?;
     printed(print_row(target.client.output, &row))?;

@@ -9,7 +9,7 @@ use crate::output::value_at;
 
 pub async fn run(command: TokenCommand) -> Result<(), Failure> {
     let TokenCommand::Create { client, role, name } = command;
-    let client = Client::connect(&client, false).await?;
+    let client = Client::connect_or_make(&client, false).await?;
     let body = json!({ "name": name, "role": role }).to_string();
     let row = client.post("/api/tokens/", body).await?.into_json()?;
     let token = value_at(row.get(), &["token"])
