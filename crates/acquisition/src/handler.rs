@@ -131,6 +131,10 @@ impl AcquisitionHandler {
         let key = CheckpointKey { source_id: task.object_id, stream: task.stream.clone(), purpose: LIVE.to_owned() };
         let read = self.begin(&task, &ctx, key, &source, dedupe, options.full).await?;
         let mut counts = Counts::default();
+        if read.begun.read_ended {
+            // An attempt before this one committed its last page and died before it could say so.
+            return Ok(task.progress.as_ref().map_or_else(|| TaskOutcome::new(&counts), TaskOutcome::new));
+        }
         let result = self.read(connector, read, &ctx, &mut counts).await;
         count_records(&counts);
         match result {
@@ -175,12 +179,13 @@ impl AcquisitionHandler {
         dedupe: Dedupe,
         full: bool,
     ) -> Result<Read, TaskError> {
-        let (fence, config_rev, now, of) = (ctx.fence, source.config_rev, self.clock.now(), key.clone());
+        let (fence, task_id, config_rev, now, of) =
+            (ctx.fence, task.id, source.config_rev, self.clock.now(), key.clone());
         let (begun, occurrences) = self
             .db
             .write(move |conn| {
                 Box::pin(async move {
-                    let begun = checkpoints::begin(conn, &fence, &of, config_rev, full, now).await?;
+                    let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, full, now).await?;
                     Ok((begun, Occurrences::begin(conn).await?))
                 })
             })

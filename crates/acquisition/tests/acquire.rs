@@ -104,6 +104,27 @@ async fn a_read_that_was_cut_off_ends_with_the_rows_of_one_that_was_not() {
     }
 }
 
+/// `dedupe: none` appends each read, so this one showed as a file stored twice.
+#[tokio::test]
+async fn a_worker_that_dies_after_the_last_page_has_nothing_read_again() {
+    for bed in databases().await {
+        for dedupe in ["rows", "hash", "none"] {
+            let bench = Bench::new(&bed.db, &format!(r#","dedupe":"{dedupe}""#)).await;
+            let lines: Vec<String> = (0..10).map(|n| format!("{{\"n\":{n}}}")).collect();
+            bench.write_file(&lines);
+            let first = bench.claim().await;
+            for attempt in 0..2 {
+                let task = if attempt == 0 { first.clone() } else { bench.take_over(&first).await };
+                assert_eq!(task.task.id, first.task.id);
+                let ctx = TaskContext::new(bed.db.clone(), task.task.id, task.fence);
+                // The first time nobody hears that it ended well.
+                bench.handler().run(task, ctx).await.unwrap();
+            }
+            assert_eq!(bench.stored().await, canonical(&lines), "{} {dedupe}", bed.name);
+        }
+    }
+}
+
 async fn pages_committed(bench: &Bench) -> i64 {
     let key = CheckpointKey { source_id: bench.source_id, stream: String::new(), purpose: LIVE.to_owned() };
     let mut reader = bench.db.read().await.unwrap();

@@ -215,6 +215,10 @@ create table checkpoints (
     -- highest acquired_data.id of the stream: the only watermark
     last_record_id bigint not null default 0,
     lease_epoch bigint not null default 0,
+    -- the task that reads or read last, and whether it has committed its last page: a crash between that page and
+    -- the end of the task must not read it all again
+    task_id bigint not null default 0,
+    read_ended boolean not null default {false},
     updated_at {time} not null default {now},
     primary key (source_id, stream, purpose)
 );

@@ -139,7 +139,7 @@ pub struct Page {
     pub quarantined: Vec<BadRecord>,
     /// How the checkpoint moves; names the source and its stream.
     pub checkpoint: Advance,
-    /// Whether this page ends the read: the source then counts as fetched at `acquired_at`.
+    /// Whether this page ends the read: the source then counts as fetched at `acquired_at`, and the task as read.
     pub ends_read: bool,
 }
 
@@ -207,7 +207,8 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     }
 
     lease::lock(conn, &page.fence).await?;
-    checkpoints::advance(conn, &page.checkpoint, last_record_id, page.fence.lease_epoch, page.acquired_at).await?;
+    let (ended, epoch) = (page.ends_read, page.fence.lease_epoch);
+    checkpoints::advance(conn, &page.checkpoint, last_record_id, ended, epoch, page.acquired_at).await?;
     let stored = selection.new.len();
     counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, as_i64(stored)).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);

@@ -35,6 +35,8 @@ pub struct Checkpoint {
     pub last_record_id: i64,
     /// Lease under which it was last written.
     pub lease_epoch: i64,
+    /// The task that reads has committed its last page: there is nothing left for it to do.
+    pub read_ended: bool,
 }
 
 /// A step of a checkpoint, from the page before to this one.
@@ -50,24 +52,29 @@ pub struct Advance {
     pub state: String,
 }
 
-const FIND: &str = "select page_seq, state, config_rev, last_record_id, lease_epoch from checkpoints
+const FIND: &str = "select page_seq, state, config_rev, last_record_id, lease_epoch, read_ended from checkpoints
 where source_id = $1 and stream = $2 and purpose = $3";
 
-const BEGIN: &str = "insert into checkpoints (source_id, stream, purpose, config_rev, lease_epoch, updated_at)
-values ($1, $2, $3, $4, $5, $6)
+// A later attempt of the same task goes on where the one before stood, also when it was to begin anew.
+const BEGIN: &str = "insert into checkpoints (source_id, stream, purpose, config_rev, lease_epoch, updated_at, task_id)
+values ($1, $2, $3, $4, $5, $6, $8)
 on conflict (source_id, stream, purpose) do update set
-    state = case when checkpoints.config_rev = excluded.config_rev and not $7 then checkpoints.state else '{}' end,
+    state = case when checkpoints.config_rev = excluded.config_rev
+        and (not $7 or checkpoints.task_id = excluded.task_id) then checkpoints.state else '{}' end,
+    read_ended = checkpoints.read_ended and checkpoints.task_id = excluded.task_id,
+    task_id = excluded.task_id,
     config_rev = excluded.config_rev,
     lease_epoch = excluded.lease_epoch,
     updated_at = excluded.updated_at
-returning page_seq, state, config_rev, last_record_id, lease_epoch";
+returning page_seq, state, config_rev, last_record_id, lease_epoch, read_ended";
 
 const ADVANCE: &str = "update checkpoints set
     page_seq = page_seq + 1,
     state = $6,
     last_record_id = case when last_record_id < $7 then $7 else last_record_id end,
     lease_epoch = $8,
-    updated_at = $9
+    updated_at = $9,
+    read_ended = $10
 where source_id = $1 and stream = $2 and purpose = $3 and page_seq = $4 and config_rev = $5";
 
 const WATERMARK: &str =
@@ -82,8 +89,8 @@ pub async fn find(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<Option<Che
     conn.fetch_optional(FIND, &args).await?.map(from_row).transpose()
 }
 
-/// The checkpoint from which a read starts, made when it is missing. A state of another config revision is
-/// not used, nor is any when `reset` is set: the state is `{}` then.
+/// The checkpoint from which the read of task `task_id` starts, made when it is missing. A state of another config
+/// revision is not used, nor is that of another task when `reset` is set: the state is `{}` then.
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when the lease is lost; when the database refuses the statement or is gone.
@@ -91,12 +98,13 @@ pub async fn begin(
     conn: &mut Conn<'_>,
     fence: &Fence,
     key: &CheckpointKey,
+    task_id: i64,
     config_rev: i64,
     reset: bool,
     now: Timestamp,
 ) -> Result<Checkpoint> {
     lease::lock(conn, fence).await?;
-    let args: [Arg<'_>; 7] = [
+    let args: [Arg<'_>; 8] = [
         key.source_id.into(),
         (&key.stream).into(),
         (&key.purpose).into(),
@@ -104,11 +112,12 @@ pub async fn begin(
         fence.lease_epoch.into(),
         now.into(),
         Arg::Bool(Some(reset)),
+        task_id.into(),
     ];
     from_row(conn.fetch_one(BEGIN, &args).await?)
 }
 
-/// Moves the checkpoint one page on, if it still is where the reader left it.
+/// Moves the checkpoint one page on, if it still is where the reader left it; `read_ended`: the page is the last.
 ///
 /// # Errors
 /// [`StoreError::CheckpointMoved`] otherwise; when the database refuses the statement or is gone.
@@ -116,10 +125,11 @@ pub(crate) async fn advance(
     conn: &mut Conn<'_>,
     step: &Advance,
     last_record_id: i64,
+    read_ended: bool,
     lease_epoch: i64,
     now: Timestamp,
 ) -> Result<()> {
-    let args: [Arg<'_>; 9] = [
+    let args: [Arg<'_>; 10] = [
         step.key.source_id.into(),
         (&step.key.stream).into(),
         (&step.key.purpose).into(),
@@ -129,6 +139,7 @@ pub(crate) async fn advance(
         last_record_id.into(),
         lease_epoch.into(),
         now.into(),
+        read_ended.into(),
     ];
     match conn.execute(ADVANCE, &args).await? {
         1 => Ok(()),
@@ -148,5 +159,6 @@ fn from_row(row: crate::db::Row) -> Result<Checkpoint> {
         config_rev: row.int("config_rev")?,
         last_record_id: row.int("last_record_id")?,
         lease_epoch: row.int("lease_epoch")?,
+        read_ended: row.bool("read_ended")?,
     })
 }

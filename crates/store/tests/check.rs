@@ -318,7 +318,7 @@ async fn end(conn: &mut Conn<'_>, task: &ClaimedTask, end: End, policy: &RetryPo
 /// Eight records, two of them equal, with numbers that the databases write in their own way; one bad record.
 async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> Result<()> {
     let key = CheckpointKey { source_id, stream: String::new(), purpose: LIVE.to_owned() };
-    checkpoints::begin(conn, &task.fence, &key, 1, false, at(2)).await?;
+    checkpoints::begin(conn, &task.fence, &key, task.task.id, 1, false, at(2)).await?;
     let occurrences = Arc::new(Mutex::new(Occurrences::begin(conn).await?));
     let mut canonicaliser = Canonicaliser::default();
     let pages = [

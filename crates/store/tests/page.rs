@@ -233,12 +233,17 @@ async fn a_checkpoint_of_another_config_revision_is_not_used() {
         page.checkpoint.state = r#"{"next":"2"}"#.to_owned();
         reading.commit(page).await.unwrap();
         let last_record_id = reading.checkpoint().await.last_record_id;
-        for (config_rev, reset, state) in [(1, false, r#"{"next":"2"}"#), (1, true, "{}"), (2, false, "{}")] {
+        let kept = r#"{"next":"2"}"#;
+        // A second attempt of the task that was to begin anew goes on where the first one stood.
+        let begins = [(8, 1, false, kept), (8, 1, true, kept), (9, 1, true, "{}"), (9, 2, false, "{}")];
+        for (task_id, config_rev, reset, state) in begins {
             let (fence, key) = (reading.fence, reading.key());
             let begun = bed
                 .db
                 .write(move |conn| {
-                    Box::pin(async move { checkpoints::begin(conn, &fence, &key, config_rev, reset, at()).await })
+                    Box::pin(
+                        async move { checkpoints::begin(conn, &fence, &key, task_id, config_rev, reset, at()).await },
+                    )
                 })
                 .await
                 .unwrap();

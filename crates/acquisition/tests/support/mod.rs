@@ -90,6 +90,19 @@ impl Bench {
         claimed.into_iter().next().expect("the lane is free")
     }
 
+    /// The same task again, claimed by another worker after the death of its own.
+    pub async fn take_over(&self, task: &ClaimedTask) -> ClaimedTask {
+        let worker = task.fence.worker;
+        let claimed = self.db.write(move |conn| {
+            Box::pin(async move {
+                let now = Clock::system().now();
+                tasks::steal(conn, worker, now).await?;
+                tasks::claim(conn, Queue::Acquisition, Uuid::new_v4(), 1, now).await
+            })
+        });
+        claimed.await.unwrap().into_iter().next().expect("it waits")
+    }
+
     /// As if the worker died: the lease ends, and its task with it.
     pub async fn abandon(&self, task: &ClaimedTask) {
         let worker = task.fence.worker;

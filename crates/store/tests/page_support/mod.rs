@@ -70,7 +70,7 @@ impl Reading {
         let (checkpoint, occurrences) = db
             .write(move |conn| {
                 Box::pin(async move {
-                    let checkpoint = checkpoints::begin(conn, &fence, &key, 1, false, at()).await?;
+                    let checkpoint = checkpoints::begin(conn, &fence, &key, 7, 1, false, at()).await?;
                     Ok((checkpoint, Occurrences::begin(conn).await?))
                 })
             })
