@@ -73,11 +73,16 @@ impl Home {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts `serve` and waits until it answers.
-    pub async fn serve(&self) -> Server {
+    /// Starts `serve`; its stderr is a pipe.
+    pub fn spawn(&self) -> Child {
         let mut command = self.command(&["serve", "--bind", "127.0.0.1:0"]);
         command.arg("--file-root").arg(self.files()).args(&self.extra);
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Starts `serve` and waits until it answers.
+    pub async fn serve(&self) -> Server {
+        let mut child = self.spawn();
         let (address, log) = read_address(&mut child);
         let mut server = Server { child, base: address, token: String::new(), client: client(), log };
         server.until_ready().await;
