@@ -11,6 +11,7 @@ mod migrate;
 mod output;
 mod serve;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -71,6 +72,8 @@ fn start_logging(level: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(format!("sqlx=error,{level}")).map_err(|err| {
         Failure::new(Exit::Usage, format!("`{level}` is no log level: {err}")).help("use error, warn, info or debug")
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Control sequences are for eyes; a file or a pipe gets plain text.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     Ok(())
 }
