@@ -18,7 +18,7 @@ use matome_model::clock::Clock;
 use matome_model::engine::Limits;
 use matome_model::task::Queue;
 use matome_store::db::{DataDir, Db};
-use matome_store::secrets::Vault;
+use matome_store::secrets::{self, Vault};
 use matome_store::workers::NewWorker;
 use matome_store::{api_tokens, migrate, tasks};
 use matome_tasks::{Beat, Process, TaskError, Worker, WorkerOptions};
@@ -77,7 +77,7 @@ impl App {
         let (boot, clock, bus) = (Uuid::now_v7(), Clock::system(), Bus::in_process());
         let registry = registry(reach, clock.clone())?;
         let db = open_database(storage, boot, &clock).await?;
-        let vault = open_vault(storage)?;
+        let vault = open_vault(storage, &db).await?;
         let engine = engine(storage)?;
         let limits = Limits { memory_bytes: aggregation_memory_mib << 20, ..Limits::default() };
         let draining = CancellationToken::new();
@@ -196,15 +196,34 @@ async fn open_database(storage: &StorageArgs, boot: Uuid, clock: &Clock) -> Resu
     Ok(db)
 }
 
-fn open_vault(storage: &StorageArgs) -> Result<Vault, Failure> {
+/// The master key. A new one is made only where no secret needs an old one.
+async fn open_vault(storage: &StorageArgs, db: &Db) -> Result<Vault, Failure> {
+    let mut reader = db.read().await?;
     let vault = match &storage.master_key_file {
-        Some(file) => Vault::from_file(file),
+        Some(file) => Vault::from_file(file)?,
         None => {
             make_data_dir(storage)?;
-            Vault::open_or_create(&storage.data_dir.join("master.key"))
+            let file = storage.data_dir.join("master.key");
+            let sealed = secrets::count_of_other_keys(&mut reader.conn(), None).await?;
+            if sealed > 0 && !file.exists() {
+                let message = format!("`{}` is missing, and {sealed} secrets in the database need it", file.display());
+                return Err(Failure::new(Exit::Config, message).help(
+                    "restore it from a backup, or name its place with --data-dir or --master-key-file; \
+                     if it is lost, write 64 new hex digits to it and enter the secrets anew",
+                ));
+            }
+            Vault::open_or_create(&file)?
         }
     };
-    vault.map_err(Failure::from)
+    let others = secrets::count_of_other_keys(&mut reader.conn(), Some(&vault)).await?;
+    if others > 0 {
+        tracing::warn!(
+            secrets = others,
+            "{others} secrets were encrypted with another master key; their sources fail until it is back or the \
+             secrets are entered anew"
+        );
+    }
+    Ok(vault)
 }
 
 /// On PostgreSQL the data directory holds only the key and the scratch folder.

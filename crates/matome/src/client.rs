@@ -47,8 +47,9 @@ impl Client {
         let storage = &args.storage;
         if args.server.is_none() && storage.database_url.is_none() && !storage.data_dir.exists() {
             let dir = storage.data_dir.display();
-            return Err(Failure::new(Exit::Config, format!("there is no data directory `{dir}`"))
-                .help("give the one of your server with --data-dir; `matome serve` and `matome migrate` make a new one"));
+            return Err(Failure::new(Exit::Config, format!("there is no data directory `{dir}`")).help(
+                "give the one of your server with --data-dir; `matome serve` and `matome migrate` make a new one",
+            ));
         }
         Self::connect_or_make(args, works).await
     }

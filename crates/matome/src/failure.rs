@@ -68,6 +68,7 @@ impl From<matome_store::error::StoreError> for Failure {
             StoreError::SchemaVersion { .. } => {
                 (Exit::Config, "run `matome migrate` if the database is older, or a newer matome if it is newer")
             }
+            StoreError::DatabaseUrl { .. } => (Exit::Config, "write postgres://user:password@host/name"),
             StoreError::DataDir { .. } => (Exit::Config, "check that --data-dir can be made and written by this user"),
             StoreError::Corrupt { .. } => {
                 (Exit::Config, "restore the file from a backup; it was left exactly as it is")

@@ -102,6 +102,8 @@ async fn a_clean_stop_leaves_nothing_running() {
     for home in homes().await {
         let mut server = home.serve().await;
         assert_eq!(server.terminate(), Some(0), "{}: {:#?}", home.name, server.log.lock().unwrap());
+        let log = server.log.lock().unwrap().join("\n");
+        assert!(!log.contains('\u{1b}'), "colours are for terminals: {log}");
     }
 }
 
@@ -134,7 +136,21 @@ async fn start_up_errors_say_what_and_what_to_do() {
     refused(&unmigrated.run(&["serve", "--bind", "127.0.0.1:0"]), 3, &["matome migrate"]);
 
     let unreachable = Home { database_url: Some("postgres://nobody@127.0.0.1:1/none".to_owned()), ..sqlite_home() };
-    refused(&unreachable.run(&["serve", "--bind", "127.0.0.1:0"]), 7, &["DATABASE_URL"]);
+    refused(&unreachable.run(&["serve", "--bind", "127.0.0.1:0"]), 7, &["DATABASE_URL", "refused"]);
+    for url in ["mysql://u:hidden@127.0.0.1/x", "postgres://u:hidden@127.0.0.1:port/x"] {
+        let wrong = Home { database_url: Some(url.to_owned()), ..sqlite_home() };
+        let output = wrong.run(&["serve", "--bind", "127.0.0.1:0"]);
+        refused(&output, 3, &["DATABASE_URL", "postgres://user"]);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("hidden"));
+    }
+
+    let keyless = sqlite_home();
+    let auth = r#"{"url":"https://example.com/","auth":{"type":"bearer","token":"x"}}"#;
+    keyless.ok(&["source", "add", "guarded", "--type", "api", "--config", auth]);
+    let key = keyless.data_dir().join("master.key");
+    std::fs::remove_file(&key).unwrap();
+    refused(&keyless.run(&["serve", "--bind", "127.0.0.1:0"]), 3, &["master.key", "backup", "--master-key-file"]);
+    assert!(!key.exists(), "a new key would only hide that the old one is missing");
 }
 
 fn refused(output: &std::process::Output, code: i32, says: &[&str]) {

@@ -33,6 +33,12 @@ pub enum StoreError {
     /// The disk that holds the database is full.
     #[error("the disk that holds the database is full")]
     DiskFull(#[source] sqlx::Error),
+    /// The address of the database cannot be one.
+    #[error("`DATABASE_URL` is no address of a PostgreSQL database: {what}")]
+    DatabaseUrl {
+        /// What is wrong with it, without the address: it may hold a password.
+        what: String,
+    },
     /// The database could not be reached or ended the session; worth another try.
     #[error("the database is not reachable")]
     Unreachable(#[source] sqlx::Error),

@@ -27,6 +27,7 @@ const NONCE_BYTES: usize = 24;
 const SAVE: &str = "insert into secrets (kind, object_id, path, key_id, sealed) values ($1, $2, $3, $4, $5)
 on conflict (kind, object_id, path) do update set key_id = excluded.key_id, sealed = excluded.sealed";
 const OF_OBJECT: &str = "select path, key_id, sealed from secrets where kind = $1 and object_id = $2 order by path";
+const COUNT_OF_OTHER_KEYS: &str = "select count(*) as n from secrets where key_id <> $1";
 const FORGET: &str = "delete from secrets where kind = $1 and object_id = $2 and path = $3";
 
 /// Encrypts and decrypts secrets. Cheap to clone; never shows its key.
@@ -170,6 +171,15 @@ pub async fn save(
 pub async fn paths(conn: &mut Conn<'_>, kind: LaneKind, object_id: i64) -> Result<Vec<String>> {
     let rows = conn.fetch_all(OF_OBJECT, &[kind.as_str().into(), object_id.into()]).await?;
     rows.iter().map(|row| row.text("path")).collect()
+}
+
+/// How many secrets of the database were not encrypted with the key of `vault`; with `None`, how many there are.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn count_of_other_keys(conn: &mut Conn<'_>, vault: Option<&Vault>) -> Result<i64> {
+    let own = vault.map_or("", |vault| vault.0.id.as_str());
+    conn.fetch_one(COUNT_OF_OTHER_KEYS, &[own.into()]).await?.int("n")
 }
 
 /// Forgets the secrets of an object whose paths are not in `keep`.

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqlitePool};
 use uuid::Uuid;
 
 pub use conn::{Conn, Dialect};
@@ -69,7 +69,11 @@ impl Db {
     /// When the URL is no PostgreSQL URL or the server does not answer.
     pub async fn connect_postgres(url: &str, boot: Uuid, max_connections: u32) -> Result<Self> {
         let application_name = format!("matome-{boot}");
-        let options: PgConnectOptions = url.parse().map_err(StoreError::Database)?;
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(StoreError::DatabaseUrl { what: "it does not begin with `postgres://`".to_owned() });
+        }
+        let options: PgConnectOptions =
+            url.parse().map_err(|err: sqlx::Error| StoreError::DatabaseUrl { what: err.to_string() })?;
         let options = options.application_name(&application_name).options([
             ("idle_in_transaction_session_timeout", "60s"),
             ("tcp_keepalives_idle", "10"),
@@ -80,9 +84,17 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
-            .await
-            .map_err(StoreError::from)?;
+            .connect_with(options.clone())
+            .await;
+        let pool = match pool {
+            // The pool says that time ran out; one connection says why.
+            Err(sqlx::Error::PoolTimedOut) => {
+                let once = tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(&options)).await;
+                let why = once.ok().and_then(std::result::Result::err);
+                return Err(StoreError::Unreachable(why.unwrap_or(sqlx::Error::PoolTimedOut)));
+            }
+            pool => pool.map_err(StoreError::from)?,
+        };
         Ok(Self(Arc::new(Backend::Postgres { pool, application_name })))
     }
 
