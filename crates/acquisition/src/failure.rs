@@ -21,7 +21,10 @@ fn reason(err: &ConnectorError) -> &'static str {
         ConnectorError::Config(_) => "config",
         ConnectorError::NoFileRoot { .. } | ConnectorError::OutsideRoots { .. } => "file_roots",
         ConnectorError::NoMatch { .. } => "no_file",
-        ConnectorError::NotRegular { .. } | ConnectorError::TooManyFiles { .. } | ConnectorError::Io { .. } => "file",
+        ConnectorError::NotRegular { .. }
+        | ConnectorError::TooManyFiles { .. }
+        | ConnectorError::FileTooLarge { .. }
+        | ConnectorError::Io { .. } => "file",
         ConnectorError::Changed { .. } => "file_changed",
         ConnectorError::Document { .. } => "document",
         ConnectorError::Egress { .. } => "request",

@@ -68,6 +68,16 @@ pub enum ConnectorError {
         /// The limit.
         limit: usize,
     },
+    /// A file that is too long to be meant, such as one with holes.
+    #[error("`{path}` has {size} bytes, more than the limit of {limit}; split it")]
+    FileTooLarge {
+        /// The path.
+        path: String,
+        /// Its size as it is on disk.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A file could not be opened or read.
     #[error("{position}: {action} failed")]
     Io {
@@ -145,7 +155,10 @@ impl ConnectorError {
                 _ => Advice::Fail,
             },
             Self::Egress { source, .. } => match source {
-                EgressError::Resolve { .. } | EgressError::Connection { .. } | EgressError::Timeout { .. } => retry,
+                EgressError::Resolve { .. }
+                | EgressError::Connection { .. }
+                | EgressError::Timeout { .. }
+                | EgressError::Slow { .. } => retry,
                 EgressError::Denied { .. }
                 | EgressError::Url { .. }
                 | EgressError::Redirects { .. }
@@ -170,6 +183,7 @@ impl ConnectorError {
             | Self::NoMatch { .. }
             | Self::NotRegular { .. }
             | Self::TooManyFiles { .. }
+            | Self::FileTooLarge { .. }
             | Self::Changed { .. }
             | Self::Document { .. }
             | Self::Loop { .. }

@@ -23,6 +23,9 @@ const REDIRECT_LIMIT: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// All names and values of an answer's headers together.
 const HEADER_LIMIT_BYTES: usize = 64 * 1024;
+/// So many bytes of a body have to come in the time that each of its pieces is waited for; else a server could hold a
+/// read for years.
+const BYTES_PER_TIMEOUT: u64 = 1024;
 /// A resolution holds this long; then the host is resolved, and checked, anew.
 const RESOLUTION_LIFETIME: Duration = Duration::from_secs(60);
 /// How many hosts are remembered with their connections.
@@ -73,6 +76,9 @@ pub struct Response {
     read_bytes: u64,
     body_limit: u64,
     timeout: Duration,
+    /// How long was waited for the body since its rate was looked at, and how many bytes came.
+    waited: Duration,
+    came: u64,
 }
 
 /// The origins that were reached lately, by host, port and whether TLS is spoken.
@@ -259,6 +265,8 @@ impl Response {
             read_bytes: 0,
             body_limit: request.body_limit,
             timeout: request.timeout,
+            waited: Duration::ZERO,
+            came: 0,
         })
     }
 
@@ -268,11 +276,13 @@ impl Response {
     /// [`EgressError`] when the connection breaks, stalls, or a limit is hit.
     pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>, EgressError> {
         while !self.ended {
+            let asked = Instant::now();
             let next = tokio::time::timeout(self.timeout, self.body.chunk())
                 .await
                 .map_err(|_| EgressError::Timeout { url: shown(&self.url), timeout: self.timeout })?
                 .map_err(|error| connection(&self.url, "reading the answer", error))?;
             self.ended = next.is_none();
+            self.check_rate(asked.elapsed(), next.as_ref().map_or(0, |bytes| bytes.len() as u64))?;
             let piece = match (&mut self.inflate, next) {
                 (None, Some(bytes)) => bytes.to_vec(),
                 (None, None) => Vec::new(),
@@ -289,6 +299,20 @@ impl Response {
             }
         }
         Ok(None)
+    }
+
+    /// Time counts only while the body is waited for, not while its reader is busy.
+    fn check_rate(&mut self, waited: Duration, came: u64) -> Result<(), EgressError> {
+        self.waited += waited;
+        self.came += came;
+        if self.ended || self.waited < self.timeout {
+            return Ok(());
+        }
+        if self.came < BYTES_PER_TIMEOUT {
+            return Err(EgressError::Slow { url: shown(&self.url), bytes: self.came, timeout: self.waited });
+        }
+        (self.waited, self.came) = (Duration::ZERO, 0);
+        Ok(())
     }
 }
 

@@ -63,6 +63,16 @@ pub enum EgressError {
         /// How long was waited for the head of the answer, or for its next bytes.
         timeout: Duration,
     },
+    /// A body that comes by drops.
+    #[error("the answer of `{url}` comes too slowly: {bytes} bytes within {} s", timeout.as_secs_f64())]
+    Slow {
+        /// The address without its query.
+        url: String,
+        /// What came.
+        bytes: u64,
+        /// How long was waited for it.
+        timeout: Duration,
+    },
     /// More redirects than are followed.
     #[error("`{url}` redirects more than {limit} times")]
     Redirects {

@@ -40,6 +40,8 @@ pub(super) struct ApiReader {
     /// Records of the page before, to notice a server that ignores page numbers.
     page_hash: u64,
     page: Option<OpenPage>,
+    /// Why the page that is open can not be read to its end; what came before is handed on first.
+    broken: Option<ConnectorError>,
     ended: bool,
 }
 
@@ -101,6 +103,7 @@ impl ApiReader {
             resumed,
             page_hash: 0,
             page: None,
+            broken: None,
             ended: false,
         })
     }
@@ -122,6 +125,13 @@ impl ApiReader {
                 }
                 continue;
             };
+            if self.broken.is_some() {
+                let items = page.found.take(max_items, max_bytes);
+                return match self.broken.take_if(|_| items.is_empty()) {
+                    Some(error) => Err(error),
+                    None => self.part(items).map(Some),
+                };
+            }
             if !page.complete {
                 if let Some(items) = page.found.take_full(max_items, max_bytes) {
                     return self.part(items).map(Some);
@@ -280,7 +290,8 @@ impl ApiReader {
             None => page.splitter.finish(&mut page.found),
         };
         page.complete = piece.is_none();
-        parsed.map_err(|error| ConnectorError::document(page.found.here(None), error))
+        self.broken = parsed.err().map(|error| ConnectorError::document(page.found.here(None), error));
+        Ok(())
     }
 
     /// The last part of a page, with which the page itself and the way to the next are committed.

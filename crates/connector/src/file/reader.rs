@@ -23,6 +23,9 @@ use crate::record::{Batch, DocumentError, Found, Item, Parse, Position, ReadStat
 /// Batches that wait to be asked for.
 const WAITING_BATCHES: usize = 2;
 
+/// A longer file is not begun: at the rate of a disk it would hold its source for hours.
+const FILE_LIMIT_BYTES: u64 = 256 << 30;
+
 /// What a checkpoint says.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
@@ -137,6 +140,10 @@ impl Pump {
             Stop::from(ConnectorError::Io { position: Box::new(position), action, source })
         };
         let metadata = file.metadata().map_err(|error| failed(here.clone(), "reading its size", error))?;
+        if metadata.size() > FILE_LIMIT_BYTES {
+            let (path, size, limit) = (listed.shown.to_string(), metadata.size(), FILE_LIMIT_BYTES);
+            return Err(ConnectorError::FileTooLarge { path, size, limit }.into());
+        }
         self.state.identify(&listed.shown, &metadata);
         let skip = match &resume {
             Some(before) => before.same_file(&self.state)?,
@@ -169,8 +176,7 @@ impl Pump {
             if let Decoding::Stream(decoder) = decoding {
                 let name = decoder.encoding().name();
                 let malformed = |()| DocumentError { line: None, problem: format!("the text is not valid {name}") };
-                text = decode_piece(decoder, bytes, last)
-                    .map_err(|error| ConnectorError::document(found.here(None), malformed(error)))?;
+                text = decode_piece(decoder, bytes, last).map_err(|error| self.broken(&mut found, malformed(error)))?;
                 bytes = &text;
             }
             let parsed =
@@ -179,7 +185,7 @@ impl Pump {
             while let Some(items) = found.take_full(max_items, max_bytes) {
                 self.send(items)?;
             }
-            parsed.map_err(|error| ConnectorError::document(found.here(None), error))?;
+            parsed.map_err(|error| self.broken(&mut found, error))?;
             if last {
                 break;
             }
@@ -188,6 +194,19 @@ impl Pump {
             let change = "it became shorter while it was read";
             return Err(ConnectorError::Changed { document: listed.shown.to_string(), change }.into());
         }
+        self.send_rest(&mut found)
+    }
+
+    /// The file can not be taken apart any further; what came before the place is handed on.
+    fn broken(&mut self, found: &mut Found, error: DocumentError) -> Stop {
+        let error = ConnectorError::document(found.here(None), error);
+        match self.send_rest(found) {
+            Ok(()) => error.into(),
+            Err(stop) => stop,
+        }
+    }
+
+    fn send_rest(&mut self, found: &mut Found) -> Result<(), Stop> {
         while !found.is_empty() {
             let items = found.take(self.request.max_items, self.request.max_bytes);
             self.send(items)?;
