@@ -67,6 +67,10 @@ pub(crate) fn planning(err: &DataFusionError) -> Failure {
         DataFusionError::Plan(message) if message.contains("No function matches") => {
             failure(FailureCode::Refused, root, "cast the argument, as in `sum(cast(x as double))`")
         }
+        DataFusionError::Plan(message) if message.contains("Cannot coerce") => {
+            let hint = "one of the two is text: cast it, as in `cast(x as decimal(38, 10))`, or declare it in `types` of a csv source";
+            failure(FailureCode::Refused, root, hint)
+        }
         _ => failure(FailureCode::Refused, root, ""),
     }
 }

@@ -360,6 +360,8 @@ fn argument_of_wrong_type_is_refused_in_few_words() {
     assert_eq!(failure.code, FailureCode::Refused, "{failure:?}");
     assert!(failure.message.starts_with("No function matches"), "{failure:?}");
     assert!(failure.hint.contains("cast"), "{failure:?}");
+    let failure = orders().fails("select status * 2 as s from orders");
+    assert!(failure.hint.contains("cast(x as decimal"), "{failure:?}");
 }
 
 fn same_name_twice_is_refused() {
