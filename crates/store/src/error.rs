@@ -133,7 +133,9 @@ impl From<sqlx::Error> for StoreError {
                     _ => Self::Database(err),
                 }
             }
-            sqlx::Error::Io(_)
+            // The pool gave a session whose last user was dropped within its transaction: another one will do.
+            sqlx::Error::BeginFailed
+            | sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
