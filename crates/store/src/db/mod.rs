@@ -50,7 +50,12 @@ impl Db {
     pub async fn open_embedded(data_dir: DataDir) -> Result<Self> {
         let file = data_dir.database_file();
         let is_new = !file.exists();
-        let options = sqlite_options(&file).create_if_missing(true);
+        let options = sqlite_options(&file)
+            .create_if_missing(true)
+            // New records go to random places of two large indexes: with a small cache nearly each is read again
+            // and written twice.
+            .pragma("cache_size", "-65536")
+            .pragma("wal_autocheckpoint", "16000");
         let mut writer = options.connect().await.map_err(|err| corrupt(&file, &err))?;
         if !is_new {
             quick_check(&mut writer, &file, data_dir.was_unclean()).await?;
@@ -234,7 +239,6 @@ fn sqlite_options(file: &Path) -> SqliteConnectOptions {
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(10))
         .pragma("cache_size", "-16000")
-        .pragma("wal_autocheckpoint", "4000")
         .pragma("temp_store", "memory")
         .statement_cache_capacity(200)
 }
