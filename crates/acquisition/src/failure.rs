@@ -27,6 +27,7 @@ fn reason(err: &ConnectorError) -> &'static str {
         | ConnectorError::Io { .. } => "file",
         ConnectorError::Changed { .. } => "file_changed",
         ConnectorError::Document { .. } => "document",
+        ConnectorError::Egress { .. } if err.is_denied() => "denied",
         ConnectorError::Egress { .. } => "request",
         ConnectorError::Status { status, .. } => match status.as_u16() {
             401 | 403 => "auth",

@@ -146,6 +146,11 @@ pub enum ConnectorError {
 }
 
 impl ConnectorError {
+    /// Whether the egress policy refused the address.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Egress { source: EgressError::Denied { .. }, .. })
+    }
+
     /// What the worker should do.
     pub fn advice(&self) -> Advice {
         let retry = Advice::Retry { after: None };

@@ -92,6 +92,11 @@ async fn a_failed_run_ends_with_1_and_says_why() {
     let output = home.run(&["source", "run", "gone", "--wait"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("gone.ndjson"), "{output:?}");
+
+    home.ok(&["source", "add", "denied", "--url", "http://10.0.0.1/x"]);
+    let output = home.run(&["source", "run", "denied", "--wait", "-o", "json"]);
+    assert_eq!(json_of(&String::from_utf8_lossy(&output.stdout))["error"]["reason"], "denied");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--egress-allow 10.0.0.1/32:80"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,3 +123,34 @@ async fn after_closing_the_database_file_alone_is_whole() {
     let row = db.read().await.unwrap().conn().fetch_one("select name from api_tokens", &[]).await.unwrap();
     assert_eq!(row.text("name").unwrap(), "kept");
 }
+
+#[tokio::test]
+async fn a_unit_whose_caller_has_gone_still_ends_and_leaves_a_sound_session() {
+    for bed in databases().await {
+        for n in 0..20 {
+            let name = format!("token {n}");
+            let unit = bed.db.write({
+                let name = name.clone();
+                move |conn| {
+                    Box::pin(async move {
+                        conn.execute(INSERT, &[(&name).into(), Arg::Bytes(Some(b"x"))]).await?;
+                        conn.fetch_one("select count(*) as n from api_tokens", &[]).await?.int("n")
+                    })
+                }
+            });
+            // Polled once: handed over, and given up at once.
+            let mut unit = Box::pin(unit);
+            assert!(futures::poll!(unit.as_mut()).is_pending());
+            drop(unit);
+        }
+        let count = || async {
+            let mut reader = bed.db.read().await.unwrap();
+            reader.conn().fetch_one("select count(*) as n from api_tokens", &[]).await.unwrap().int("n").unwrap()
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while count().await < 20 {
+            assert!(std::time::Instant::now() < deadline, "{}: {} of 20", bed.name, count().await);
+            tokio::task::yield_now().await;
+        }
+    }
+}

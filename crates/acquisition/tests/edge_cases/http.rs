@@ -106,7 +106,7 @@ fn transport() -> Vec<Case> {
         one_page(
             "111, private",
             status("302 Found", "Location: http://169.254.169.254/latest\r\nContent-Length: 0\r\n", ""),
-            failed("request", "denied"),
+            failed("denied", "denied"),
         ),
     ]
 }
@@ -133,7 +133,7 @@ fn pages() -> Vec<Case> {
             "112, denied host",
             vec![("/1", page(one, r#""http://10.0.0.1/2""#))],
             LINKED,
-            stored([one]).and_failed("request", "denied"),
+            stored([one]).and_failed("denied", "denied"),
         ),
         Case {
             number: "113",

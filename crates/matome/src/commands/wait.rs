@@ -85,7 +85,9 @@ fn outcome(name: &str, task: &Row, strict: bool) -> Result<(), Failure> {
         }
         Some("cancelled") => Err(Failure::new(Exit::Failed, format!("task {id} of `{name}` was cancelled"))),
         _ => {
-            let why = field(&["error", "message"]).or_else(|| field(&["error"])).unwrap_or_default();
+            let causes = field(&["error", "causes"]).and_then(|text| serde_json::from_str::<Vec<String>>(&text).ok());
+            let message = field(&["error", "message"]).or_else(|| field(&["error"])).unwrap_or_default();
+            let why = std::iter::once(message).chain(causes.unwrap_or_default()).collect::<Vec<_>>().join(": ");
             Err(Failure::new(Exit::Failed, format!("task {id} of `{name}` failed: {why}"))
                 .help(format!("`matome task show {id}` has the details, `matome task retry {id}` runs it again")))
         }

@@ -170,14 +170,15 @@ impl Db {
         match &*self.0 {
             Backend::Sqlite { writer, .. } => writer.submit(is_data, work).await,
             Backend::Postgres { pool, .. } => {
-                let mut tx = pool.begin().await?;
-                // An error drops the transaction, which rolls it back.
-                let result = work(&mut Conn::Postgres(&mut tx)).await?;
-                tx.commit().await.map_err(|err| match StoreError::from(err) {
-                    StoreError::Unreachable(err) => StoreError::CommitUnknown(err),
-                    other => other,
-                })?;
-                Ok(result)
+                // A transaction that is dropped half-way can leave a session that answers the next statement with
+                // the rows of the last. So a unit runs to its end even when its caller has gone, as on SQLite.
+                match tokio::spawn(in_transaction(pool.clone(), work)).await {
+                    Ok(result) => result,
+                    Err(err) => match err.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => Err(StoreError::Closed),
+                    },
+                }
             }
         }
     }
@@ -210,6 +211,17 @@ impl Db {
             }
         }
     }
+}
+
+/// Runs a unit and commits it; an error rolls it back.
+async fn in_transaction<T>(pool: PgPool, work: Work<T>) -> Result<T> {
+    let mut tx = pool.begin().await?;
+    let result = work(&mut Conn::Postgres(&mut tx)).await?;
+    tx.commit().await.map_err(|err| match StoreError::from(err) {
+        StoreError::Unreachable(err) => StoreError::CommitUnknown(err),
+        other => other,
+    })?;
+    Ok(result)
 }
 
 /// A connection for reading, back in its pool when dropped.
