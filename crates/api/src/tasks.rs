@@ -3,10 +3,10 @@
 use axum::response::Response;
 use http::{Method, StatusCode};
 use matome_model::clock::iso8601;
-use matome_model::task::{LaneKind, Queue, TaskStatus};
+use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use matome_store::listing::Query;
-use matome_store::task_history::{self, TaskRecord};
-use matome_store::tasks::{self, Retried};
+use matome_store::task_history;
+use matome_store::tasks::{self, Retried, TaskRow};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -25,8 +25,8 @@ struct TaskView {
     source: i64,
     task_id: Uuid,
     status: TaskStatus,
-    trigger: String,
-    priority: String,
+    trigger: Trigger,
+    priority: Priority,
     stream: String,
     attempt: i64,
     retry_of: Option<i64>,
@@ -40,7 +40,7 @@ struct TaskView {
     created_at: String,
 }
 
-fn view(task: TaskRecord) -> TaskView {
+fn view(task: TaskRow) -> TaskView {
     TaskView {
         id: task.id,
         source: task.object_id,
@@ -153,11 +153,11 @@ fn noun(queue: Queue) -> &'static str {
     }
 }
 
-async fn find(call: &Call, queue: Queue, id: i64) -> Result<TaskRecord> {
+async fn find(call: &Call, queue: Queue, id: i64) -> Result<TaskRow> {
     let mut reader = call.state.db.read().await?;
     let row = task_history::listing(queue).find(&mut reader.conn(), &Query::default(), id).await?;
     let row = row.ok_or(ApiError::NotFound(Message::NoMatch { noun: noun(queue) }))?;
-    Ok(TaskRecord::try_from(&row)?)
+    Ok(TaskRow::try_from(&row)?)
 }
 
 /// 202 with the task and where it is found; wakes the workers.

@@ -108,9 +108,6 @@ const UPDATE: &str = "update data_sources set
 where id = $1 and deleted_at is null";
 
 const SET_STATUS: &str = "update data_sources set status = $2, updated_at = $3 where id = $1 and deleted_at is null";
-
-const MARK_FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $1";
-
 // The name is free for a new source at once; its data goes in batches behind.
 const MARK_DELETED: &str = "update data_sources set
     deleted_at = $2, name = $3, name_folded = $3, status = 'inactive'
@@ -226,14 +223,6 @@ pub async fn update(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Ti
 /// When the database is gone.
 pub async fn set_status(conn: &mut Conn<'_>, id: i64, status: SourceStatus, now: Timestamp) -> Result<bool> {
     Ok(conn.execute(SET_STATUS, &[id.into(), status.as_str().into(), now.into()]).await? == 1)
-}
-
-/// Notes the end of a successful read.
-///
-/// # Errors
-/// When the database is gone.
-pub async fn mark_fetched(conn: &mut Conn<'_>, id: i64, at: Timestamp) -> Result<()> {
-    conn.execute(MARK_FETCHED, &[id.into(), at.into()]).await.map(drop)
 }
 
 /// Hides the source and frees its name; returns whether it was there. Tasks and schedules are the caller's

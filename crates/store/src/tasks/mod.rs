@@ -86,6 +86,14 @@ pub struct TaskRow {
     pub created_at: Timestamp,
 }
 
+impl TryFrom<&Row> for TaskRow {
+    type Error = StoreError;
+
+    fn try_from(row: &Row) -> Result<Self> {
+        Self::from_row(row)
+    }
+}
+
 impl TaskRow {
     /// Reads a row that has every column of `tasks` under its own name.
     ///
