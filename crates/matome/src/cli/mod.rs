@@ -1,0 +1,158 @@
+//! The command line: every command, flag and environment variable, with its help text.
+//!
+//! One module per group of commands; here is what they share.
+
+mod aggregate;
+mod data;
+mod db;
+mod serve;
+mod source;
+mod task;
+mod token;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use aggregate::AggregateCommand;
+pub use data::{DataCommand, WhichData};
+pub use db::DbCommand;
+pub use serve::{DemoArgs, ServeArgs};
+pub use source::SourceCommand;
+pub use task::{TaskCommand, TaskTarget};
+pub use token::TokenCommand;
+
+/// Fetches data from many sources, keeps every raw record, aggregates with SQL and serves the result over REST.
+#[derive(Debug, Parser)]
+#[command(name = "matome", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  matome demo                                   see the whole main job in one process
+  matome serve --data-dir data --file-root files
+  matome source add orders --path files/orders.ndjson
+  matome source run orders --wait
+  matome aggregate add daily --sql 'select status, count(*) as n from orders group by status'
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration, 4 not permitted, 5 not found, 6 conflict or locked,
+7 unreachable, 8 partly done, 130 interrupted.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs everything in one process: API, workers, scheduler.
+    Serve(ServeArgs),
+    /// Shows the main job on sample data in ./matome-demo, without network.
+    Demo(DemoArgs),
+    /// Makes or upgrades the database schema.
+    Migrate(StorageArgs),
+    /// Creates API tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Manages data sources.
+    #[command(subcommand)]
+    Source(SourceCommand),
+    /// Manages aggregations.
+    #[command(subcommand, visible_alias = "agg")]
+    Aggregate(AggregateCommand),
+    /// Looks at tasks and steers them.
+    #[command(subcommand)]
+    Task(TaskCommand),
+    /// Reads stored data.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Looks after the database itself.
+    #[command(subcommand)]
+    Db(DbCommand),
+    /// The child process that plans and executes SQL. Started by matome itself.
+    #[command(hide = true, name = crate::ENGINE_CHILD)]
+    EngineChild,
+}
+
+/// Where the data is kept.
+#[derive(Args, Clone, Debug)]
+pub struct StorageArgs {
+    /// Directory of the embedded database, its key and its socket.
+    #[arg(long, env = "MATOME_DATA_DIR", default_value = "matome-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// PostgreSQL instead of the embedded database: postgres://user:password@host/name
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// File with the key that encrypts secrets [default: DIR/master.key, made at first start]
+    #[arg(long, env = "MASTER_KEY_FILE", value_name = "FILE")]
+    pub master_key_file: Option<PathBuf>,
+}
+
+/// What sources may reach.
+#[derive(Args, Clone, Debug)]
+pub struct ReachArgs {
+    /// Directory that file sources may read beneath. Repeatable.
+    #[arg(long = "file-root", env = "FILE_ROOTS", value_delimiter = ':', value_name = "DIR")]
+    pub file_roots: Vec<PathBuf>,
+    /// Private address range that sources may reach, such as 10.0.0.0/8 or 127.0.0.1/32:9000. Repeatable.
+    #[arg(long = "egress-allow", env = "EGRESS_ALLOW", value_delimiter = ',', value_name = "CIDR[:PORT]")]
+    pub egress_allow: Vec<String>,
+}
+
+/// How a command reaches matome: a server, else the running `serve` of the data directory, else the
+/// directory itself.
+#[derive(Args, Clone, Debug)]
+pub struct ClientArgs {
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub reach: ReachArgs,
+    /// A running matome: http://host:8000
+    #[arg(long, env = "MATOME_URL", value_name = "URL")]
+    pub server: Option<String>,
+    /// API token for --server.
+    #[arg(long, env = "MATOME_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// Form of what is printed [default: a table]
+    #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned on a terminal, tab-separated otherwise.
+    Table,
+    /// One JSON document, as the API gives it.
+    Json,
+    /// One JSON object a line.
+    Ndjson,
+    /// Comma-separated with a header.
+    Csv,
+}
+
+#[derive(Args, Debug)]
+pub struct Target {
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Name or id.
+    pub name: String,
+}
+
+#[derive(Args, Debug)]
+pub struct RunTarget {
+    #[command(flatten)]
+    pub target: Target,
+    /// Waits for the end, with progress; the exit code says how it ended.
+    #[arg(long)]
+    pub wait: bool,
+    /// With --wait: exit code 8 when records went to quarantine.
+    #[arg(long, requires = "wait")]
+    pub strict: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DeleteTarget {
+    #[command(flatten)]
+    pub target: Target,
+    /// Does not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+}

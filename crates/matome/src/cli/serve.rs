@@ -1,0 +1,47 @@
+//! `matome serve` and `matome demo`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ReachArgs, StorageArgs};
+
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub reach: ReachArgs,
+    /// Address to listen on.
+    #[arg(long, env = "MATOME_BIND", default_value = "127.0.0.1:8000", value_name = "ADDR")]
+    pub bind: SocketAddr,
+    /// Host names that requests may name, comma-separated [default: loopback names and the bind address]
+    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',', value_name = "HOST")]
+    pub allowed_hosts: Vec<String>,
+    /// Acquisition tasks at once.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub acquisition_slots: usize,
+    /// Aggregation tasks at once.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub aggregation_slots: usize,
+    /// Memory of one aggregation in MiB.
+    #[arg(long, default_value_t = 512, value_name = "MIB")]
+    pub aggregation_memory: u64,
+    /// What is logged to stderr: error, warn, info, debug, or a filter such as matome_tasks=debug
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// Directory of the demo; run again it goes on with its data.
+    #[arg(long, default_value = "matome-demo", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Address to listen on; another port is taken when it is in use and the flag is not given.
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Option<SocketAddr>,
+    /// Ends after everything has been shown, instead of serving until Ctrl-C.
+    #[arg(long)]
+    pub once: bool,
+}
