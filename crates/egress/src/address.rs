@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The address that a packet to `address` ends at: IPv4 embedded in IPv6 (mapped, NAT64, 6to4, Teredo) is
+/// The address that a packet to `address` ends at: IPv4 embedded in IPv6 (mapped, NAT64, 6to4, Teredo, ISATAP) is
 /// unwrapped, everything else is itself.
 pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
@@ -18,6 +18,9 @@ pub(crate) fn canonical(address: IpAddr) -> IpAddr {
         [0x2002, high, low, ..] => embedded(high, low),
         // Teredo keeps the client's address with every bit inverted (RFC 4380, section 4).
         [0x2001, 0, .., high, low] => embedded(!high, !low),
+        // ISATAP: any prefix, then this interface identifier (RFC 5214, section 6.1). A router of that prefix hands
+        // the packet to the IPv4 address; one beneath a prefix that is not public is no public address anyway.
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] if v6_is_global(v6) => embedded(high, low),
         _ => address,
     }
 }
@@ -141,6 +144,10 @@ mod tests {
             "2001:0:4136:e378:8000:63bf:80ff:fffe",
             "::127.0.0.1",
             "::7f00:1",
+            "2606:4700::5efe:10.0.0.1",
+            "2606:4700::200:5efe:a9fe:a9fe",
+            "fe80::5efe:8.8.8.8",
+            "2001:db8::5efe:8.8.8.8",
         ] {
             assert!(!reachable(text), "{text}");
         }

@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{StatusCode, redirect};
+use reqwest::{Method, StatusCode, redirect};
 use rustls::ClientConfig;
-use url::Url;
+use url::{Host, Url};
 
 use crate::body::{Inflate, InflateError, RATIO_LIMIT};
 use crate::error::{EgressError, shown};
+use crate::pace::{Pace, Rate};
 use crate::policy::Policy;
+use crate::resolver::{Resolver, System};
 use crate::tls;
 
 /// How many redirects of one request are followed.
@@ -34,11 +36,17 @@ const ORIGIN_LIMIT: usize = 128;
 /// Inflated bytes of one answer that are read at most, unless a request says otherwise: 256 MiB.
 pub const DEFAULT_BODY_LIMIT: u64 = 256 * 1024 * 1024;
 
-/// A GET request.
+/// A request.
 #[derive(Debug)]
 pub struct Request {
+    /// GET or POST.
+    pub method: Method,
     /// `http` or `https`. User information in it is not sent.
     pub url: Url,
+    /// What a POST sends. It goes to the origin of `url` only.
+    pub body: Option<Vec<u8>>,
+    /// A budget for the host of `url`, which each request of this client to that host keeps to from now on.
+    pub rate: Option<Rate>,
     /// Sent to whatever host answers in the end.
     pub headers: HeaderMap,
     /// Sent to the origin (scheme, host, port) of `url` only, never across a redirect elsewhere: credentials.
@@ -50,10 +58,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request without headers of its own, 30 s of patience and [`DEFAULT_BODY_LIMIT`].
+    /// A GET request without headers of its own, 30 s of patience and [`DEFAULT_BODY_LIMIT`].
     pub fn new(url: Url) -> Self {
         Self {
+            method: Method::GET,
             url,
+            body: None,
+            rate: None,
             headers: HeaderMap::new(),
             origin_headers: HeaderMap::new(),
             timeout: Duration::from_secs(30),
@@ -70,6 +81,8 @@ pub struct Response {
     pub headers: HeaderMap,
     /// Where the answer came from, after redirects.
     pub url: Url,
+    /// The address that was connected to.
+    pub peer: Option<SocketAddr>,
     body: reqwest::Response,
     inflate: Option<Inflate>,
     ended: bool,
@@ -94,6 +107,8 @@ struct Bound {
 #[derive(Clone)]
 pub struct HttpClient {
     policy: Policy,
+    resolver: Arc<dyn Resolver>,
+    pace: Arc<Pace>,
     origins: Arc<Mutex<Origins>>,
     verifying: Arc<OnceLock<ClientConfig>>,
 }
@@ -101,18 +116,25 @@ pub struct HttpClient {
 impl HttpClient {
     /// A client that reaches what `policy` allows.
     pub fn new(policy: Policy) -> Self {
-        Self { policy, origins: Arc::default(), verifying: Arc::default() }
+        Self::with_resolver(policy, Arc::new(System))
     }
 
-    /// Sends a GET request and follows up to five redirects, each of them checked anew.
+    /// As [`HttpClient::new`], with another resolver than the machine's.
+    pub fn with_resolver(policy: Policy, resolver: Arc<dyn Resolver>) -> Self {
+        Self { policy, resolver, pace: Arc::default(), origins: Arc::default(), verifying: Arc::default() }
+    }
+
+    /// Sends a request and follows up to five redirects, each of them checked anew. A POST is sent again only
+    /// where the server asks for just that (307, 308) within the origin; else its redirect is the answer.
     ///
-    /// An answer of any status is a [`Response`].
+    /// An answer of any status is a [`Response`]. The budgets of the host are waited for; drop the future to give up.
     ///
     /// # Errors
     /// [`EgressError`]; `Denied` when the host, or one that it redirects to, may not be reached.
-    pub async fn get(&self, request: Request) -> Result<Response, EgressError> {
+    pub async fn send(&self, request: Request) -> Result<Response, EgressError> {
         let origin = request.url.origin();
         let mut url = request.url.clone();
+        let mut rate = request.rate;
         for _ in 0..=REDIRECT_LIMIT {
             check_scheme(&mut url)?;
             let mut headers = request.headers.clone();
@@ -123,17 +145,53 @@ impl HttpClient {
             }
             headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
             let client = self.client_for(&url).await?;
-            let sending = client.get(url.clone()).headers(headers).send();
-            let answer = tokio::time::timeout(request.timeout, sending)
+            let mut sending = client.request(request.method.clone(), url.clone()).headers(headers);
+            if let Some(body) = &request.body {
+                sending = sending.body(body.clone());
+            }
+            self.pace.turn(url.host_str().unwrap_or_default(), rate.take()).await;
+            let answer = tokio::time::timeout(request.timeout, sending.send())
                 .await
                 .map_err(|_| EgressError::Timeout { url: shown(&url), timeout: request.timeout })?
                 .map_err(|error| connection(&url, "the request", error))?;
+            self.check_peer(&answer, &url)?;
             match redirect_target(&answer, &url)? {
-                Some(target) => url = target,
-                None => return Response::start(answer, url, &request),
+                Some(target) if request.method == Method::GET => url = target,
+                Some(target) if matches!(answer.status().as_u16(), 307 | 308) && target.origin() == origin => {
+                    url = target;
+                }
+                _ => return Response::start(answer, url, &request),
             }
         }
         Err(EgressError::Redirects { url: shown(&request.url), limit: REDIRECT_LIMIT })
+    }
+
+    /// That the transport went where it was told to go. It always does; if it ever did not, nothing it brought back
+    /// would be used.
+    fn check_peer(&self, answer: &reqwest::Response, url: &Url) -> Result<(), EgressError> {
+        match answer.remote_addr() {
+            Some(peer) if !self.policy.allows(peer.ip(), peer.port()) => {
+                Err(self.policy.denied(url.host_str().unwrap_or_default(), peer.ip(), peer.port()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The addresses of `host` that may be reached.
+    async fn resolve(&self, host: &Host<&str>, port: u16) -> Result<Vec<SocketAddr>, EgressError> {
+        let found = match host {
+            Host::Ipv4(address) => vec![IpAddr::V4(*address)],
+            Host::Ipv6(address) => vec![IpAddr::V6(*address)],
+            Host::Domain(name) => {
+                let unresolved = |source| EgressError::Resolve { host: (*name).to_owned(), source };
+                let looking = tokio::time::timeout(CONNECT_TIMEOUT, self.resolver.lookup(name)).await;
+                looking
+                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"))
+                    .and_then(|found| found)
+                    .map_err(unresolved)?
+            }
+        };
+        self.policy.reachable(&host.to_string(), &found, port)
     }
 
     /// The client for the origin of `url`, whose addresses are checked already.
@@ -146,12 +204,7 @@ impl HttpClient {
         if let Some(bound) = self.lock().get(&key).filter(|bound| bound.since.elapsed() < RESOLUTION_LIFETIME) {
             return Ok(bound.client.clone());
         }
-        let resolving = self.policy.resolve(&host, port);
-        let addresses =
-            tokio::time::timeout(CONNECT_TIMEOUT, resolving).await.map_err(|_| EgressError::Resolve {
-                host: key.0.clone(),
-                source: io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"),
-            })??;
+        let addresses = self.resolve(&host, port).await?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(self.tls(secure)?)
             .dns_resolver(Arc::new(Checked { host: key.0.clone(), addresses }))
@@ -259,6 +312,7 @@ impl Response {
             status: answer.status(),
             headers,
             url,
+            peer: answer.remote_addr(),
             body: answer,
             inflate,
             ended: false,

@@ -8,11 +8,15 @@ mod address;
 mod body;
 mod client;
 mod error;
+mod pace;
 mod policy;
+mod resolver;
 mod tls;
 
 pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response};
 pub use error::EgressError;
+pub use pace::Rate;
 pub use policy::{EgressRule, EgressRuleError, Policy};
-pub use reqwest::StatusCode;
 pub use reqwest::header;
+pub use reqwest::{Method, StatusCode};
+pub use resolver::Resolver;

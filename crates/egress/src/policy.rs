@@ -6,7 +6,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use url::Host;
 
 use crate::address;
 use crate::error::EgressError;
@@ -98,21 +97,11 @@ impl Policy {
             })
     }
 
-    /// Resolves `host` once and keeps the addresses that may be reached; connect to these and to no other.
+    /// Of the addresses `found` for `host`, those that may be reached; connect to these and to no other.
     ///
     /// # Errors
-    /// [`EgressError::Resolve`] when the name has no address, [`EgressError::Denied`] when none of its
-    /// addresses is allowed.
-    pub async fn resolve(&self, host: &Host<&str>, port: u16) -> Result<Vec<SocketAddr>, EgressError> {
-        let found: Vec<IpAddr> = match host {
-            Host::Ipv4(address) => vec![IpAddr::V4(*address)],
-            Host::Ipv6(address) => vec![IpAddr::V6(*address)],
-            Host::Domain(name) => tokio::net::lookup_host((*name, port))
-                .await
-                .map_err(|source| EgressError::Resolve { host: (*name).to_owned(), source })?
-                .map(|found| found.ip())
-                .collect(),
-        };
+    /// [`EgressError::Resolve`] when there is no address, [`EgressError::Denied`] when none of them is allowed.
+    pub fn reachable(&self, host: &str, found: &[IpAddr], port: u16) -> Result<Vec<SocketAddr>, EgressError> {
         let mut allowed: Vec<SocketAddr> = Vec::with_capacity(found.len());
         for address in found.iter().copied().filter(|address| self.allows(*address, port)) {
             let target = SocketAddr::new(address::dialled(address), port);
@@ -122,16 +111,18 @@ impl Policy {
         }
         match (allowed.is_empty(), found.first()) {
             (false, _) => Ok(allowed),
-            (true, Some(&address)) => {
-                let address = address::canonical(address);
-                let remedy = EgressRule { network: IpNet::from(address), port: Some(port) };
-                Err(EgressError::Denied { host: host.to_string(), address, port, remedy })
-            }
+            (true, Some(&address)) => Err(self.denied(host, address, port)),
             (true, None) => Err(EgressError::Resolve {
-                host: host.to_string(),
+                host: host.to_owned(),
                 source: std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"),
             }),
         }
+    }
+
+    pub(crate) fn denied(&self, host: &str, address: IpAddr, port: u16) -> EgressError {
+        let address = address::canonical(address);
+        let remedy = EgressRule { network: IpNet::from(address), port: Some(port) };
+        EgressError::Denied { host: host.to_owned(), address, port, remedy }
     }
 }
 
@@ -177,23 +168,24 @@ mod tests {
         assert!(!policy.allows([127, 0, 0, 2].into(), 9000));
     }
 
-    #[tokio::test]
-    async fn a_denied_literal_names_address_and_remedy() {
-        let error = Policy::default().resolve(&Host::Ipv4([127, 0, 0, 1].into()), 9000).await.unwrap_err();
-        assert!(error.to_string().contains("--egress-allow 127.0.0.1/32:9000"), "{error}");
-        let error = Policy::default().resolve(&Host::Ipv6("::1".parse().unwrap()), 80).await.unwrap_err();
-        assert!(error.to_string().contains("--egress-allow [::1/128]:80"), "{error}");
+    #[test]
+    fn a_denied_address_is_named_with_its_remedy() {
+        let denied = |address: &str, port| {
+            let error = Policy::default().reachable("h", &[address.parse().unwrap()], port).unwrap_err();
+            assert!(matches!(error, EgressError::Denied { .. }), "{error}");
+            error.to_string()
+        };
+        assert!(denied("127.0.0.1", 9000).contains("--egress-allow 127.0.0.1/32:9000"));
+        assert!(denied("::1", 80).contains("--egress-allow [::1/128]:80"));
     }
 
-    #[tokio::test]
-    async fn a_name_with_a_private_address_is_denied() {
-        let error = Policy::default().resolve(&Host::Domain("localhost"), 80).await.unwrap_err();
-        assert!(matches!(&error, EgressError::Denied { host, .. } if host == "localhost"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn only_allowed_addresses_of_a_name_are_dialled() {
-        let found = policy(&["127.0.0.1"]).resolve(&Host::Domain("localhost"), 80).await.unwrap();
-        assert_eq!(found, ["127.0.0.1:80".parse().unwrap()]);
+    #[test]
+    fn only_allowed_addresses_of_a_name_are_dialled() {
+        let found: Vec<IpAddr> = ["10.0.0.1", "::1", "127.0.0.1", "::ffff:127.0.0.1", "8.8.8.8"]
+            .map(|address| address.parse().unwrap())
+            .into();
+        let reachable = policy(&["127.0.0.1"]).reachable("h", &found, 80).unwrap();
+        assert_eq!(reachable, ["127.0.0.1:80".parse().unwrap(), "8.8.8.8:80".parse().unwrap()]);
+        assert!(matches!(Policy::default().reachable("h", &[], 80), Err(EgressError::Resolve { .. })));
     }
 }

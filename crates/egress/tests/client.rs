@@ -30,7 +30,7 @@ fn request(address: SocketAddr, path: &str) -> Request {
 }
 
 async fn text(client: &HttpClient, request: Request) -> Result<String, EgressError> {
-    let mut response = client.get(request).await?;
+    let mut response = client.send(request).await?;
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await? {
         body.extend(piece);
@@ -84,7 +84,7 @@ async fn every_spelling_of_loopback_is_denied() {
         "user@127.0.0.1",
     ] {
         let url = Url::parse(&format!("http://{host}:9/")).unwrap();
-        let error = client.get(Request::new(url)).await.err().unwrap();
+        let error = client.send(Request::new(url)).await.err().unwrap();
         assert!(matches!(error, EgressError::Denied { .. } | EgressError::Resolve { .. }), "{host}: {error}");
     }
 }

@@ -180,7 +180,7 @@ impl ApiReader {
         }
         let validators = self.state.page(text).filter(|_| self.may_skip(text)).cloned();
         let request = self.request_for(&url, validators.as_ref());
-        let response = match self.client.get(request).await {
+        let response = match self.client.send(request).await {
             Ok(response) => response,
             Err(source) => return Err(ConnectorError::Egress { position, source }),
         };
