@@ -24,7 +24,7 @@ use crate::auth::{LocalOwner, Permission, authenticate};
 use crate::body::{BODY_LIMIT, Body};
 use crate::error::{ApiError, Result};
 use crate::host;
-use crate::message::{Language, Message};
+use crate::message::{Language, Message, language_of};
 use crate::openapi::OperationDoc;
 use crate::state::ApiState;
 
@@ -153,7 +153,7 @@ impl Endpoint {
 
 async fn serve(endpoint: Arc<Endpoint>, state: ApiState, request: Request) -> Response {
     let started = Instant::now();
-    let language = Language::of(request.headers());
+    let language = language_of(request.headers());
     let method = request.method().clone();
     let (parts, mut body) = request.into_parts();
     let answer = answer(&endpoint, state, parts, &mut body).await;
@@ -164,7 +164,7 @@ async fn serve(endpoint: Arc<Endpoint>, state: ApiState, request: Request) -> Re
 /// The answer to a path that is none of ours.
 pub(crate) async fn not_found(state: ApiState, request: Request) -> Response {
     let started = Instant::now();
-    let language = Language::of(request.headers());
+    let language = language_of(request.headers());
     let (parts, body) = request.into_parts();
     let is_local = parts.extensions.get::<LocalOwner>().is_some();
     let err = match host::origin(&state.settings, &parts, is_local) {

@@ -2,47 +2,12 @@
 
 use http::{HeaderMap, header};
 use matome_model::field_error::Words;
+pub use matome_model::language::Language;
 
-/// A language that answers come in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Language {
-    /// English; the default.
-    #[default]
-    English,
-    /// Japanese.
-    Japanese,
-}
-
-impl Language {
-    /// The best of ours that `Accept-Language` asks for (RFC 9110, 12.5.4).
-    pub fn of(headers: &HeaderMap) -> Self {
-        let wanted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let mut best = (Self::default(), 0.0);
-        for range in wanted.split(',') {
-            let mut parts = range.split(';');
-            let tag = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-            let quality = parts
-                .find_map(|part| part.trim().strip_prefix("q="))
-                .map_or(1.0, |text| text.trim().parse::<f32>().unwrap_or(0.0));
-            let language = match tag.split('-').next() {
-                Some("ja") => Self::Japanese,
-                Some("en") => Self::English,
-                _ => continue,
-            };
-            if quality > best.1 {
-                best = (language, quality);
-            }
-        }
-        best.0
-    }
-
-    /// The tag for `Content-Language`.
-    pub fn tag(self) -> &'static str {
-        match self {
-            Self::English => "en",
-            Self::Japanese => "ja",
-        }
-    }
+/// The language that a request asks for.
+pub fn language_of(headers: &HeaderMap) -> Language {
+    let wanted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+    Language::of_accept_language(wanted.unwrap_or_default())
 }
 
 /// Everything that the API says.
@@ -247,27 +212,4 @@ impl Message {
 
 fn both(words: Words) -> (String, String) {
     (words.english, words.japanese)
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn the_language_with_the_highest_quality_wins() {
-        for (wanted, language) in [
-            ("", Language::English),
-            ("ja", Language::Japanese),
-            ("ja-JP,ja;q=0.9,en;q=0.8", Language::Japanese),
-            ("en-US,ja;q=0.5", Language::English),
-            ("fr, ja;q=0.3, en;q=0.2", Language::Japanese),
-            ("ja;q=0, *", Language::English),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT_LANGUAGE, HeaderValue::from_str(wanted).unwrap());
-            assert_eq!(Language::of(&headers), language, "{wanted}");
-        }
-    }
 }

@@ -32,6 +32,7 @@ use crate::ENGINE_CHILD;
 use crate::cli::{ReachArgs, StorageArgs};
 use crate::failure::{Exit, Failure};
 use crate::housekeeping;
+use crate::message::Message;
 
 /// Connections to PostgreSQL of one process.
 const POSTGRES_CONNECTIONS: u32 = 16;
@@ -206,11 +207,8 @@ async fn open_vault(storage: &StorageArgs, db: &Db) -> Result<Vault, Failure> {
             let file = storage.data_dir.join("master.key");
             let sealed = secrets::count_of_other_keys(&mut reader.conn(), None).await?;
             if sealed > 0 && !file.exists() {
-                let message = format!("`{}` is missing, and {sealed} secrets in the database need it", file.display());
-                return Err(Failure::new(Exit::Config, message).help(
-                    "restore it from a backup, or name its place with --data-dir or --master-key-file; \
-                     if it is lost, write 64 new hex digits to it and enter the secrets anew",
-                ));
+                let what = Message::KeyMissing { file: file.display().to_string(), n: sealed.to_string() };
+                return Err(Failure::new(Exit::Config, what).help(Message::RestoreKey));
             }
             Vault::open_or_create(&file)?
         }
@@ -229,20 +227,26 @@ async fn open_vault(storage: &StorageArgs, db: &Db) -> Result<Vault, Failure> {
 /// On PostgreSQL the data directory holds only the key and the scratch folder.
 fn make_data_dir(storage: &StorageArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(&storage.data_dir).map_err(|err| {
-        Failure::new(Exit::Config, format!("cannot make `{}`: {err}", storage.data_dir.display()))
-            .help("check that --data-dir can be made and written by this user")
+        Failure::new(Exit::Config, Message::CannotMake { dir: storage.data_dir.display().to_string() })
+            .because(&err)
+            .help(Message::CheckDataDir)
     })
 }
 
 fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
-    let rules = reach.egress_allow.iter().filter(|rule| !rule.is_empty()).map(|rule| rule.parse::<EgressRule>());
-    let rules: Vec<EgressRule> = rules.collect::<Result<_, _>>().map_err(|err| {
-        Failure::from_error(Exit::Config, &err).help("for example --egress-allow 10.0.0.0/8 or 127.0.0.1/32:9000")
-    })?;
+    let parse = |rule: &String| {
+        rule.parse::<EgressRule>().map_err(|err| {
+            let what = Message::EgressRuleWrong { rule: rule.clone() };
+            Failure::new(Exit::Config, what).because(&err).help(Message::WriteEgressRule)
+        })
+    };
+    let rules = reach.egress_allow.iter().filter(|rule| !rule.is_empty()).map(parse);
+    let rules: Vec<EgressRule> = rules.collect::<Result<_, _>>()?;
     let paths = reach.file_roots.iter().filter(|path| !path.as_os_str().is_empty());
     let roots = FileRoots::open(paths).map_err(|(path, err)| {
-        Failure::new(Exit::Config, format!("cannot use the file root `{}`: {err}", path.display()))
-            .help("give a directory that is there and can be read with --file-root")
+        Failure::new(Exit::Config, Message::FileRootWrong { dir: path.display().to_string() })
+            .because(&err)
+            .help(Message::GiveFileRoot)
     })?;
     Ok(Registry::new(roots, HttpClient::new(Policy::new(rules)), clock))
 }

@@ -7,16 +7,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::Response;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
+use matome_model::language::Language;
 use serde_json::value::RawValue;
 use tower::ServiceExt as _;
 
 use crate::app::{App, Names};
 use crate::cli::ClientArgs;
-use crate::failure::{Exit, Failure};
+use crate::console::Console;
+use crate::failure::{Exit, Failure, said};
+use crate::message::Message;
 
 /// Name of the control socket in the data directory.
 pub const SOCKET: &str = "matome.sock";
@@ -29,7 +32,7 @@ pub enum Client {
     /// A server, or the socket of one.
     Http { client: reqwest::Client, base: String, token: Option<String>, target: String },
     /// The router in this process.
-    InProcess(Box<App>),
+    InProcess { app: Box<App>, language: Language },
 }
 
 /// What the API answered.
@@ -43,36 +46,31 @@ pub struct Answer {
 impl Client {
     /// Finds the way. `works` says whether tasks have to run in this process when no server does. A data directory
     /// that is not there is an error: it is a slip of the pen more often than an empty one.
-    pub async fn connect(args: &ClientArgs, works: bool) -> Result<Self, Failure> {
+    pub async fn connect(args: &ClientArgs, console: &Console, works: bool) -> Result<Self, Failure> {
         let storage = &args.storage;
         if args.server.is_none() && storage.database_url.is_none() && !storage.data_dir.exists() {
-            let dir = storage.data_dir.display();
-            return Err(Failure::new(Exit::Config, format!("there is no data directory `{dir}`")).help(
-                "give the one of your server with --data-dir; `matome serve` and `matome migrate` make a new one",
-            ));
+            let dir = storage.data_dir.display().to_string();
+            return Err(Failure::new(Exit::Config, Message::NoDataDirectory { dir }).help(Message::NameDataDirectory));
         }
-        Self::connect_or_make(args, works).await
+        Self::connect_or_make(args, console, works).await
     }
 
     /// As [`Client::connect`], and makes a data directory that is not there: for commands that put something into it.
-    pub async fn connect_or_make(args: &ClientArgs, works: bool) -> Result<Self, Failure> {
+    pub async fn connect_or_make(args: &ClientArgs, console: &Console, works: bool) -> Result<Self, Failure> {
         if let Some(server) = &args.server {
             if !["http://", "https://"].iter().any(|scheme| server.starts_with(scheme)) {
-                return Err(Failure::new(Exit::Usage, format!("`{server}` is no URL of a server"))
-                    .help(format!("write http://{server} or https://{server}")));
+                let server = || server.clone();
+                return Err(Failure::new(Exit::Usage, Message::NoServerUrl { server: server() })
+                    .help(Message::WriteServerUrl { server: server() }));
             }
             let base = server.trim_end_matches('/').to_owned();
-            let client = reqwest::Client::builder().no_proxy().build().map_err(|err| unreachable(&base, &err))?;
+            let client = http_client(console).build().map_err(|err| unreachable(&base, &err))?;
             return Ok(Self::Http { client, target: base.clone(), base, token: args.token.clone() });
         }
         let socket = args.storage.data_dir.join(SOCKET);
         if socket_answers(&socket).await {
             let target = socket.display().to_string();
-            let client = reqwest::Client::builder()
-                .no_proxy()
-                .unix_socket(socket)
-                .build()
-                .map_err(|err| unreachable(&target, &err))?;
+            let client = http_client(console).unix_socket(socket).build().map_err(|err| unreachable(&target, &err))?;
             return Ok(Self::Http { client, base: "http://localhost".to_owned(), token: None, target });
         }
         if args.storage.database_url.is_none() && !args.storage.data_dir.join("matome.db").exists() {
@@ -82,7 +80,7 @@ impl Client {
         if works {
             app.start_workers(2, 1).await?;
         }
-        Ok(Self::InProcess(Box::new(app)))
+        Ok(Self::InProcess { app: Box::new(app), language: console.language })
     }
 
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
@@ -110,12 +108,13 @@ impl Client {
                 let body = reply.text().await.map_err(|err| unreachable(target, &err))?;
                 Ok(Answer { status, location, body })
             }
-            Self::InProcess(app) => read_whole(call(app, method, path, body).await?).await,
+            Self::InProcess { app, language } => read_whole(call(app, *language, method, path, body).await?).await,
         }
     }
 
-    /// The lines of a streamed answer, one after another as they arrive. When the answer breaks off, that is an error.
-    pub async fn lines(&self, path: &str, mut each: impl FnMut(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    /// The lines of a streamed answer, one after another as they arrive, until `each` says that it has enough. When the
+    /// answer breaks off, that is an error.
+    pub async fn lines(&self, path: &str, mut each: impl FnMut(&str) -> Result<bool, Failure>) -> Result<(), Failure> {
         let mut chunks = self.chunks(path).await?;
         let mut pending = Vec::new();
         while let Some(chunk) = chunks.next().await {
@@ -123,7 +122,9 @@ impl Client {
             let whole = pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             for line in pending[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 let line = std::str::from_utf8(line).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-                each(line)?;
+                if !each(line)? {
+                    return Ok(());
+                }
             }
             pending.drain(..whole);
         }
@@ -143,11 +144,16 @@ impl Client {
                     let body = reply.text().await.map_err(|err| unreachable(target, &err))?;
                     return Err(Answer { status, location: None, body }.into_failure());
                 }
-                let broke = |err: reqwest::Error| Failure::from_error(Exit::Unreachable, &err);
+                let target = target.clone();
+                let broke = move |err: reqwest::Error| {
+                    Failure::new(Exit::Unreachable, Message::ConnectionBroke { target: target.clone() })
+                        .because(&err)
+                        .help(Message::TryAgainWhole)
+                };
                 Ok(reply.bytes_stream().map_err(broke).boxed())
             }
-            Self::InProcess(app) => {
-                let reply = call(app, "GET", path, None).await?;
+            Self::InProcess { app, language } => {
+                let reply = call(app, *language, "GET", path, None).await?;
                 if !reply.status().is_success() {
                     return Err(read_whole(reply).await?.into_failure());
                 }
@@ -159,14 +165,24 @@ impl Client {
 
     /// Ends what this process started.
     pub async fn close(self) {
-        if let Self::InProcess(app) = self {
+        if let Self::InProcess { app, .. } = self {
             app.stop().await;
         }
     }
 }
 
-async fn call(app: &App, method: &str, path: &str, body: Option<String>) -> Result<Response, Failure> {
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+async fn call(
+    app: &App,
+    language: Language,
+    method: &str,
+    path: &str,
+    body: Option<String>,
+) -> Result<Response, Failure> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::ACCEPT_LANGUAGE, language.tag());
     if body.is_some() {
         request = request.header(header::CONTENT_TYPE, "application/json");
     }
@@ -190,19 +206,22 @@ impl Answer {
     pub fn into_json(self) -> Result<Box<RawValue>, Failure> {
         if (200..300).contains(&self.status) {
             let body = if self.body.is_empty() { "null".to_owned() } else { self.body };
-            return RawValue::from_string(body)
-                .map_err(|err| Failure::new(Exit::Unreachable, format!("the server's answer is no JSON: {err}")));
+            return RawValue::from_string(body).map_err(|err| {
+                Failure::new(Exit::Unreachable, Message::AnswerNoJson).because(&err).help(Message::CheckServer)
+            });
         }
         Err(self.into_failure())
     }
 
     fn into_failure(self) -> Failure {
-        let message = describe(&self.body).unwrap_or_else(|| format!("the server answered {}", self.status));
+        let message = match describe(&self.body) {
+            Some(text) => said(text),
+            None => Message::ServerAnswered { status: self.status.to_string() },
+        };
         match self.status {
             400 | 415 | 422 => Failure::new(Exit::Usage, message),
-            401 => Failure::new(Exit::Forbidden, message)
-                .help("give an API token with --token or MATOME_TOKEN; `matome token create --role admin` makes one"),
-            403 => Failure::new(Exit::Forbidden, message).help("use a token of role admin"),
+            401 => Failure::new(Exit::Forbidden, message).help(Message::GiveToken),
+            403 => Failure::new(Exit::Forbidden, message).help(Message::UseAdminToken),
             404 => Failure::new(Exit::NotFound, message),
             409 | 423 => Failure::new(Exit::Conflict, message),
             503 => Failure::new(Exit::Unreachable, message),
@@ -246,9 +265,15 @@ async fn socket_answers(socket: &Path) -> bool {
 }
 
 fn unreachable(target: &str, err: &reqwest::Error) -> Failure {
-    let mut failure = Failure::from_error(Exit::Unreachable, err);
-    failure.message = format!("`{target}` does not answer: {}", failure.message);
-    failure.help("check that `matome serve` runs there, or leave --server away to use the data directory")
+    Failure::new(Exit::Unreachable, Message::NoAnswer { target: target.to_owned() })
+        .because(err)
+        .help(Message::CheckServer)
+}
+
+/// A client that asks for answers in the user's language.
+fn http_client(console: &Console) -> reqwest::ClientBuilder {
+    let language = HeaderMap::from_iter([(header::ACCEPT_LANGUAGE, HeaderValue::from_static(console.language.tag()))]);
+    reqwest::Client::builder().no_proxy().default_headers(language)
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! What a command says when it fails: what, why, what to do; and its exit code.
 
-use std::fmt::Write as _;
+use matome_model::field_error::Words;
+use matome_model::language::Language;
+use matome_store::error::StoreError;
+
+use crate::message::Message;
 
 /// Exit codes; the table is in `matome --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,73 +19,115 @@ pub enum Exit {
     Unreachable = 7,
     Partial = 8,
     Interrupted = 130,
+    Terminated = 143,
 }
 
 /// An error on its way to stderr.
 #[derive(Debug)]
 pub struct Failure {
     pub exit: Exit,
-    pub message: String,
-    pub help: Option<String>,
+    /// What failed.
+    pub what: Words,
+    /// Why, as far as known: the chain of causes, outermost first. Texts of libraries are English.
+    pub why: Option<Box<Words>>,
+    /// What to do about it.
+    pub help: Option<Box<Words>>,
 }
 
 impl Failure {
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), help: None }
+    pub fn new(exit: Exit, what: impl Into<Words>) -> Self {
+        Self { exit, what: what.into(), why: None, help: None }
     }
 
-    pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+    pub fn help(mut self, help: impl Into<Words>) -> Self {
+        self.help = Some(Box::new(help.into()));
         self
     }
 
-    /// An error with its whole chain of causes on one line.
+    pub fn why(mut self, why: impl Into<Words>) -> Self {
+        self.why = Some(Box::new(why.into()));
+        self
+    }
+
+    /// With an error and its whole chain of causes as the reason.
+    pub fn because(self, err: &(dyn std::error::Error + 'static)) -> Self {
+        self.why(said(chain(Some(err))))
+    }
+
+    /// What should not fail: the error itself is all that can be said.
     pub fn from_error(exit: Exit, err: &(dyn std::error::Error + 'static)) -> Self {
-        let mut message = err.to_string();
-        let mut cause = err.source();
-        while let Some(err) = cause {
-            let _ = write!(message, ": {err}");
-            cause = err.source();
+        Self::new(exit, Message::Failed).because(err)
+    }
+
+    /// The text for people, in up to three parts.
+    pub fn text(&self, language: Language) -> String {
+        let label = |label: Message| Words::from(label).text(language).to_owned();
+        let mut text = format!("{}: {}", label(Message::Error), self.what.text(language));
+        for (part, name) in [(&self.why, Message::Cause), (&self.help, Message::Help)] {
+            if let Some(words) = part {
+                text.push_str(&format!("\n{}: {}", label(name), words.text(language)));
+            }
         }
-        Self::new(exit, message)
+        text
     }
 }
 
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "error: {}", self.message)?;
-        match &self.help {
-            Some(help) => write!(f, "\nhelp: {help}"),
-            None => Ok(()),
-        }
-    }
+/// What a library says; it speaks one language.
+pub fn said(text: impl Into<String>) -> Message {
+    Message::Said { text: text.into() }
 }
 
-impl From<matome_store::error::StoreError> for Failure {
-    fn from(err: matome_store::error::StoreError) -> Self {
-        use matome_store::error::StoreError;
-        let (exit, help) = match &err {
-            StoreError::InUse { .. } => (Exit::Conflict, "stop that process, or give another --data-dir"),
-            StoreError::SchemaVersion { found: 0, .. } => {
-                (Exit::Config, "run `matome migrate` with the same DATABASE_URL")
+fn chain(mut err: Option<&(dyn std::error::Error + 'static)>) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    while let Some(next) = err {
+        let text = next.to_string();
+        // Some errors repeat their cause in their own text.
+        if !texts.last().is_some_and(|last| last.ends_with(&text)) {
+            texts.push(text);
+        }
+        err = next.source();
+    }
+    texts.join(": ")
+}
+
+impl From<StoreError> for Failure {
+    fn from(err: StoreError) -> Self {
+        let shown = |path: &std::path::Path| path.display().to_string();
+        let causes = std::error::Error::source(&err).map(|cause| said(chain(Some(cause))));
+        let (exit, what, why, help) = match &err {
+            StoreError::InUse { path } => {
+                (Exit::Conflict, Message::DirInUse { dir: shown(path) }, None, Message::StopOther)
             }
-            StoreError::SchemaVersion { .. } => {
-                (Exit::Config, "run `matome migrate` if the database is older, or a newer matome if it is newer")
+            StoreError::SchemaVersion { found, wanted } => {
+                let what = Message::OtherSchema { found: found.to_string(), wanted: wanted.clone() };
+                let help = if *found == 0 { Message::MigrateFirst } else { Message::MigrateOrUpdate };
+                (Exit::Config, what, None, help)
             }
-            StoreError::DatabaseUrl { .. } => (Exit::Config, "write postgres://user:password@host/name"),
-            StoreError::DataDir { .. } => (Exit::Config, "check that --data-dir can be made and written by this user"),
-            StoreError::Corrupt { .. } => {
-                (Exit::Config, "restore the file from a backup; it was left exactly as it is")
+            StoreError::DatabaseUrl { what } => {
+                (Exit::Config, Message::NoDatabaseUrl, Some(said(what)), Message::WriteDatabaseUrl)
             }
-            StoreError::DiskFull(_) => (Exit::Failed, "free some space; nothing was lost"),
+            StoreError::DataDir { path, what, source } => (
+                Exit::Config,
+                Message::CannotUse { path: shown(path) },
+                Some(said(format!("{what}: {source}"))),
+                Message::CheckDataDir,
+            ),
+            StoreError::Corrupt { path, what } => {
+                (Exit::Config, Message::Corrupt { path: shown(path) }, Some(said(what)), Message::RestoreBackup)
+            }
+            StoreError::DiskFull(_) => (Exit::Failed, Message::DiskFull, causes, Message::FreeSpace),
             StoreError::Unreachable(_) | StoreError::CommitUnknown(_) => {
-                (Exit::Unreachable, "check that the database runs and that DATABASE_URL is right")
+                (Exit::Unreachable, Message::DatabaseGone, causes, Message::CheckDatabase)
             }
-            StoreError::Secret { .. } => {
-                (Exit::Config, "give the key that the secrets were written with: DIR/master.key or MASTER_KEY_FILE")
+            StoreError::Secret { path, what } => {
+                (Exit::Config, Message::SecretUnreadable { path: path.clone() }, Some(said(what)), Message::GiveKey)
             }
-            _ => (Exit::Failed, "this is a defect of matome: please report it with this text"),
+            other => (Exit::Failed, Message::StoreFailed, Some(said(chain(Some(other)))), Message::ReportDefect),
         };
-        Self::from_error(exit, &err).help(help)
+        let failure = Self::new(exit, what).help(help);
+        match why {
+            Some(why) => failure.why(why),
+            None => failure,
+        }
     }
 }

@@ -4,9 +4,11 @@ mod app;
 mod cli;
 mod client;
 mod commands;
+mod console;
 mod demo;
 mod failure;
 mod housekeeping;
+mod message;
 mod migrate;
 mod output;
 mod serve;
@@ -15,10 +17,13 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use matome_model::language::Language;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, EverywhereArgs, LogFormat};
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 
 /// The argument that makes this binary an engine child.
 pub const ENGINE_CHILD: &str = "engine-child";
@@ -31,16 +36,11 @@ fn main() -> ExitCode {
     // reqwest asks for the process's TLS provider; there is one in this binary.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
-    let level = match &cli.command {
-        Command::Serve(args) => args.log_level.clone(),
-        // Its report says what happens, and a source that fails at first is part of it.
-        Command::Demo(_) => "error".to_owned(),
-        _ => "warn".to_owned(),
-    };
-    let result = start_logging(&level).and_then(|()| {
+    let console = console(&cli.everywhere);
+    let result = start_logging(&cli).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-        let result = runtime.block_on(run(cli.command));
+        let result = runtime.block_on(run(cli.command, &console));
         // Blocking reads of a source may still be under way; nothing waits for them.
         runtime.shutdown_background();
         result
@@ -48,34 +48,83 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            console.fail(&failure);
             ExitCode::from(failure.exit as u8)
         }
     }
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Serve(args) => Box::pin(serve::run(args)).await,
-        Command::Demo(args) => Box::pin(demo::run(args)).await,
-        Command::Migrate(args) => Box::pin(migrate::run(args)).await,
-        Command::Token(command) => Box::pin(commands::token::run(command)).await,
-        Command::Source(command) => Box::pin(commands::source::run(command)).await,
-        Command::Aggregate(command) => Box::pin(commands::aggregate::run(command)).await,
-        Command::Task(command) => Box::pin(commands::task::run(command)).await,
-        Command::Data(command) => Box::pin(commands::data::run(command)).await,
-        Command::Db(command) => Box::pin(commands::db::run(command)).await,
-        Command::EngineChild => unreachable!("handled before the command line is parsed"),
+/// How this command talks to its user.
+fn console(args: &EverywhereArgs) -> Console {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = || ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(set);
+    let language = args.lang.clone().or_else(|| set("MATOME_LANG")).or_else(locale);
+    Console {
+        language: language.as_deref().and_then(Language::of_locale).unwrap_or_default(),
+        colour: args.color,
+        progress: args.progress,
+        no_input: args.no_input,
     }
 }
 
-fn start_logging(level: &str) -> Result<(), Failure> {
+async fn run(command: Command, console: &Console) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => Box::pin(serve::run(args)).await,
+        Command::Demo(args) => Box::pin(demo::run(args, console)).await,
+        other => until_signal(other, console).await,
+    }
+}
+
+/// A command that ends by itself, unless a signal comes first.
+async fn until_signal(command: Command, console: &Console) -> Result<(), Failure> {
+    let mut signals = serve::Signals::catch()?;
+    tokio::select! {
+        result = short(command, console) => result,
+        exit = signals.next() => {
+            let what = if exit == Exit::Interrupted { Message::Interrupted } else { Message::Terminated };
+            Err(Failure::new(exit, what).help(Message::GoesOnWithout))
+        }
+    }
+}
+
+async fn short(command: Command, console: &Console) -> Result<(), Failure> {
+    match command {
+        Command::Migrate(args) => Box::pin(migrate::run(args, console)).await,
+        Command::Token(command) => Box::pin(commands::token::run(command, console)).await,
+        Command::Source(command) => Box::pin(commands::source::run(command, console)).await,
+        Command::Aggregate(command) => Box::pin(commands::aggregate::run(command, console)).await,
+        Command::Task(command) => Box::pin(commands::task::run(command, console)).await,
+        Command::Data(command) => Box::pin(commands::data::run(command, console)).await,
+        Command::Db(command) => Box::pin(commands::db::run(command, console)).await,
+        Command::Serve(_) | Command::Demo(_) | Command::EngineChild => unreachable!("handled before"),
+    }
+}
+
+fn start_logging(cli: &Cli) -> Result<(), Failure> {
+    let default = match &cli.command {
+        Command::Serve(_) => "info",
+        // Its report says what happens, and a source that fails at first is part of it.
+        Command::Demo(_) => "error",
+        _ => "warn",
+    };
+    let level = cli.everywhere.log_level.as_deref().filter(|level| !level.is_empty()).unwrap_or(default);
+    // The words of Python's logging, which the original design's `.env` files use.
+    let level = match level.to_ascii_lowercase().as_str() {
+        "warning" => "warn",
+        "critical" | "fatal" => "error",
+        _ => level,
+    };
     // sqlx logs every statement at debug and slow ones at warn; neither is for users.
     let filter = EnvFilter::try_new(format!("sqlx=error,{level}")).map_err(|err| {
-        Failure::new(Exit::Usage, format!("`{level}` is no log level: {err}")).help("use error, warn, info or debug")
+        Failure::new(Exit::Usage, Message::LogLevelWrong { level: level.to_owned() })
+            .because(&err)
+            .help(Message::GiveLogLevel)
     })?;
-    // Control sequences are for eyes; a file or a pipe gets plain text.
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.everywhere.log_format {
+        LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),
+        // Control sequences are for eyes; a file or a pipe gets plain text.
+        LogFormat::Text => log.with_ansi(cli.everywhere.color.paints(std::io::stderr().is_terminal())).init(),
+    }
     Ok(())
 }

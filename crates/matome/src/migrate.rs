@@ -5,9 +5,11 @@ use matome_store::migrate;
 use uuid::Uuid;
 
 use crate::cli::StorageArgs;
+use crate::console::Console;
 use crate::failure::Failure;
+use crate::message::Message;
 
-pub async fn run(args: StorageArgs) -> Result<(), Failure> {
+pub async fn run(args: StorageArgs, console: &Console) -> Result<(), Failure> {
     let db = match &args.database_url {
         Some(url) => Db::connect_postgres(url, Uuid::now_v7(), 2).await?,
         None => Db::open_embedded(DataDir::acquire(&args.data_dir)?).await?,
@@ -15,9 +17,10 @@ pub async fn run(args: StorageArgs) -> Result<(), Failure> {
     let migrated = migrate::migrate(&db).await?;
     db.close().await;
     if migrated.from == migrated.to {
-        println!("the schema is at version {} already", migrated.to);
+        console.notice(Message::SchemaCurrent { to: migrated.to.to_string() });
     } else {
-        println!("migrated the schema from version {} to {}", migrated.from, migrated.to);
+        let (from, to) = (migrated.from.to_string(), migrated.to.to_string());
+        console.notice(Message::SchemaMigrated { from, to });
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::app::{App, Names};
 use crate::cli::ServeArgs;
 use crate::client::SOCKET;
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 
 /// Open requests get this long to end after the stop signal.
 const GRACE: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     app.drain();
     tokio::select! {
         () = async { server.stop().await; app.stop().await } => Ok(()),
-        () = signals.next() => Err(Failure::new(Exit::Failed, "stopped at once; what ran is taken up again at the next start")),
+        _ = signals.next() => Err(Failure::new(Exit::Failed, Message::StoppedAtOnce)),
     }
 }
 
@@ -58,13 +59,16 @@ fn storage_hint(args: &ServeArgs) -> String {
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|err| match err.kind() {
         ErrorKind::AddrInUse => {
-            Failure::new(Exit::Conflict, format!("port {} of {} is in use", address.port(), address.ip()))
-                .help("stop what listens there, or give another address with --bind")
+            let (port, ip) = (address.port().to_string(), address.ip().to_string());
+            Failure::new(Exit::Conflict, Message::PortInUse { port, ip }).help(Message::StopListener)
         }
-        ErrorKind::PermissionDenied => Failure::new(Exit::Forbidden, format!("this user may not listen on {address}"))
-            .help("ports below 1024 need root; give another with --bind"),
-        _ => Failure::new(Exit::Config, format!("cannot listen on {address}: {err}"))
-            .help("give another address with --bind"),
+        ErrorKind::PermissionDenied => {
+            Failure::new(Exit::Forbidden, Message::MayNotListen { address: address.to_string() })
+                .help(Message::LowPorts)
+        }
+        _ => Failure::new(Exit::Config, Message::CannotListen { address: address.to_string() })
+            .because(&err)
+            .help(Message::GiveAddress),
     })
 }
 
@@ -84,8 +88,9 @@ pub async fn start(app: &App, listener: TcpListener, socket_dir: Option<&Path>) 
     let socket = socket_dir.map(|dir| dir.join(SOCKET));
     if let Some(path) = &socket {
         let unix = owner_socket(path).map_err(|err| {
-            Failure::new(Exit::Config, format!("cannot listen on `{}`: {err}", path.display()))
-                .help("the path of the data directory may be too long (107 bytes): give a shorter --data-dir")
+            Failure::new(Exit::Config, Message::CannotListen { address: format!("`{}`", path.display()) })
+                .because(&err)
+                .help(Message::SocketTooLong)
         })?;
         // Whoever can open the socket (mode 0600) owns the data directory.
         let router = app.router().layer(Extension(matome_api::LocalOwner));
@@ -134,11 +139,11 @@ impl Signals {
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }
 
-    /// The next one.
-    pub async fn next(&mut self) {
+    /// The next one: what a process that it ends exits with.
+    pub async fn next(&mut self) -> Exit {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Terminated,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::language::Language;
+
 /// A value of a definition that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{}`: {message}", path.join("."))]
@@ -33,6 +35,16 @@ pub struct Words {
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.english)
+    }
+}
+
+impl Words {
+    /// The sentences in one language.
+    pub fn text(&self, language: Language) -> &str {
+        match language {
+            Language::English => &self.english,
+            Language::Japanese => &self.japanese,
+        }
     }
 }
 

@@ -9,5 +9,6 @@ pub mod clock;
 pub mod engine;
 pub mod field_error;
 pub mod inference;
+pub mod language;
 pub mod source;
 pub mod task;

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{Format, StorageArgs};
+use super::{OutputArgs, StorageArgs};
 
 #[derive(Debug, Subcommand)]
 pub enum DbCommand {
@@ -15,8 +15,7 @@ pub enum DbCommand {
         /// Hashes every record again instead of about a thousand, and compares the indexes of SQLite with its tables.
         #[arg(long)]
         full: bool,
-        /// Form of what is printed [default: a table]
-        #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-        output: Format,
+        #[command(flatten)]
+        output: OutputArgs,
     },
 }

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::console::{ColourMode, ProgressMode};
+
 pub use aggregate::AggregateCommand;
 pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
@@ -26,8 +28,44 @@ pub use token::TokenCommand;
 #[derive(Debug, Parser)]
 #[command(name = "matome", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
+    #[command(flatten)]
+    pub everywhere: EverywhereArgs,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Everywhere")]
+pub struct EverywhereArgs {
+    /// Language of messages [default: by LC_ALL, LC_MESSAGES or LANG]
+    #[arg(long, global = true, value_parser = ["en", "ja"], value_name = "LANG")]
+    pub lang: Option<String>,
+    /// What is logged to stderr: error, warn, info, debug, or a filter such as matome_tasks=debug [default: info for serve, else warn]
+    #[arg(long, env = "LOG_LEVEL", global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Form of log lines.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// When to use colours.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColourMode,
+    /// How long work shows that it goes on.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "MODE")]
+    pub progress: ProgressMode,
+    /// Never asks; what needs a confirmation is refused without --yes.
+    #[arg(long, global = true)]
+    pub no_input: bool,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 const EXAMPLES: &str = "\
@@ -39,7 +77,7 @@ Examples:
   matome aggregate add daily --sql 'select status, count(*) as n from orders group by status'
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration, 4 not permitted, 5 not found, 6 conflict or locked,
-7 unreachable, 8 partly done, 130 interrupted.";
+7 unreachable, 8 partly done, 9 differences or warnings found, 130 interrupted, 143 terminated.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -111,14 +149,25 @@ pub struct ClientArgs {
     /// API token for --server.
     #[arg(long, env = "MATOME_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
-    /// Form of what is printed [default: a table]
-    #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    pub output: Format,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// What is printed, and in which form.
+#[derive(Args, Clone, Debug)]
+pub struct OutputArgs {
+    /// Form of what is printed.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// Only these fields, in this order, comma-separated; a dot goes deeper: name,config.path
+    #[arg(long, value_delimiter = ',', value_name = "FIELD,...")]
+    pub fields: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Aligned on a terminal, tab-separated otherwise.
+    #[default]
     Table,
     /// One JSON document, as the API gives it.
     Json,
@@ -126,6 +175,8 @@ pub enum Format {
     Ndjson,
     /// Comma-separated with a header.
     Csv,
+    /// YAML with the same content as json.
+    Yaml,
 }
 
 #[derive(Args, Debug)]

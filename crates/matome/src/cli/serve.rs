@@ -28,9 +28,6 @@ pub struct ServeArgs {
     /// Memory of one aggregation in MiB.
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub aggregation_memory: u64,
-    /// What is logged to stderr: error, warn, info, debug, or a filter such as matome_tasks=debug
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
-    pub log_level: String,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -2,10 +2,12 @@
 
 use serde_json::json;
 
-use super::{find, list, printed, text_or_file};
+use super::{find, list, text_or_file};
 use crate::cli::{AggregateCommand, Format};
 use crate::client::Client;
-use crate::failure::{Exit, Failure};
+use crate::console::Console;
+use crate::failure::{Exit, Failure, said};
+use crate::message::Message;
 use crate::output::{Column, Row, in_order, print_row, print_rows, value_at};
 
 pub const AGGREGATIONS: &str = "/api/aggregation/sources/";
@@ -18,7 +20,7 @@ const COLUMNS: &[Column] = &[
     ("sql", &["config", "sql"]),
 ];
 
-pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
+pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Failure> {
     match command {
         AggregateCommand::Add { client, name, sql, every, description } => {
             let mut body = json!({ "name": name, "config": { "sql": text_or_file(&sql)? } });
@@ -28,47 +30,49 @@ pub async fn run(command: AggregateCommand) -> Result<(), Failure> {
             if let Some(text) = description {
                 body["description"] = text.into();
             }
-            let format = client.output;
-            let client = Client::connect_or_make(&client, false).await?;
+            let output = client.output.clone();
+            let client = Client::connect_or_make(&client, console, false).await?;
             let row = client.post(AGGREGATIONS, body.to_string()).await?.into_json()?;
-            printed(print_row(format, &row))?;
+            print_row(console, &output, &row)?;
             client.close().await;
         }
         AggregateCommand::List { client, search } => {
-            let format = client.output;
-            let client = Client::connect(&client, false).await?;
+            let output = client.output.clone();
+            let client = Client::connect(&client, console, false).await?;
             let query: Vec<_> = search.as_deref().map(|text| ("search", text)).into_iter().collect();
             let rows = list(&client, AGGREGATIONS, &query, usize::MAX).await?;
-            if rows.is_empty() && format == Format::Table {
-                eprintln!("No aggregations yet. Add one: matome aggregate add daily --sql 'select ...'");
+            if rows.is_empty() && output.output == Format::Table {
+                console.notice(Message::NoAggregations);
             }
-            printed(print_rows(format, &rows, COLUMNS))?;
+            print_rows(console, &output, &rows, COLUMNS)?;
             client.close().await;
         }
-        AggregateCommand::Show(target) => super::show(&target, AGGREGATIONS).await?,
-        AggregateCommand::Run(run) => super::run(&run, AGGREGATIONS).await?,
+        AggregateCommand::Show(target) => super::show(&target, console, AGGREGATIONS).await?,
+        AggregateCommand::Run(run) => super::run(&run, console, AGGREGATIONS).await?,
         AggregateCommand::Preview { client, name, sql } => {
-            let format = client.output;
+            let output = client.output.clone();
             let body = match sql {
                 Some(sql) => json!({ "config": { "sql": text_or_file(&sql)? } }),
                 None => json!({}),
             };
-            let client = Client::connect(&client, false).await?;
+            let client = Client::connect(&client, console, false).await?;
             let id = find(&client, AGGREGATIONS, &name).await?;
             let path = format!("{AGGREGATIONS}{id}/preview/");
             let answer = client.post(&path, body.to_string()).await?.into_json()?;
             if value_at(answer.get(), &["ok"]).as_deref() != Some("true") {
                 let why = value_at(answer.get(), &["error", "message"]).unwrap_or_default();
-                return Err(Failure::new(Exit::Failed, why));
+                return Err(Failure::new(Exit::Failed, Message::PreviewFailed { name })
+                    .why(said(why))
+                    .help(Message::CorrectSql));
             }
             let preview: Preview =
                 serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
             let names: Vec<String> = preview.columns.into_iter().map(|column| column.name).collect();
             let rows: Vec<Row> = preview.rows.iter().map(|row| in_order(row, &names)).collect();
-            printed(print_rows(format, &rows, &[]))?;
+            print_rows(console, &output, &rows, &[])?;
             client.close().await;
         }
-        AggregateCommand::Delete(delete) => super::delete(&delete, AGGREGATIONS, "aggregation", "rows").await?,
+        AggregateCommand::Delete(delete) => super::delete(&delete, console, AGGREGATIONS).await?,
     }
     Ok(())
 }

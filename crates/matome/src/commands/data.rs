@@ -6,38 +6,41 @@ use std::path::Path;
 
 use serde_json::value::RawValue;
 
-use super::{find, list, printed};
+use super::{find, list};
 use crate::cli::{DataCommand, Format, WhichData};
 use crate::client::Client;
 use crate::commands::aggregate::AGGREGATIONS;
 use crate::commands::source::SOURCES;
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
-use crate::output::{Column, Row, print_rows, value_at};
+use crate::message::Message;
+use crate::output::{Column, Row, print_rows, printed, value_at};
 
 const ACQUIRED: &[Column] = &[("id", &["id"]), ("acquired", &["acquired_at"]), ("raw data", &["raw_data"])];
 const AGGREGATED: &[Column] = &[("id", &["id"]), ("aggregated", &["aggregated_at"]), ("data", &["data"])];
 
-pub async fn run(command: DataCommand) -> Result<(), Failure> {
+pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure> {
     match command {
         DataCommand::Query { client, which, limit } => {
-            let format = client.output;
-            let client = Client::connect(&client, false).await?;
+            let output = client.output.clone();
+            let client = Client::connect(&client, console, false).await?;
             let which = resolve(&client, &which).await?;
             let rows = list(&client, which.data, &[("source", &which.id)], limit).await?;
-            if rows.is_empty() && format == Format::Table {
-                eprintln!("No rows yet. A source is read by: matome source run NAME --wait");
+            if rows.is_empty() && output.output == Format::Table {
+                console.notice(Message::NoRows);
             }
-            printed(print_rows(format, &rows, which.columns))?;
+            print_rows(console, &output, &rows, which.columns)?;
             client.close().await;
         }
         DataCommand::Export { client, which, to } => {
-            let format = client.output;
-            let client = Client::connect(&client, false).await?;
+            let format = client.output.output;
+            let client = Client::connect(&client, console, false).await?;
             let which = resolve(&client, &which).await?;
             let path = format!("{}{}/export/", which.sources, which.id);
+            let export = Export { client: &client, path, name: which.name, format, console };
             match &to {
-                None => drop(export(&client, &path, format, &mut io::stdout().lock()).await?),
-                Some(file) => export_to_file(&client, &path, format, file).await?,
+                None => drop(export.write(&mut io::stdout().lock()).await?),
+                Some(file) => export.write_file(file).await?,
             }
             client.close().await;
         }
@@ -49,6 +52,7 @@ pub async fn run(command: DataCommand) -> Result<(), Failure> {
 struct Resolved {
     sources: &'static str,
     data: &'static str,
+    name: String,
     id: String,
     columns: &'static [Column],
 }
@@ -59,48 +63,82 @@ async fn resolve(client: &Client, which: &WhichData) -> Result<Resolved, Failure
             sources: AGGREGATIONS,
             data: "/api/aggregation/data/",
             id: find(client, AGGREGATIONS, name).await?,
+            name: name.clone(),
             columns: AGGREGATED,
         }),
         (Some(name), None) => Ok(Resolved {
             sources: SOURCES,
             data: "/api/acquisition/data/",
             id: find(client, SOURCES, name).await?,
+            name: name.clone(),
             columns: ACQUIRED,
         }),
-        (None, None) => Err(Failure::new(Exit::Usage, "neither --source nor --aggregation is given")),
+        (None, None) => Err(Failure::new(Exit::Usage, Message::NeitherGiven).help(Message::GiveOneOfThem)),
     }
 }
 
-/// A file appears under its name only when it is whole.
-async fn export_to_file(client: &Client, path: &str, format: Format, file: &Path) -> Result<(), Failure> {
-    let failed = |err: io::Error| Failure::new(Exit::Failed, format!("cannot write `{}`: {err}", file.display()));
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    let mut out = BufWriter::new(File::create(&part).map_err(failed)?);
-    let rows = export(client, path, format, &mut out).await?;
-    out.into_inner().map_err(|err| failed(err.into_error()))?.sync_all().map_err(failed)?;
-    std::fs::rename(&part, file).map_err(failed)?;
-    eprintln!("wrote {rows} rows to `{}`", file.display());
-    Ok(())
+/// An export under way.
+struct Export<'a> {
+    client: &'a Client,
+    path: String,
+    name: String,
+    format: Format,
+    console: &'a Console,
 }
 
-/// Writes the records themselves as they arrive.
-async fn export(client: &Client, path: &str, format: Format, out: &mut impl Write) -> Result<u64, Failure> {
-    let failed = |err: io::Error| Failure::from_error(Exit::Failed, &err);
-    let mut written = 0u64;
-    let mut csv_headings: Option<Vec<String>> = None;
-    let write = |line: &str| {
-        let record = RawValue::from_string(line.to_owned()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-        write_record(out, format, &record, written, &mut csv_headings).map_err(failed)?;
-        written += 1;
+impl Export<'_> {
+    /// A file appears under its name only when it is whole.
+    async fn write_file(&self, file: &Path) -> Result<(), Failure> {
+        let shown = file.display().to_string();
+        let failed = |err: io::Error| {
+            Failure::new(Exit::Failed, Message::CannotWrite { file: shown.clone() })
+                .because(&err)
+                .help(Message::CheckRoom)
+        };
+        let mut part = file.as_os_str().to_owned();
+        part.push(".part");
+        let mut out = BufWriter::new(File::create(&part).map_err(failed)?);
+        let rows = self.write(&mut out).await?;
+        out.into_inner().map_err(|err| failed(err.into_error()))?.sync_all().map_err(failed)?;
+        std::fs::rename(&part, file).map_err(failed)?;
+        self.console.notice(Message::Wrote { rows: rows.to_string(), file: shown.clone() });
         Ok(())
-    };
-    client.lines(path, write).await?;
-    if format == Format::Json {
-        out.write_all(if written == 0 { b"[]\n" } else { b"\n]\n" }).map_err(failed)?;
     }
-    out.flush().map_err(failed)?;
-    Ok(written)
+
+    /// Writes the records themselves as they arrive.
+    async fn write(&self, out: &mut impl Write) -> Result<u64, Failure> {
+        let mut progress = self.console.progress(&self.name, "rows", None);
+        let mut written = 0u64;
+        let mut is_open = true;
+        let mut csv_headings: Option<Vec<String>> = None;
+        let write = |line: &str| {
+            let record =
+                RawValue::from_string(line.to_owned()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+            if is_open {
+                is_open = still_open(write_record(out, self.format, &record, written, &mut csv_headings))?;
+            }
+            written += 1;
+            progress.at(written, "running");
+            Ok(is_open)
+        };
+        self.client.lines(&self.path, write).await?;
+        if is_open && self.format == Format::Json {
+            is_open = still_open(out.write_all(if written == 0 { b"[]\n" } else { b"\n]\n" }))?;
+        }
+        if is_open {
+            still_open(out.flush())?;
+        }
+        progress.end(written, "succeeded");
+        Ok(written)
+    }
+}
+
+/// Whether the reader of a pipe is still there; `matome ... | head` ends reading early, which is no failure.
+fn still_open(result: io::Result<()>) -> Result<bool, Failure> {
+    match result {
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => printed(other).map(|()| true),
+    }
 }
 
 fn write_record(
@@ -114,6 +152,7 @@ fn write_record(
         // Without a form of its own a table makes no sense for an export.
         Format::Ndjson | Format::Table => writeln!(out, "{}", record.get()),
         Format::Json => write!(out, "{}  {}", if n == 0 { "[\n" } else { ",\n" }, record.get()),
+        Format::Yaml => crate::output::yaml::write_item(out, record),
         Format::Csv => {
             let rows = std::slice::from_ref(record);
             let headings = match csv_headings {

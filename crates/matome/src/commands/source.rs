@@ -2,10 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{find, list, printed, text_or_file};
+use super::{find, list, text_or_file};
 use crate::cli::{Format, SourceCommand};
 use crate::client::Client;
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 use crate::output::{Column, print_row, print_rows};
 
 pub const SOURCES: &str = "/api/acquisition/sources/";
@@ -19,39 +21,39 @@ const COLUMNS: &[Column] = &[
     ("last fetched", &["last_fetched_at"]),
 ];
 
-pub async fn run(command: SourceCommand) -> Result<(), Failure> {
+pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failure> {
     match command {
         SourceCommand::Add { client, name, source_type, path, url, config, options, interval, description } => {
             let body = definition(name, source_type, path, url, config, &options, interval, description)?;
-            let format = client.output;
-            let client = Client::connect_or_make(&client, false).await?;
+            let output = client.output.clone();
+            let client = Client::connect_or_make(&client, console, false).await?;
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;
-            printed(print_row(format, &row))?;
+            print_row(console, &output, &row)?;
             client.close().await;
         }
         SourceCommand::List { client, search, status } => {
-            let format = client.output;
-            let client = Client::connect(&client, false).await?;
+            let output = client.output.clone();
+            let client = Client::connect(&client, console, false).await?;
             let mut query = Vec::new();
             query.extend(search.as_deref().map(|text| ("search", text)));
             query.extend(status.as_deref().map(|word| ("status", word)));
             let rows = list(&client, SOURCES, &query, usize::MAX).await?;
-            if rows.is_empty() && format == Format::Table {
-                eprintln!("No sources yet. Add one: matome source add orders --path files/orders.ndjson");
+            if rows.is_empty() && output.output == Format::Table {
+                console.notice(Message::NoSources);
             }
-            printed(print_rows(format, &rows, COLUMNS))?;
+            print_rows(console, &output, &rows, COLUMNS)?;
             client.close().await;
         }
-        SourceCommand::Show(target) => super::show(&target, SOURCES).await?,
-        SourceCommand::Run(run) => super::run(&run, SOURCES).await?,
+        SourceCommand::Show(target) => super::show(&target, console, SOURCES).await?,
+        SourceCommand::Run(run) => super::run(&run, console, SOURCES).await?,
         SourceCommand::Test(target) => {
-            let client = Client::connect(&target.client, false).await?;
+            let client = Client::connect(&target.client, console, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;
             let row = client.post(&format!("{SOURCES}{id}/test/"), "{}".to_owned()).await?.into_json()?;
-            printed(print_row(target.client.output, &row))?;
+            print_row(console, &target.client.output, &row)?;
             client.close().await;
         }
-        SourceCommand::Delete(delete) => super::delete(&delete, SOURCES, "source", "records").await?,
+        SourceCommand::Delete(delete) => super::delete(&delete, console, SOURCES).await?,
     }
     Ok(())
 }
@@ -68,14 +70,14 @@ fn definition(
     description: Option<String>,
 ) -> Result<Value, Failure> {
     let implied = if path.is_some() { Some("file") } else { url.as_ref().map(|_| "api") };
-    let source_type = source_type.or(implied.map(str::to_owned)).ok_or_else(|| {
-        Failure::new(Exit::Usage, "the type of the source is missing")
-            .help("give --path, --url, or --type with --config")
-    })?;
+    let source_type = source_type
+        .or(implied.map(str::to_owned))
+        .ok_or_else(|| Failure::new(Exit::Usage, Message::NoSourceType).help(Message::GiveSourceType))?;
     let mut config: Value = match config {
         None => json!({}),
-        Some(text) => serde_json::from_str(&text_or_file(&text)?)
-            .map_err(|err| Failure::new(Exit::Usage, format!("--config is no JSON: {err}")))?,
+        Some(text) => serde_json::from_str(&text_or_file(&text)?).map_err(|err| {
+            Failure::new(Exit::Usage, Message::ConfigNoJson).because(&err).help(Message::WriteConfigJson)
+        })?,
     };
     for (key, value) in [("path", path), ("url", url)] {
         if let Some(value) = value {
@@ -84,8 +86,7 @@ fn definition(
     }
     for option in options {
         let (key, value) = option.split_once('=').ok_or_else(|| {
-            Failure::new(Exit::Usage, format!("`{option}` is not KEY=VALUE"))
-                .help("for example --set encoding=shift_jis")
+            Failure::new(Exit::Usage, Message::NoKeyValue { option: option.clone() }).help(Message::WriteKeyValue)
         })?;
         set(&mut config, key, value)?;
     }
@@ -108,7 +109,10 @@ fn set(config: &mut Value, key: &str, value: &str) -> Result<(), Failure> {
         }
         at = at
             .as_object_mut()
-            .ok_or_else(|| Failure::new(Exit::Usage, format!("`{key}` goes beneath something that is no object")))?
+            .ok_or_else(|| {
+                Failure::new(Exit::Usage, Message::BeneathNoObject { key: key.to_owned() })
+                    .help(Message::SetObjectFirst)
+            })?
             .entry(part)
             .or_insert(Value::Null);
     }

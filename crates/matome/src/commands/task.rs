@@ -1,11 +1,13 @@
 //! `matome task ...`
 
-use super::{find, list, printed};
+use super::{find, list};
 use crate::cli::{Format, TaskCommand, TaskTarget};
 use crate::client::{Answer, Client};
 use crate::commands::aggregate::AGGREGATIONS;
 use crate::commands::source::SOURCES;
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 use crate::output::{Column, print_row, print_rows};
 
 const COLUMNS: &[Column] = &[
@@ -19,11 +21,11 @@ const COLUMNS: &[Column] = &[
     ("error", &["error", "message"]),
 ];
 
-pub async fn run(command: TaskCommand) -> Result<(), Failure> {
+pub async fn run(command: TaskCommand, console: &Console) -> Result<(), Failure> {
     match command {
         TaskCommand::List { client, queue, status, source, limit } => {
-            let format = client.output;
-            let client = Client::connect(&client, false).await?;
+            let output = client.output.clone();
+            let client = Client::connect(&client, console, false).await?;
             let source = match &source {
                 None => None,
                 Some(name) if queue == "aggregation" => Some(find(&client, AGGREGATIONS, name).await?),
@@ -33,22 +35,22 @@ pub async fn run(command: TaskCommand) -> Result<(), Failure> {
             query.extend(status.as_deref().map(|word| ("status", word)));
             query.extend(source.as_deref().map(|id| ("source", id)));
             let rows = list(&client, &format!("/api/{queue}/tasks/"), &query, limit).await?;
-            if rows.is_empty() && format == Format::Table {
-                eprintln!("No tasks yet. Start one: matome source run NAME");
+            if rows.is_empty() && output.output == Format::Table {
+                console.notice(Message::NoTasks);
             }
-            printed(print_rows(format, &rows, COLUMNS))?;
+            print_rows(console, &output, &rows, COLUMNS)?;
             client.close().await;
             Ok(())
         }
-        TaskCommand::Show(target) => act(&target, "GET", "").await,
-        TaskCommand::Cancel(target) => act(&target, "POST", "cancel/").await,
-        TaskCommand::Retry(target) => act(&target, "POST", "retry/").await,
+        TaskCommand::Show(target) => act(&target, console, "GET", "").await,
+        TaskCommand::Cancel(target) => act(&target, console, "POST", "cancel/").await,
+        TaskCommand::Retry(target) => act(&target, console, "POST", "retry/").await,
     }
 }
 
 /// Ids are unique over both queues, so the task is looked for in one and then the other.
-async fn act(target: &TaskTarget, method: &str, action: &str) -> Result<(), Failure> {
-    let client = Client::connect(&target.client, false).await?;
+async fn act(target: &TaskTarget, console: &Console, method: &str, action: &str) -> Result<(), Failure> {
+    let client = Client::connect(&target.client, console, false).await?;
     let body = (method == "POST").then(|| "{}".to_owned());
     let path = |queue: &str| format!("/api/{queue}/tasks/{}/{action}", target.id);
     let mut answer: Answer = client.send(method, &path("acquisition"), body.clone()).await?;
@@ -56,11 +58,12 @@ async fn act(target: &TaskTarget, method: &str, action: &str) -> Result<(), Fail
         answer = client.send(method, &path("aggregation"), body).await?;
     }
     if answer.status == 404 {
-        return Err(Failure::new(Exit::NotFound, format!("there is no task {}", target.id))
-            .help("`matome task list` shows those of sources, with `--queue aggregation` those of aggregations"));
+        return Err(
+            Failure::new(Exit::NotFound, Message::NoTask { id: target.id.to_string() }).help(Message::SeeTaskLists)
+        );
     }
     let row = answer.into_json()?;
-    printed(print_row(target.client.output, &row))?;
+    print_row(console, &target.client.output, &row)?;
     client.close().await;
     Ok(())
 }

@@ -1,13 +1,12 @@
 //! Waiting for a task, with progress for people.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::cli::Format;
+use crate::cli::OutputArgs;
 use crate::client::Client;
-use crate::failure::{Exit, Failure};
+use crate::console::Console;
+use crate::failure::{Exit, Failure, said};
+use crate::message::Message;
 use crate::output::{Row, print_row, value_at};
 
 /// How often the task is looked at.
@@ -23,73 +22,74 @@ pub struct Waiting {
 }
 
 /// Starts `path` (a `run/` action); waits for the task's end when asked to; prints the task.
-pub async fn run(client: &Client, path: &str, name: &str, waiting: Waiting, format: Format) -> Result<(), Failure> {
+pub async fn run(
+    client: &Client,
+    console: &Console,
+    path: &str,
+    name: &str,
+    waiting: Waiting,
+    output: &OutputArgs,
+) -> Result<(), Failure> {
     let answer = client.post(path, "{}".to_owned()).await?;
     let location = answer.location.clone();
     let started = answer.into_json()?;
     if !waiting.wait {
-        return super::printed(print_row(format, &started));
+        return print_row(console, output, &started);
     }
     let location =
-        location.ok_or_else(|| Failure::new(Exit::Failed, "the server did not say which task it started"))?;
+        location.ok_or_else(|| Failure::new(Exit::Failed, Message::AnswerWithout { what: "`Location`".to_owned() }))?;
     let path = location.find("/api/").map_or(location.as_str(), |at| &location[at..]).to_owned();
-    let task = until_ended(client, &path, name).await?;
-    super::printed(print_row(format, &task))?;
-    outcome(name, &task, waiting.strict)
+    let task = until_ended(client, console, &path, name).await?;
+    print_row(console, output, &task)?;
+    outcome(console, name, &task, waiting.strict)
 }
 
-async fn until_ended(client: &Client, path: &str, name: &str) -> Result<Row, Failure> {
-    let bar = bar(name);
+async fn until_ended(client: &Client, console: &Console, path: &str, name: &str) -> Result<Row, Failure> {
+    let mut progress = console.progress(name, "records", None);
     loop {
         let task = client.get(path).await?.into_json()?;
         let field = |path: &[&str]| value_at(task.get(), path);
         let status = field(&["status"]).unwrap_or_default();
+        let read = |at: &str| field(&[at, "read"]).and_then(|n| n.parse().ok()).unwrap_or(0);
         if matches!(status.as_str(), "succeeded" | "failed" | "cancelled") {
-            bar.finish_and_clear();
+            progress.end(read("result"), &status);
             return Ok(task);
         }
-        let read = field(&["progress", "read"]).and_then(|n| n.parse().ok()).unwrap_or(0);
-        bar.set_position(read);
         let waits_for_retry = status == "pending" && field(&["attempt"]).is_some_and(|n| n != "0");
-        bar.set_message(match field(&["error", "message"]) {
-            Some(error) if waits_for_retry => format!("waiting to try again: {error}"),
+        let state = match field(&["error", "message"]) {
+            Some(error) if waits_for_retry => console.text(Message::WaitsForRetry { error }),
             _ => status,
-        });
-        bar.tick();
+        };
+        progress.at(read("progress"), &state);
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-fn bar(name: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {prefix}  {pos} records  {per_sec}  {elapsed}  {msg}")
-        .expect("the template is a constant that is tried by every run");
-    ProgressBar::new_spinner().with_style(style).with_prefix(name.to_owned())
-}
-
-fn outcome(name: &str, task: &Row, strict: bool) -> Result<(), Failure> {
+fn outcome(console: &Console, name: &str, task: &Row, strict: bool) -> Result<(), Failure> {
     let field = |path: &[&str]| value_at(task.get(), path);
-    let id = field(&["id"]).unwrap_or_default();
+    let (id, name) = (field(&["id"]).unwrap_or_default(), name.to_owned());
     match field(&["status"]).as_deref() {
         Some("succeeded") => {
             if let Some(n) = field(&["result", "quarantined"]).filter(|n| n != "0") {
-                let told = format!("{n} records went to quarantine; see /api/acquisition/quarantine/");
+                let told = Message::Quarantined { n };
                 if strict {
                     return Err(Failure::new(Exit::Partial, told));
                 }
-                eprintln!("{told}");
+                console.notice(told);
             }
             Ok(())
         }
-        Some("cancelled") => Err(Failure::new(Exit::Failed, format!("task {id} of `{name}` was cancelled"))),
+        Some("cancelled") => {
+            Err(Failure::new(Exit::Failed, Message::TaskCancelled { id: id.clone(), name })
+                .help(Message::SeeTask { id }))
+        }
         _ => {
             let causes = field(&["error", "causes"]).and_then(|text| serde_json::from_str::<Vec<String>>(&text).ok());
             let message = field(&["error", "message"]).or_else(|| field(&["error"])).unwrap_or_default();
             let why = std::iter::once(message).chain(causes.unwrap_or_default()).collect::<Vec<_>>().join(": ");
-            Err(Failure::new(Exit::Failed, format!("task {id} of `{name}` failed: {why}"))
-                .help(format!("`matome task show {id}` has the details, `matome task retry {id}` runs it again")))
+            Err(Failure::new(Exit::Failed, Message::TaskFailed { id: id.clone(), name })
+                .why(said(why))
+                .help(Message::SeeTask { id }))
         }
     }
 }

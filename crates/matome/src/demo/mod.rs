@@ -17,22 +17,22 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, Names};
 use crate::cli::{DemoArgs, ReachArgs, StorageArgs};
 use crate::client::Client;
+use crate::console::Console;
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 use crate::serve;
 
 /// Memory of one aggregation in MiB.
 const AGGREGATION_MEMORY: u64 = 256;
 
 /// Runs the demo until Ctrl-C.
-pub async fn run(args: DemoArgs) -> Result<(), Failure> {
+pub async fn run(args: DemoArgs, console: &Console) -> Result<(), Failure> {
     let started = Instant::now();
     let mut signals = serve::Signals::catch()?;
     let files = args.data_dir.join("files");
     setup::write_files(&files)?;
     let shutdown = CancellationToken::new();
-    let service = service::Service::start(shutdown.clone())
-        .await
-        .map_err(|err| Failure::new(Exit::Failed, format!("cannot listen on loopback: {err}")))?;
+    let service = service::Service::start(shutdown.clone()).await.map_err(|err| cannot_listen("127.0.0.1", &err))?;
     let storage = StorageArgs { data_dir: args.data_dir.clone(), database_url: None, master_key_file: None };
     let reach = ReachArgs {
         file_roots: vec![files.canonicalize().unwrap_or(files)],
@@ -45,7 +45,7 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     app.start_workers(4, 2).await?;
     let server = serve::start(&app, listener, Some(&args.data_dir)).await?;
 
-    let client = Client::InProcess(Box::new(app.clone()));
+    let client = Client::InProcess { app: Box::new(app.clone()), language: console.language };
     let show = async {
         let token = setup::token(&client, &args.data_dir).await?;
         let plan = setup::define(&client, service.address).await?;
@@ -60,8 +60,9 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     };
     let result: Result<(), Failure> = tokio::select! {
         result = show => result,
-        () = signals.next() => {
-            eprintln!("\nstopping");
+        _ = signals.next() => {
+            eprintln!();
+            console.notice(Message::Stopping);
             Ok(())
         }
     };
@@ -79,8 +80,14 @@ async fn listen(bind: Option<SocketAddr>) -> Result<tokio::net::TcpListener, Fai
     match tokio::net::TcpListener::bind("127.0.0.1:8000").await {
         Ok(listener) => Ok(listener),
         Err(err) if err.kind() == ErrorKind::AddrInUse => serve::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await,
-        Err(err) => Err(Failure::new(Exit::Failed, format!("cannot listen on 127.0.0.1:8000: {err}"))),
+        Err(err) => Err(cannot_listen("127.0.0.1:8000", &err)),
     }
+}
+
+fn cannot_listen(address: &str, err: &std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, Message::CannotListen { address: address.to_owned() })
+        .because(err)
+        .help(Message::GiveAddress)
 }
 
 fn shown(path: &Path) -> String {

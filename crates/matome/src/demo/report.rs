@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::commands::aggregate::AGGREGATIONS;
 use crate::commands::source::SOURCES;
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 use crate::output::{Row, value_at};
 
 use super::setup::Plan;
@@ -59,7 +60,8 @@ async fn round(client: &Client, path: &str, data: &str, plan: &[(String, String)
         let answer = client.post(&format!("{path}{id}/run/"), "{}".to_owned()).await?;
         let location = answer.location.clone();
         answer.into_json()?;
-        let location = location.ok_or_else(|| Failure::new(Exit::Failed, "`run` did not say which task it started"))?;
+        let location = location
+            .ok_or_else(|| Failure::new(Exit::Failed, Message::AnswerWithout { what: "`Location`".to_owned() }))?;
         tasks.push(location.find("/api/").map_or(location.as_str(), |at| &location[at..]).to_owned());
     }
     let mut lines = Vec::new();
@@ -82,9 +84,10 @@ async fn first_attempt(client: &Client, path: &str) -> Result<Row, Failure> {
             tokio::time::sleep(INTERVAL).await;
         }
     };
-    tokio::time::timeout(PATIENCE, attempt)
-        .await
-        .map_err(|_| Failure::new(Exit::Failed, format!("`{path}` did not end within {} s", PATIENCE.as_secs())))?
+    tokio::time::timeout(PATIENCE, attempt).await.map_err(|_| {
+        let secs = PATIENCE.as_secs().to_string();
+        Failure::new(Exit::Failed, Message::DidNotEnd { path: path.to_owned(), secs })
+    })?
 }
 
 /// Waits for what was in retry and says when it arrives.

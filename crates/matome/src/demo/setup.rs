@@ -10,6 +10,7 @@ use crate::commands::aggregate::AGGREGATIONS;
 use crate::commands::list;
 use crate::commands::source::SOURCES;
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 use crate::output::value_at;
 
 const FILES: &[(&str, &[u8])] = &[
@@ -42,8 +43,9 @@ pub struct Plan {
 /// Writes the sample files, unless they are there: a user may have changed them.
 pub fn write_files(dir: &Path) -> Result<(), Failure> {
     let failed = |err: std::io::Error| {
-        Failure::new(Exit::Config, format!("cannot write the sample files to `{}`: {err}", dir.display()))
-            .help("give a directory that can be written: matome demo --data-dir DIR")
+        Failure::new(Exit::Config, Message::DemoFiles { dir: dir.display().to_string() })
+            .because(&err)
+            .help(Message::GiveDemoDir)
     };
     std::fs::create_dir_all(dir).map_err(failed)?;
     for (name, content) in FILES {
@@ -64,16 +66,17 @@ pub async fn token(client: &Client, data_dir: &Path) -> Result<String, Failure> 
     let body = json!({ "name": "demo", "role": "admin" }).to_string();
     let row = client.post("/api/tokens/", body).await?.into_json()?;
     let token = value_at(row.get(), &["token"])
-        .ok_or_else(|| Failure::new(Exit::Failed, "the API did not return the token"))?;
+        .ok_or_else(|| Failure::new(Exit::Failed, Message::AnswerWithout { what: "`token`".to_owned() }))?;
     let mut options = std::fs::OpenOptions::new();
     options.create(true).truncate(true).write(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let write = |mut file: std::fs::File| std::io::Write::write_all(&mut file, token.as_bytes());
-    options
-        .open(&file)
-        .and_then(write)
-        .map_err(|err| Failure::new(Exit::Config, format!("cannot write `{}`: {err}", file.display())))?;
+    options.open(&file).and_then(write).map_err(|err| {
+        Failure::new(Exit::Config, Message::CannotWrite { file: file.display().to_string() })
+            .because(&err)
+            .help(Message::CheckRoom)
+    })?;
     Ok(token)
 }
 
@@ -118,5 +121,6 @@ async fn ensure(client: &Client, path: &str, name: &str, body: Value) -> Result<
             }
         }
     };
-    value_at(row.get(), &["id"]).ok_or_else(|| Failure::new(Exit::Failed, "the API returned a row without id"))
+    value_at(row.get(), &["id"])
+        .ok_or_else(|| Failure::new(Exit::Failed, Message::AnswerWithout { what: "`id`".to_owned() }))
 }

@@ -1,0 +1,251 @@
+//! The catalogue of what the command line says to people: each message once, in English and in Japanese.
+//!
+//! A message that lacks one of the languages does not compile. Fields are texts; a field that only one language
+//! uses is a warning.
+
+use matome_model::field_error::Words;
+
+macro_rules! catalogue {
+    ($($name:ident $({ $($field:ident),* })? => $english:literal, $japanese:literal;)*) => {
+        /// What the command line says.
+        #[derive(Clone, Debug)]
+        pub enum Message {
+            $($name $({ $($field: String),* })?,)*
+        }
+
+        impl From<Message> for Words {
+            fn from(message: Message) -> Self {
+                match message {
+                    $(Message::$name $({ $($field),* })? => Words::new(format!($english), format!($japanese)),)*
+                }
+            }
+        }
+
+        #[cfg(test)]
+        const TEMPLATES: &[(&str, &str, &str)] = &[$((stringify!($name), $english, $japanese)),*];
+    };
+}
+
+catalogue! {
+    // What a server or a library says, in the language that it was asked in.
+    Said { text } => "{text}", "{text}";
+    Error => "error", "エラー";
+    Cause => "cause", "原因";
+    Help => "help", "対処";
+
+    // Reaching matome.
+    NoDataDirectory { dir } => "there is no data directory `{dir}`", "データディレクトリ `{dir}` がありません";
+    NameDataDirectory =>
+        "give the one of your server with --data-dir; `matome serve` and `matome migrate` make a new one",
+        "サーバーのデータディレクトリを --data-dir で指定してください。新しく作るのは `matome serve` と `matome migrate` です";
+    NoServerUrl { server } => "`{server}` is no URL of a server", "`{server}` はサーバーの URL ではありません";
+    WriteServerUrl { server } =>
+        "write http://{server} or https://{server}", "http://{server} か https://{server} と書いてください";
+    NoAnswer { target } => "`{target}` does not answer", "`{target}` が応答しません";
+    CheckServer =>
+        "check that `matome serve` runs there, or leave --server away to use the data directory",
+        "そこで `matome serve` が動いているか確かめてください。データディレクトリを直接使うなら --server を付けないでください";
+    AnswerNoJson => "the server's answer is no JSON", "サーバーの応答が JSON ではありません";
+    AnswerWithout { what } => "the server's answer is without {what}", "サーバーの応答に {what} がありません";
+    ServerAnswered { status } => "the server answered {status}", "サーバーが {status} を返しました";
+    GiveToken =>
+        "give an API token with --token or MATOME_TOKEN; `matome token create --role admin` makes one",
+        "API トークンを --token か MATOME_TOKEN で渡してください。`matome token create --role admin` で作れます";
+    UseAdminToken => "use a token of role admin", "ロール admin のトークンを使ってください";
+    ConnectionBroke { target } => "the answer of `{target}` broke off", "`{target}` の応答が途中で切れました";
+    TryAgainWhole => "run the command again; what was written so far is not complete",
+        "もう一度実行してください。途中までの出力は完全ではありません";
+
+    // Names, values and files that a user gives.
+    NoSource { name } => "there is no source `{name}`", "データソース `{name}` がありません";
+    NoAggregation { name } => "there is no aggregation `{name}`", "集約 `{name}` がありません";
+    NoTask { id } => "there is no task {id}", "タスク {id} がありません";
+    SeeList { command } => "`matome {command} list` shows those that are there", "`matome {command} list` で一覧を見られます";
+    SeeTaskLists =>
+        "`matome task list` shows those of sources, with `--queue aggregation` those of aggregations",
+        "`matome task list` で取得のタスク、`--queue aggregation` を付けると集約のタスクが見られます";
+    CannotRead { file } => "cannot read `{file}`", "`{file}` を読めません";
+    CannotWrite { file } => "cannot write `{file}`", "`{file}` に書けません";
+    CheckFile => "check its path and permissions", "パスと権限を確かめてください";
+    CheckRoom => "check its directory, its permissions and the free space", "ディレクトリ、権限、空き容量を確かめてください";
+    NoSourceType => "the type of the source is missing", "データソースの種類が指定されていません";
+    GiveSourceType =>
+        "give --path, --url, or --type with --config", "--path、--url、または --type と --config を指定してください";
+    ConfigNoJson => "--config is no JSON", "--config が JSON ではありません";
+    WriteConfigJson =>
+        "for example --config '{{\"url\": \"https://example.com/users\"}}', or --config @FILE",
+        "例: --config '{{\"url\": \"https://example.com/users\"}}'、または --config @ファイル名";
+    NoKeyValue { option } => "`{option}` is not KEY=VALUE", "`{option}` は KEY=VALUE の形ではありません";
+    WriteKeyValue => "for example --set encoding=shift_jis", "例: --set encoding=shift_jis";
+    BeneathNoObject { key } =>
+        "`{key}` goes beneath something that is no object", "`{key}` の上位がオブジェクトではありません";
+    SetObjectFirst => "set the object itself first, or write all of it with --config",
+        "先にオブジェクトそのものを指定するか、--config で全体を書いてください";
+    NeitherGiven => "neither --source nor --aggregation is given", "--source も --aggregation も指定されていません";
+    GiveOneOfThem => "give one of them", "どちらか一つを指定してください";
+    NoSuchField { field } => "no row has a field `{field}`", "`{field}` というフィールドを持つ行がありません";
+    FieldsAre { fields } => "the fields are {fields}", "フィールドは {fields} です";
+    NothingPrinted => "stdout cannot be written", "標準出力に書けません";
+
+    // Asking and answering.
+    DeleteSource { name } =>
+        "delete source `{name}` with all its records", "データソース `{name}` をすべてのレコードごと削除します";
+    DeleteAggregation { name } =>
+        "delete aggregation `{name}` with all its rows", "集約 `{name}` をすべての行ごと削除します";
+    Ask { question } => "{question}? [y/N] ", "{question}。よろしいですか? [y/N] ";
+    NotConfirmed { question } => "{question}: not confirmed", "{question}: 確認されていません";
+    SayYes => "say so with --yes", "実行するなら --yes を付けてください";
+    NothingDone => "nothing was done", "何も行いませんでした";
+    DeletedSource { name } => "deleted source `{name}`", "データソース `{name}` を削除しました";
+    DeletedAggregation { name } => "deleted aggregation `{name}`", "集約 `{name}` を削除しました";
+    Wrote { rows, file } => "wrote {rows} rows to `{file}`", "{rows} 行を `{file}` に書きました";
+    NoSources =>
+        "No sources yet. Add one: matome source add orders --path files/orders.ndjson",
+        "データソースはまだありません。追加するには: matome source add orders --path files/orders.ndjson";
+    NoAggregations =>
+        "No aggregations yet. Add one: matome aggregate add daily --sql 'select ...'",
+        "集約はまだありません。追加するには: matome aggregate add daily --sql 'select ...'";
+    NoTasks => "No tasks yet. Start one: matome source run NAME", "タスクはまだありません。始めるには: matome source run 名前";
+    NoRows =>
+        "No rows yet. A source is read by: matome source run NAME --wait",
+        "行はまだありません。データソースを読むには: matome source run 名前 --wait";
+    Interrupted => "interrupted", "中断されました";
+    Terminated => "ended by a signal", "シグナルで終了しました";
+    GoesOnWithout =>
+        "a task that was started goes on in the server; `matome task list` shows it",
+        "始めたタスクはサーバーで続きます。`matome task list` で確かめられます";
+
+    // Tasks.
+    TaskCancelled { id, name } => "task {id} of `{name}` was cancelled", "`{name}` のタスク {id} は取り消されました";
+    TaskFailed { id, name } => "task {id} of `{name}` failed", "`{name}` のタスク {id} が失敗しました";
+    SeeTask { id } =>
+        "`matome task show {id}` has the details, `matome task retry {id}` runs it again",
+        "詳細は `matome task show {id}`、再実行は `matome task retry {id}` です";
+    Quarantined { n } =>
+        "{n} records went to quarantine; see /api/acquisition/quarantine/",
+        "{n} 件のレコードが隔離されました。/api/acquisition/quarantine/ を見てください";
+    WaitsForRetry { error } => "waiting to try again: {error}", "再試行を待っています: {error}";
+    PreviewFailed { name } => "the preview of `{name}` failed", "`{name}` のプレビューが失敗しました";
+    CorrectSql => "correct the SQL and try again", "SQL を直してもう一度試してください";
+
+    // The database and its directory.
+    InvariantsBroken { broken, all } =>
+        "{broken} of {all} invariants do not hold", "{all} 個の不変条件のうち {broken} 個が成り立ちません";
+    ReportInvariants =>
+        "keep a copy of the database and report this text: it is a defect of matome, or of the disk",
+        "データベースの写しを残し、この文面を報告してください。matome かディスクの欠陥です";
+    NoDatabase { dir } => "there is no database in `{dir}`", "`{dir}` にデータベースがありません";
+    NameDatabase =>
+        "name its directory with --data-dir, or its DATABASE_URL",
+        "ディレクトリを --data-dir で、または DATABASE_URL を指定してください";
+    SchemaCurrent { to } => "the schema is at version {to} already", "スキーマは既にバージョン {to} です";
+    SchemaMigrated { from, to } =>
+        "migrated the schema from version {from} to {to}", "スキーマをバージョン {from} から {to} に移行しました";
+    DirInUse { dir } => "`{dir}` is in use by another matome process", "`{dir}` は別の matome プロセスが使用中です";
+    StopOther => "stop that process, or give another --data-dir",
+        "そのプロセスを止めるか、別の --data-dir を指定してください";
+    OtherSchema { found, wanted } =>
+        "the database has schema version {found}, this binary works with {wanted}",
+        "データベースのスキーマはバージョン {found} ですが、このバイナリはバージョン {wanted} で動きます";
+    MigrateFirst => "run `matome migrate` with the same DATABASE_URL", "同じ DATABASE_URL で `matome migrate` を実行してください";
+    MigrateOrUpdate =>
+        "run `matome migrate` if the database is older, or a newer matome if it is newer",
+        "データベースが古ければ `matome migrate` を、新しければ新しい matome を使ってください";
+    NoDatabaseUrl => "`DATABASE_URL` is no address of a database", "`DATABASE_URL` がデータベースのアドレスではありません";
+    WriteDatabaseUrl =>
+        "write postgres://user:password@host/name, or sqlite:///DIR/matome.db",
+        "postgres://ユーザー:パスワード@ホスト/名前 か sqlite:///ディレクトリ/matome.db と書いてください";
+    CannotUse { path } => "cannot use `{path}`", "`{path}` を使えません";
+    CheckDataDir =>
+        "check that --data-dir can be made and written by this user",
+        "このユーザーが --data-dir を作成し書き込めるか確かめてください";
+    Corrupt { path } => "`{path}` is not a readable database", "`{path}` は読めるデータベースではありません";
+    RestoreBackup =>
+        "restore the file from a backup; it was left exactly as it is",
+        "バックアップから復元してください。ファイルには手を付けていません";
+    DiskFull => "the disk that holds the database is full", "データベースのあるディスクが一杯です";
+    FreeSpace => "free some space; nothing was lost", "空き容量を作ってください。失われたものはありません";
+    DatabaseGone => "the database is not reachable", "データベースに接続できません";
+    CheckDatabase =>
+        "check that the database runs and that DATABASE_URL is right",
+        "データベースが動いているか、DATABASE_URL が正しいか確かめてください";
+    SecretUnreadable { path } => "secret `{path}` cannot be read", "秘密の値 `{path}` を読めません";
+    GiveKey =>
+        "give the key that the secrets were written with: DIR/master.key or MASTER_KEY_FILE",
+        "秘密の値を書いたときの鍵を指定してください: DIR/master.key か MASTER_KEY_FILE";
+    StoreFailed => "the store failed", "データベースの処理に失敗しました";
+    ReportDefect =>
+        "this is a defect of matome: please report it with this text", "matome の欠陥です。この文面を添えて報告してください";
+    KeyMissing { file, n } =>
+        "`{file}` is missing, and {n} secrets in the database need it",
+        "`{file}` がありません。データベースの {n} 個の秘密の値に必要です";
+    RestoreKey =>
+        "restore it from a backup, or name its place with --data-dir or --master-key-file; if it is lost, write 64 new hex \
+         digits to it and enter the secrets anew",
+        "バックアップから戻すか、--data-dir か --master-key-file で場所を指定してください。失われた場合は新しい 64 桁の \
+         16 進数を書き、秘密の値を入力し直してください";
+    CannotMake { dir } => "cannot make `{dir}`", "`{dir}` を作れません";
+
+    // Serving.
+    EgressRuleWrong { rule } =>
+        "`{rule}` is no address range that sources may reach", "`{rule}` は到達先の範囲として読めません";
+    WriteEgressRule =>
+        "for example --egress-allow 10.0.0.0/8 or 127.0.0.1/32:9000", "例: --egress-allow 10.0.0.0/8 や 127.0.0.1/32:9000";
+    FileRootWrong { dir } => "cannot use the file root `{dir}`", "ファイルルート `{dir}` を使えません";
+    GiveFileRoot =>
+        "give a directory that is there and can be read with --file-root",
+        "存在して読めるディレクトリを --file-root で指定してください";
+    StoppedAtOnce =>
+        "stopped at once; what ran is taken up again at the next start",
+        "直ちに停止しました。実行中だったものは次の起動時に再開されます";
+    PortInUse { port, ip } => "port {port} of {ip} is in use", "{ip} のポート {port} は使用中です";
+    StopListener =>
+        "stop what listens there, or give another address with --bind",
+        "そこで待ち受けているものを止めるか、--bind で別のアドレスを指定してください";
+    MayNotListen { address } => "this user may not listen on {address}", "このユーザーは {address} で待ち受けられません";
+    LowPorts => "ports below 1024 need root; give another with --bind",
+        "1024 未満のポートには root が必要です。--bind で別のポートを指定してください";
+    CannotListen { address } => "cannot listen on {address}", "{address} で待ち受けられません";
+    GiveAddress => "give another address with --bind", "--bind で別のアドレスを指定してください";
+    SocketTooLong =>
+        "the path of the data directory may be too long (107 bytes): give a shorter --data-dir",
+        "データディレクトリのパスが長すぎるのかもしれません (107 バイトまで)。短い --data-dir を指定してください";
+    Failed => "something that should always work failed", "失敗するはずのない処理に失敗しました";
+    LogLevelWrong { level } => "`{level}` is no log level", "`{level}` はログレベルではありません";
+    GiveLogLevel => "use error, warn, info or debug, or a filter such as matome_tasks=debug",
+        "error、warn、info、debug か、matome_tasks=debug のようなフィルターを使ってください";
+
+    // The demo.
+    DemoFiles { dir } => "cannot write the sample files to `{dir}`", "サンプルファイルを `{dir}` に書けません";
+    GiveDemoDir =>
+        "give a directory that can be written: matome demo --data-dir DIR",
+        "書き込めるディレクトリを指定してください: matome demo --data-dir ディレクトリ";
+    DidNotEnd { path, secs } => "`{path}` did not end within {secs} s", "`{path}` が {secs} 秒以内に終わりませんでした";
+    Stopping => "stopping", "停止します";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names in braces, sorted.
+    fn fields(template: &str) -> Vec<&str> {
+        let template_parts = template.split('{').skip(1);
+        let mut names: Vec<&str> =
+            template_parts.filter_map(|part| part.split_once('}')).map(|(name, _)| name).collect();
+        names.retain(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn every_message_is_in_both_languages_and_says_the_same_values() {
+        for (name, english, japanese) in TEMPLATES {
+            assert!(!english.is_empty() && english.is_ascii(), "{name}: {english}");
+            assert_eq!(fields(english), fields(japanese), "{name}");
+            let has_kana_or_kanji = japanese.chars().any(|c| ('\u{3040}'..='\u{9fff}').contains(&c));
+            assert!(has_kana_or_kanji || *name == "Said", "{name}: {japanese}");
+        }
+        assert!(TEMPLATES.len() > 50);
+    }
+}
