@@ -186,6 +186,45 @@ catalogue! {
          16 進数を書き、秘密の値を入力し直してください";
     CannotMake { dir } => "cannot make `{dir}`", "`{dir}` を作れません";
 
+    EmbeddedOnly =>
+        "backup and restore are about the embedded database; DATABASE_URL names PostgreSQL",
+        "バックアップと復元は組み込みデータベースのためのものです。DATABASE_URL は PostgreSQL を指しています";
+    UsePgDump =>
+        "use `pg_dump --format=custom` and `pg_restore`, and keep master.key besides",
+        "`pg_dump --format=custom` と `pg_restore` を使い、master.key を別に保管してください";
+    BackupThere { dir } => "`{dir}` is a backup already", "`{dir}` には既にバックアップがあります";
+    ForceBackup => "give another name, or replace it with --force", "別の名前を指定するか、--force で置き換えてください";
+    NotBackup { dir } => "`{dir}` is no backup", "`{dir}` はバックアップではありません";
+    NotDirectory { dir } => "`{dir}` is no directory", "`{dir}` はディレクトリではありません";
+    GiveBackup =>
+        "give a directory that `matome db backup` made: matome.db and manifest.json",
+        "`matome db backup` が作ったディレクトリ (matome.db と manifest.json) を指定してください";
+    BackedUp { dir } => "made the backup `{dir}`", "バックアップ `{dir}` を作りました";
+    KeyIncluded =>
+        "master.key is in it: whoever reads the backup can read the secrets",
+        "master.key も含みます。バックアップを読める人は秘密の値も読めます";
+    KeyNotIncluded { n } =>
+        "master.key is not in it, and {n} secrets need it: keep it elsewhere, or use --with-key",
+        "master.key は含みません。{n} 個の秘密の値に必要です。別に保管するか --with-key を使ってください";
+    NoKeyToInclude { file } => "there is no key `{file}` to include", "含めるべき鍵 `{file}` がありません";
+    LeaveWithKey => "leave --with-key away, or name the key with --master-key-file",
+        "--with-key を外すか、--master-key-file で鍵を指定してください";
+    BackupDamaged { file } => "`{file}` is not what was backed up", "`{file}` はバックアップした内容と一致しません";
+    Hashes { found, wanted } => "its SHA-256 is {found}, the manifest says {wanted}",
+        "SHA-256 は {found} ですが、マニフェストには {wanted} とあります";
+    UseOtherBackup => "use another backup; nothing was changed", "別のバックアップを使ってください。何も変更していません";
+    DatabaseThere { dir } => "`{dir}` has a database already", "`{dir}` には既にデータベースがあります";
+    ForceRestore =>
+        "give another --data-dir, or --force: the database that is there is then kept aside",
+        "別の --data-dir を指定するか、--force を付けてください。今あるデータベースは別名で残します";
+    OtherKeyThere { file } =>
+        "`{file}` is another key than the one in the backup", "`{file}` はバックアップの鍵と異なります";
+    Restored { dir } => "restored into `{dir}`", "`{dir}` に復元しました";
+    KeptAside { file } => "what was there is kept as `{file}`", "元のファイルは `{file}` として残しました";
+    PutKey { n, file } =>
+        "{n} secrets need the key that they were written with: put it to `{file}` before you start `matome serve`",
+        "{n} 個の秘密の値には書いたときの鍵が必要です。`matome serve` を始める前に `{file}` に置いてください";
+
     // Serving.
     EgressRuleWrong { rule } =>
         "`{rule}` is no address range that sources may reach", "`{rule}` は到達先の範囲として読めません";

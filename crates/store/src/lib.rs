@@ -8,6 +8,7 @@ pub mod acquired_data;
 pub mod aggregated_data;
 pub mod aggregation_sources;
 pub mod api_tokens;
+pub mod backup;
 pub mod check;
 pub mod checkpoints;
 pub mod counters;

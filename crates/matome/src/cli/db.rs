@@ -1,5 +1,7 @@
 //! `matome db ...`
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::{OutputArgs, StorageArgs};
@@ -15,6 +17,46 @@ pub enum DbCommand {
         /// Hashes every record again instead of about a thousand, and compares the indexes of SQLite with its tables.
         #[arg(long)]
         full: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Copies the embedded database while a server works on it.
+    #[command(
+        after_help = "The copy is one consistent snapshot: a directory with matome.db and manifest.json (version, \
+        schema, instance, time,\nSHA-256). It appears under its name only when it is whole. PostgreSQL: use pg_dump.\n\n\
+        Examples:\n  matome db backup /backup/monday --data-dir data\n  \
+        matome db backup /backup --data-dir data        makes /backup/matome-20261124T120000Z"
+    )]
+    Backup {
+        #[command(flatten)]
+        storage: StorageArgs,
+        /// Directory to make; when it is there and is no backup, a directory with the time in its name is made in it.
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+        /// Puts master.key in too (mode 0600). Whoever has both can read the secrets.
+        #[arg(long)]
+        with_key: bool,
+        /// Replaces a backup that is there.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Puts a backup into a data directory that no process uses.
+    #[command(
+        after_help = "The copy is compared with its SHA-256, migrated, checked as by `db check`, and only then put \
+        in place. It becomes an\ninstallation of its own: new instance id, no leases. A database that is there is kept \
+        aside with --force.\n\nExample:\n  matome db restore /backup/monday --data-dir data"
+    )]
+    Restore {
+        #[command(flatten)]
+        storage: StorageArgs,
+        /// Directory that `db backup` made.
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+        /// Takes the place of a database that is there; the old files get the time in their names.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         output: OutputArgs,
     },

@@ -1,11 +1,17 @@
 //! `matome db ...`
 
+mod backup;
+mod manifest;
+mod restore;
+
+use std::path::PathBuf;
+
 use matome_store::check::{Verdict, check};
 use matome_store::db::Snapshot;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
-use crate::cli::{DbCommand, Format, StorageArgs};
+use crate::cli::{DbCommand, Format, OutputArgs, StorageArgs};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
@@ -15,16 +21,40 @@ const COLUMNS: &[Column] =
     &[("invariant", &["invariant"]), ("status", &["status"]), ("what", &["what"]), ("where", &["where"])];
 
 pub async fn run(command: DbCommand, console: &Console) -> Result<(), Failure> {
-    let DbCommand::Check { storage, full, output } = command;
-    let verdicts = check(&mut snapshot(&storage).await?, full).await?;
+    match command {
+        DbCommand::Check { storage, full, output } => run_check(&storage, console, full, &output).await,
+        DbCommand::Backup { storage, to, with_key, force, output } => {
+            let plan = backup::Plan { to: &to, with_key, force };
+            backup::run(&storage, console, &plan, &output).await
+        }
+        DbCommand::Restore { storage, from, force, output } => {
+            restore::run(&storage, console, &from, force, &output).await
+        }
+    }
+}
+
+async fn run_check(storage: &StorageArgs, console: &Console, full: bool, output: &OutputArgs) -> Result<(), Failure> {
+    let verdicts = check(&mut snapshot(storage).await?, full).await?;
     let rows: Vec<Row> = verdicts.iter().map(|verdict| row(verdict, output.output)).collect();
-    print_rows(console, &output, &rows, COLUMNS)?;
-    match verdicts.iter().filter(|verdict| !verdict.holds()).count() {
-        0 => Ok(()),
-        broken => Err({
-            let (broken, all) = (broken.to_string(), verdicts.len().to_string());
-            Failure::new(Exit::Failed, Message::InvariantsBroken { broken, all }).help(Message::ReportInvariants)
-        }),
+    print_rows(console, output, &rows, COLUMNS)?;
+    match broken(&verdicts) {
+        None => Ok(()),
+        Some(failure) => Err(failure),
+    }
+}
+
+/// What a check found, when it found something.
+fn broken(verdicts: &[Verdict]) -> Option<Failure> {
+    let broken = verdicts.iter().filter(|verdict| !verdict.holds()).count();
+    let message = Message::InvariantsBroken { broken: broken.to_string(), all: verdicts.len().to_string() };
+    (broken > 0).then(|| Failure::new(Exit::Failed, message).help(Message::ReportInvariants))
+}
+
+/// The file of an embedded database; what backup and restore are about.
+fn embedded_file(storage: &StorageArgs) -> Result<PathBuf, Failure> {
+    match storage.database_url {
+        Some(_) => Err(Failure::new(Exit::Usage, Message::EmbeddedOnly).help(Message::UsePgDump)),
+        None => Ok(storage.data_dir.join("matome.db")),
     }
 }
 

@@ -266,7 +266,7 @@ async fn quick_check(conn: &mut sqlx::SqliteConnection, file: &Path, thoroughly:
     }
 }
 
-fn corrupt(file: &Path, err: &sqlx::Error) -> StoreError {
+pub(crate) fn corrupt(file: &Path, err: &sqlx::Error) -> StoreError {
     let what = match err {
         sqlx::Error::Database(db) => db.message().to_owned(),
         other => other.to_string(),
