@@ -4,7 +4,8 @@
 //! or writes `tasks` only in later statements, which then see what the last holder of the lock committed.
 //! Three forms that look right and are not (claiming in one statement, a finish that reads the tasks before
 //! it holds the lane, a cancel that reads the status before it holds the lane) leave lanes leased to nobody
-//! or idle for ever with a pending task; `tests/tasks_storm.rs` finds them.
+//! or idle for ever with a pending task. `tests/model` has each transition as steps of a model that is searched
+//! whole, and finds these; who changes a transition here changes it there. `tests/tasks_storm.rs` runs the real one.
 
 mod cancel;
 mod claim;
