@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use matome_connector::{Connector, ConnectorError, ReadRequest, ReadStats, Registry, validate_config};
 use matome_model::canonical::Limits;
 use matome_model::clock::Clock;
+use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
 use matome_model::task::LaneKind;
 use matome_store::acquired_data::{Occurrences, Page, PageCounts, Records};
@@ -52,8 +53,10 @@ struct Options {
 struct Counts {
     /// Records read, bad ones included.
     read: u64,
-    /// New records.
+    /// New records, new versions included.
     stored: u64,
+    /// Of these, new versions of a key that was stored before.
+    updated: u64,
     /// Records that were stored before.
     duplicate: u64,
     /// Records that cannot be stored.
@@ -72,6 +75,7 @@ impl Counts {
     fn add(&mut self, page: PageCounts, stats: ReadStats) {
         self.read += page.read;
         self.stored += page.stored;
+        self.updated += page.updated;
         self.duplicate += page.duplicate;
         self.quarantined += page.quarantined;
         self.pages += u64::from(page.read > 0);
@@ -97,6 +101,7 @@ enum Fetched {
 struct Read {
     task_id: i64,
     dedupe: Dedupe,
+    record_key: Option<RecordKey>,
     key: CheckpointKey,
     config_rev: i64,
     /// Where the read began.
@@ -124,12 +129,13 @@ impl AcquisitionHandler {
         let (source, config) = self.load(task.object_id).await?;
         let config = validate_config(source.source_type, config.get())
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
-        let Some(dedupe) = config.dedupe() else { return Err(from_connector(&ConnectorError::Draft)) };
+        let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
+        let (dedupe, record_key) = (common.dedupe, common.key.clone());
         let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
 
         let started = std::time::Instant::now();
         let key = CheckpointKey { source_id: task.object_id, stream: task.stream.clone(), purpose: LIVE.to_owned() };
-        let read = self.begin(&task, &ctx, key, &source, dedupe, options.full).await?;
+        let read = self.begin(&task, &ctx, key, &source, dedupe, record_key, options.full).await?;
         let mut counts = Counts::default();
         if read.begun.read_ended {
             // An attempt before this one committed its last page and died before it could say so.
@@ -170,6 +176,7 @@ impl AcquisitionHandler {
     }
 
     /// Takes the checkpoint, in the lease of this task.
+    #[expect(clippy::too_many_arguments, reason = "what a read is made of")]
     async fn begin(
         &self,
         task: &TaskRow,
@@ -177,6 +184,7 @@ impl AcquisitionHandler {
         key: CheckpointKey,
         source: &DataSource,
         dedupe: Dedupe,
+        record_key: Option<RecordKey>,
         full: bool,
     ) -> Result<Read, TaskError> {
         let (fence, task_id, config_rev, now, of) =
@@ -191,7 +199,7 @@ impl AcquisitionHandler {
             })
             .await?;
         let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
-        Ok(Read { task_id: task.id, dedupe, key, config_rev, begun, occurrences })
+        Ok(Read { task_id: task.id, dedupe, record_key, key, config_rev, begun, occurrences })
     }
 
     /// Fetches and commits page by page, the next one while the one before commits.
@@ -213,7 +221,7 @@ impl AcquisitionHandler {
         };
         let (sender, mut fetched) = mpsc::channel(1);
         let mut fetching = JoinSet::new(); // dropped with this future, and the fetch ends with it
-        let preparer = Preparer::new(read.task_id, self.limits);
+        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone());
         fetching.spawn(fetch(connector, request, preparer, sender).in_current_span());
 
         let mut page_seq = read.begun.page_seq;
@@ -359,5 +367,6 @@ fn count_records(counts: &Counts) {
     {
         metrics::counter!("matome_acquisition_records_total", "outcome" => outcome).increment(records);
     }
+    metrics::counter!("matome_acquisition_updated_records_total").increment(counts.updated);
     metrics::counter!("matome_acquisition_read_bytes_total").increment(counts.bytes);
 }

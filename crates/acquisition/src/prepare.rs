@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use matome_connector::{Batch, Item, Position, ReadStats};
-use matome_model::canonical::{Canonicaliser, Limits, write_string};
+use matome_model::canonical::{Canonical, Canonicaliser, Limits, QuarantineReason, write_string};
+use matome_model::record_key::RecordKey;
 use matome_store::acquired_data::Records;
 use matome_store::quarantine::BadRecord;
 
@@ -36,14 +37,16 @@ impl Prepared {
 /// Prepares the batches of one read, in buffers that it keeps.
 pub(crate) struct Preparer {
     canonicaliser: Canonicaliser,
+    /// What tells records apart, where that is a key of theirs.
+    key: Option<RecordKey>,
     task_id: i64,
     /// `{"document":"..."` of the document that was met last: most records share it with the one before.
     opening: Option<(Arc<str>, String)>,
 }
 
 impl Preparer {
-    pub(crate) fn new(task_id: i64, limits: Limits) -> Self {
-        Self { canonicaliser: Canonicaliser::new(limits), task_id, opening: None }
+    pub(crate) fn new(task_id: i64, limits: Limits, key: Option<RecordKey>) -> Self {
+        Self { canonicaliser: Canonicaliser::new(limits), key, task_id, opening: None }
     }
 
     pub(crate) fn prepare(&mut self, batch: Batch) -> Prepared {
@@ -53,20 +56,17 @@ impl Preparer {
         for item in batch.items {
             let (raw, position, rejection) = match item {
                 Item::Rejected { raw, reason, detail, position } => (raw, position, (reason, detail)),
-                Item::Record { raw, position } => match self.canonicaliser.canonicalise(&raw) {
-                    Ok(canonical) => {
+                Item::Record { raw, position } => match accept(&mut self.canonicaliser, self.key.as_ref(), &raw) {
+                    Ok((canonical, key)) => {
                         let opening = opening(&mut self.opening, &position.document);
-                        records.push(canonical.text, canonical.hash, |out| {
+                        records.push(canonical.text, canonical.hash, key, |out| {
                             out.push_str(opening);
                             push_place(out, &position);
                             write!(out, ",\"task\":{}}}", self.task_id).expect("text grows");
                         });
                         continue;
                     }
-                    Err(rejected) => {
-                        let detail = rejected.to_string();
-                        (raw, position, (rejected.reason, detail))
-                    }
+                    Err(rejection) => (raw, position, rejection),
                 },
             };
             let (reason, detail) = rejection;
@@ -77,6 +77,23 @@ impl Preparer {
             quarantined.push(BadRecord { reason, detail, position: place, raw, raw_length });
         }
         Prepared { records, quarantined, checkpoint: batch.checkpoint.get().to_owned(), stats: batch.stats }
+    }
+}
+
+/// Why a record cannot be stored, in a word and in a sentence.
+type Rejection = (QuarantineReason, String);
+
+/// A record that can be stored, with its key; or why it cannot.
+fn accept<'a>(
+    canonicaliser: &'a mut Canonicaliser,
+    key: Option<&RecordKey>,
+    raw: &[u8],
+) -> Result<(Canonical<'a>, Option<[u8; 16]>), Rejection> {
+    let canonical = canonicaliser.canonicalise(raw).map_err(|rejected| (rejected.reason, rejected.to_string()))?;
+    let reason = QuarantineReason::Key;
+    match key.map(|key| key.identity(canonical.text)).transpose() {
+        Ok(key) => Ok((canonical, key)),
+        Err(err) => Err((reason, format!("{err}; {}", reason.remedy()))),
     }
 }
 
@@ -105,7 +122,6 @@ fn push_place(out: &mut String, position: &Position) {
 
 #[cfg(test)]
 mod tests {
-    use matome_model::canonical::QuarantineReason;
     use serde_json::value::RawValue;
 
     use super::*;
@@ -117,7 +133,7 @@ mod tests {
     fn prepare(items: Vec<Item>) -> Prepared {
         let checkpoint = RawValue::from_string("{}".to_owned()).unwrap();
         let batch = Batch { items, checkpoint, stats: ReadStats::default() };
-        Preparer::new(7, Limits::default()).prepare(batch)
+        Preparer::new(7, Limits::default(), None).prepare(batch)
     }
 
     #[test]

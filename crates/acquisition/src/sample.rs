@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use matome_connector::{ConnectorError, ReadRequest, ReadStats, Registry};
+use matome_connector::{ConnectorError, ReadRequest, ReadStats, Registry, validate_config};
 use matome_model::canonical::Limits;
 use matome_model::source::SourceType;
 use serde::Serialize;
@@ -77,7 +77,9 @@ pub async fn sample(
     count: usize,
     limit: Duration,
 ) -> Result<Sample, SampleError> {
-    let connector = registry.open(source_type, config)?;
+    let config = validate_config(source_type, config).map_err(ConnectorError::Config)?;
+    let key = config.common().and_then(|common| common.key.clone());
+    let connector = registry.connector(config)?;
     let cancel = CancellationToken::new();
     let _cancel_on_drop: DropGuard = cancel.clone().drop_guard();
     let count = count.max(1);
@@ -85,7 +87,7 @@ pub async fn sample(
         let started = Instant::now();
         let request = ReadRequest { max_items: count, cancel, ..ReadRequest::default() };
         let mut reader = connector.read(request).await?;
-        let mut preparer = Preparer::new(0, Limits::default());
+        let mut preparer = Preparer::new(0, Limits::default(), key);
         let (mut records, mut quarantined) = (Vec::new(), Vec::new());
         let mut stats = SampleStats::default();
         let mut left = count;

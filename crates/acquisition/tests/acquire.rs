@@ -70,8 +70,10 @@ async fn bad_lines_go_to_quarantine_and_good_ones_are_stored() {
 #[tokio::test]
 async fn a_read_that_was_cut_off_ends_with_the_rows_of_one_that_was_not() {
     for bed in databases().await {
-        for (dedupe, expect_once) in [("rows", false), ("hash", true), ("none", false)] {
-            let bench = Bench::new(&bed.db, &format!(r#","dedupe":"{dedupe}""#)).await;
+        let modes = [("rows", false), ("hash", true), ("none", false), (r#"key","key":["n","name"#, true)];
+        for (dedupe, expect_once) in modes {
+            let end = if dedupe.contains("key") { "]" } else { "" };
+            let bench = Bench::new(&bed.db, &format!(r#","dedupe":"{dedupe}"{end}"#)).await;
             // Enough for some ten pages on either database.
             let lines = many_lines(bed.db.page_rows() * 8);
             bench.write_file(&lines);
@@ -122,6 +124,70 @@ async fn a_worker_that_dies_after_the_last_page_has_nothing_read_again() {
             }
             assert_eq!(bench.stored().await, canonical(&lines), "{} {dedupe}", bed.name);
         }
+    }
+}
+
+/// 129 to 134 of the corpus of bad input, from a file to the store.
+#[tokio::test]
+async fn a_key_makes_versions_and_what_has_none_goes_to_quarantine() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db, r#","key":["r","a.code"]"#).await;
+        let read = async |lines: &[&str]| {
+            bench.write_file(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+            let result = bench.run().await.unwrap().result;
+            ["stored", "updated", "duplicate", "quarantined"].map(|name| count(&result, name))
+        };
+        let first = [
+            r#"{"r":"eu","a":{"code":1},"v":"A"}"#,
+            r#"{"r":"us","a":{"code":1},"v":"A"}"#,
+            r#"{"r":"eu","a":{"code":"1"},"v":"A"}"#,
+            r#"{"r":"eu"}"#,
+            r#"{"r":null,"a":{"code":1}}"#,
+            r#"{"r":"eu","a":{"code":{}}}"#,
+            r#"{"r":["eu"],"a":{"code":1}}"#,
+            r#"{"r":"eu","a":1}"#,
+        ];
+        assert_eq!(read(&first).await, [3, 0, 0, 5], "{}", bed.name);
+        assert_eq!(read(&first).await, [0, 0, 3, 5], "{}: the same delivered again", bed.name);
+        let changed = r#"{"r":"eu","a":{"code":1.0},"v":"B"}"#;
+        assert_eq!(read(&[changed, first[1]]).await, [1, 1, 1, 0], "{}", bed.name);
+        assert_eq!(read(&[first[0]]).await, [1, 1, 0, 0], "{}: A, B, A", bed.name);
+        let other = r#"{"r":"eu","a":{"code":1},"v":"C"}"#;
+        assert_eq!(read(&[other, changed, changed]).await, [2, 2, 1, 0], "{}: two changes in one page", bed.name);
+
+        let mut reader = bed.db.read().await.unwrap();
+        let mut conn = reader.conn();
+        let sql = "select raw_data, version from acquired_data order by id";
+        let rows = conn.fetch_all(sql, &[]).await.unwrap();
+        let mut versions = Vec::new();
+        for row in &rows {
+            let record: serde_json::Value = serde_json::from_str(row.json("raw_data").unwrap().get()).unwrap();
+            if record["r"] == "eu" && record["a"]["code"] == 1 {
+                versions.push((record["v"].as_str().unwrap().to_owned(), row.int("version").unwrap()));
+            }
+        }
+        let expected: Vec<(String, i64)> = "ABACB".chars().map(String::from).zip(1..).collect();
+        assert_eq!(versions, expected, "{}", bed.name);
+        let sql = "select detail, raw, reason from quarantine order by id";
+        let bad = conn.fetch_all(sql, &[]).await.unwrap();
+        for (row, (line, found)) in bad.iter().zip([
+            (3, "the key `a.code` is missing"),
+            (4, "the key `r` is null"),
+            (5, "the key `a.code` is an object"),
+            (6, "the key `r` is an array"),
+            (7, "the key `a.code` is missing"),
+        ]) {
+            assert_eq!(row.text("reason").unwrap(), "key");
+            assert_eq!(row.bytes("raw").unwrap(), first[line].as_bytes(), "{}", bed.name);
+            assert!(row.text("detail").unwrap().starts_with(found), "{}", row.text("detail").unwrap());
+        }
+        assert_eq!(bad.len(), 5, "{}", bed.name);
+        drop(reader);
+
+        let config = format!(r#"{{"path":"{}","key":"r"}}"#, bench.dir.path().join("data.ndjson").display());
+        bench.write_file(&[first[0].to_owned(), "{}".to_owned()]);
+        let shown = sample(&bench.registry, SourceType::File, &config, 10, Duration::from_secs(10)).await.unwrap();
+        assert_eq!((shown.records.len(), shown.quarantined[0].reason), (1, "key"), "a test of the source says so");
     }
 }
 

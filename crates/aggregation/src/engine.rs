@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 pub use error::EngineError;
-pub use spool::TableSpool;
+pub use spool::{Identity, TableSpool};
 
 use child::EngineChild;
 use json_rows::RowWriter;

@@ -6,13 +6,13 @@
 use futures::TryStreamExt as _;
 use matome_model::engine::{Schema, Table, TableReference, UnknownTable, resolve};
 use matome_model::task::LaneKind;
-use matome_store::acquired_data;
+use matome_store::acquired_data::{self, Versions};
 use matome_store::aggregated_data::{self, QueryTable};
 use matome_store::db::Db;
 use matome_store::error::StoreError;
 use serde::Serialize;
 
-use crate::engine::{EngineError, Preparation, TableSpool};
+use crate::engine::{EngineError, Identity, Preparation, TableSpool};
 
 /// One input of a run, for its lineage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,6 +47,7 @@ pub enum InputError {
 pub struct Planned {
     table: Table,
     stored: QueryTable,
+    versions: Versions,
     /// What the lineage says of it.
     pub input: Input,
 }
@@ -66,22 +67,38 @@ pub async fn plan(db: &Db, references: &[TableReference]) -> Result<Vec<Planned>
         };
         Table { schema, name: stored.name.clone() }
     };
-    let known: Vec<Table> = stored.iter().map(table_of).collect();
+    let mut known: Vec<Table> = stored.iter().map(table_of).collect();
+    let histories = histories(&stored, &known);
+    known.extend(histories.iter().map(|(table, _)| table.clone()));
     let mut wanted = resolve(references, &known)?;
     wanted.sort();
     wanted.dedup();
     let mut planned = Vec::with_capacity(wanted.len());
     for table in wanted {
         let at = known.iter().position(|other| *other == table).expect("resolve returns tables that are known");
+        let (at, versions) = match at.checked_sub(stored.len()) {
+            Some(history) => (histories[history].1, Versions::All),
+            None if stored[at].keyed => (at, Versions::Newest),
+            None => (at, Versions::All),
+        };
         let stored = stored[at].clone();
         let up_to = match stored.kind {
             LaneKind::Source => acquired_data::watermark(&mut conn, stored.id).await?,
             LaneKind::Aggregation => stored.run_id,
         };
         let input = Input { table: table.to_string(), id: stored.id, up_to, rows: None };
-        planned.push(Planned { table, stored, input });
+        planned.push(Planned { table, stored, versions, input });
     }
     Ok(planned)
+}
+
+/// The tables with all versions of the sources that have a key, each with the place of its source. A source that
+/// bears such a name itself goes first.
+fn histories(stored: &[QueryTable], known: &[Table]) -> Vec<(Table, usize)> {
+    let keyed = stored.iter().enumerate().filter(|(_, stored)| stored.keyed);
+    let named =
+        keyed.map(|(at, stored)| (Table { schema: Schema::Sources, name: format!("{}__history", stored.name) }, at));
+    named.filter(|(table, _)| !known.contains(table)).collect()
 }
 
 /// Hands the rows of each table to the child, row by row as they come from the database.
@@ -103,17 +120,22 @@ async fn write_rows(db: &Db, planned: &Planned, out: &mut TableSpool) -> Result<
     let id = planned.stored.id;
     match planned.stored.kind {
         LaneKind::Source => {
-            let mut records = acquired_data::stream(&mut conn, id, planned.input.up_to);
+            let up_to = planned.input.up_to;
+            let mut records = acquired_data::stream_versions(&mut conn, id, up_to, planned.versions);
+            let keyed = planned.stored.keyed;
             while let Some(record) = records.try_next().await? {
-                let hash = Some(record.data_hash.as_str());
-                // Without a record key a record has one version.
-                out.row(record.id, record.acquired_at, hash, Some(1), &record.raw_data).await?;
+                let identity = Identity {
+                    hash: &record.data_hash,
+                    key: record.key.as_deref().filter(|_| keyed),
+                    version: record.version,
+                };
+                out.row(record.id, record.acquired_at, Some(identity), &record.raw_data).await?;
             }
         }
         LaneKind::Aggregation => {
             let mut results = aggregated_data::stream_run(&mut conn, id, planned.input.up_to)?;
             while let Some(row) = results.try_next().await? {
-                out.row(row.id, row.aggregated_at, None, None, row.data.get()).await?;
+                out.row(row.id, row.aggregated_at, None, row.data.get()).await?;
             }
         }
     }

@@ -1,10 +1,12 @@
 //! What a source's `config` may say, by its type, and field errors that name their path.
 
 mod fields;
+mod identity;
 
 use std::time::Duration;
 
 use matome_model::field_error::Words;
+use matome_model::record_key::RecordKey;
 use matome_model::source::{Dedupe, SourceType};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -36,12 +38,12 @@ pub enum ParsedConfig {
 }
 
 impl ParsedConfig {
-    /// How records are told apart; `None` for a draft.
-    pub fn dedupe(&self) -> Option<Dedupe> {
+    /// The options that every type has; `None` for a draft.
+    pub fn common(&self) -> Option<&CommonConfig> {
         match self {
             Self::Draft => None,
-            Self::File(config) => Some(config.common.dedupe),
-            Self::Api(config) => Some(config.common.dedupe),
+            Self::File(config) => Some(&config.common),
+            Self::Api(config) => Some(&config.common),
         }
     }
 
@@ -54,8 +56,10 @@ impl ParsedConfig {
 /// Options of every type of source.
 #[derive(Clone, Debug)]
 pub struct CommonConfig {
-    /// `dedupe`: `rows` (default for files), `hash` (default for APIs) or `none`.
+    /// `dedupe`: `rows` (default for files), `hash` (default for APIs), `key` (default with `key`) or `none`.
     pub dedupe: Dedupe,
+    /// `key`: the path of one field, or a list of them; there with [`Dedupe::Key`] and only then.
+    pub key: Option<RecordKey>,
     /// `timeout_secs`: how long to wait for the head of an answer and for each next piece; 1 to 3600, default 30.
     pub timeout: Duration,
 }
@@ -95,11 +99,10 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
 
 /// Reads the options that every type has.
 pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig {
-    let words: Vec<(&str, Dedupe)> = Dedupe::ALL.iter().map(|dedupe| (dedupe.as_str(), *dedupe)).collect();
-    let dedupe = fields.choice("dedupe", &words).unwrap_or(default);
+    let (dedupe, key) = identity::parse(fields, default);
     let timeout = fields.integer("timeout_secs", 1, 3600).unwrap_or(30);
     fields.choice("mode", &[("full", ())]);
-    CommonConfig { dedupe, timeout: Duration::from_secs(timeout) }
+    CommonConfig { dedupe, key, timeout: Duration::from_secs(timeout) }
 }
 
 /// The word that DRF has for a type of JSON.
@@ -173,11 +176,11 @@ pub(crate) mod tests {
     #[test]
     fn common_options_are_checked() {
         let errors =
-            errors(SourceType::File, r#"{"path":"a.csv","dedupe":"key","timeout_secs":0,"mode":"incremental"}"#);
+            errors(SourceType::File, r#"{"path":"a.csv","dedupe":"keys","timeout_secs":0,"mode":"incremental"}"#);
         assert_eq!(
             errors,
             [
-                ("dedupe".into(), "\"key\" is not a valid choice. Choices are `rows`, `hash`, `none`.".into()),
+                ("dedupe".into(), "\"keys\" is not a valid choice. Choices are `rows`, `hash`, `key`, `none`.".into()),
                 ("timeout_secs".into(), "Ensure this value is greater than or equal to 1.".into()),
                 ("mode".into(), "\"incremental\" is not a valid choice. Choices are `full`.".into()),
             ]

@@ -51,6 +51,7 @@ enum Added {
     Time,
     Hash,
     Version,
+    Key,
 }
 
 impl Added {
@@ -62,6 +63,7 @@ impl Added {
                     ("_acquired_at", Self::Time),
                     ("_hash", Self::Hash),
                     ("_version", Self::Version),
+                    ("_key", Self::Key),
                 ]
             }
             Schema::Aggregations => vec![("_id", Self::Id), ("_aggregated_at", Self::Time)],
@@ -72,7 +74,7 @@ impl Added {
         match self {
             Self::Id | Self::Version => DataType::Int64,
             Self::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
-            Self::Hash => DataType::Utf8,
+            Self::Hash | Self::Key => DataType::Utf8,
         }
     }
 }
@@ -232,6 +234,7 @@ struct Batches {
     times: TimestampMicrosecondBuilder,
     hashes: StringBuilder,
     versions: Int64Builder,
+    keys: StringBuilder,
     input: TableInput,
     rows: u64,
     done: bool,
@@ -256,6 +259,7 @@ impl Batches {
             times: TimestampMicrosecondBuilder::new().with_timezone("+00:00"),
             hashes: StringBuilder::new(),
             versions: Int64Builder::new(),
+            keys: StringBuilder::new(),
             input: scan.input.clone(),
             rows: 0,
             done: false,
@@ -267,7 +271,7 @@ impl Batches {
     }
 
     fn read(&mut self) -> Result<Option<RecordBatch>, Failure> {
-        let wanted = [Added::Id, Added::Time, Added::Hash, Added::Version].map(|added| self.wants(added));
+        let wanted = [Added::Id, Added::Time, Added::Hash, Added::Version, Added::Key].map(|added| self.wants(added));
         let mut rows = 0;
         let mut bytes = 0;
         while rows < BATCH_ROWS && bytes < BATCH_BYTES {
@@ -288,6 +292,9 @@ impl Batches {
             if wanted[3] {
                 self.versions.append_option(row.version);
             }
+            if wanted[4] {
+                self.keys.append_option(row.key);
+            }
             rows += 1;
             self.rows += 1;
             bytes += self.lines.line.len();
@@ -304,6 +311,7 @@ impl Batches {
                 Projected::Added(Added::Time) => Arc::new(self.times.finish()),
                 Projected::Added(Added::Hash) => Arc::new(self.hashes.finish()),
                 Projected::Added(Added::Version) => Arc::new(self.versions.finish()),
+                Projected::Added(Added::Key) => Arc::new(self.keys.finish()),
             });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -360,12 +368,13 @@ struct Row<'a> {
     time: i64,
     hash: Option<&'a str>,
     version: Option<i64>,
+    key: Option<&'a str>,
     record: &'a str,
 }
 
 impl<'a> Row<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut parts = std::str::from_utf8(line).ok()?.splitn(5, '\t');
+        let mut parts = std::str::from_utf8(line).ok()?.splitn(6, '\t');
         let id = parts.next()?.parse().ok()?;
         let time = parts.next()?.parse().ok()?;
         let hash = Some(parts.next()?).filter(|hash| !hash.is_empty());
@@ -373,7 +382,8 @@ impl<'a> Row<'a> {
             "" => None,
             version => Some(version.parse().ok()?),
         };
-        Some(Self { id, time, hash, version, record: parts.next()? })
+        let key = Some(parts.next()?).filter(|key| !key.is_empty());
+        Some(Self { id, time, hash, version, key, record: parts.next()? })
     }
 }
 
@@ -390,9 +400,9 @@ mod tests {
 
     #[test]
     fn row_without_hash_and_version_is_read() {
-        let row = Row::parse(b"7\t-5\t\t\t{\"a\":\"\\t\"}").unwrap();
+        let row = Row::parse(b"7\t-5\t\t\t\t{\"a\":\"\\t\"}").unwrap();
         assert_eq!((row.id, row.time, row.hash, row.version, row.record), (7, -5, None, None, "{\"a\":\"\\t\"}"));
-        assert!(Row::parse(b"7\t5\t\t").is_none());
-        assert!(Row::parse(b"x\t5\t\t\t{}").is_none());
+        assert!(Row::parse(b"7\t5\t\t\t").is_none());
+        assert!(Row::parse(b"x\t5\t\t\t\t{}").is_none());
     }
 }

@@ -93,7 +93,7 @@ impl Bench {
         let mut rows = std::io::BufWriter::new(std::fs::File::create(self.scratch.path().join(&file)).unwrap());
         for (position, record) in records.into_iter().enumerate() {
             let id = position + 1;
-            writeln!(rows, "{id}\t{}\tabc{id}\t1\t{}", id * 1_000_000, record.as_ref()).unwrap();
+            writeln!(rows, "{id}\t{}\tabc{id}\t1\tkey{id}\t{}", id * 1_000_000, record.as_ref()).unwrap();
         }
         rows.flush().unwrap();
         self.tables.push(TableInput { table: Table { schema, name: name.to_owned() }, file });
@@ -296,9 +296,9 @@ fn everyday_sums_are_planned() {
 
 fn own_fields_keep_their_names() {
     let bench = Bench::new().source("t", [r#"{"_id":"mine","__hash":1,"_hash":2}"#]);
-    let rows =
-        bench.rows(r#"select "_id", __id, _hash, __hash, ___hash, _version, cast(_acquired_at as text) as at from t"#);
-    assert_eq!(rows, ["_id __id _hash __hash ___hash _version at", "mine 1 2 1 abc1 1 1970-01-01T00:00:01Z"]);
+    let rows = bench
+        .rows(r#"select "_id", __id, _hash, __hash, ___hash, _version, _key, cast(_acquired_at as text) as at from t"#);
+    assert_eq!(rows, ["_id __id _hash __hash ___hash _version _key at", "mine 1 2 1 abc1 1 key1 1970-01-01T00:00:01Z"]);
     assert_eq!(bench.rows("select count(*) as n from t"), ["n", "1"]);
 }
 

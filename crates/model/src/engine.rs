@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::inference::{ColumnType, InferenceError};
 
 /// The format number of these messages; a child refuses any other.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Longest SQL text, in bytes.
 pub const MAX_SQL_BYTES: usize = 64 << 10;
@@ -120,7 +120,8 @@ pub struct Run {
 /// A table of the query.
 ///
 /// `file` is a name in the child's working directory. Each line of it is one row: decimal id, tab, time in microseconds since
-/// 1970, tab, hash, tab, version, tab, the record as one JSON object without line feeds. Hash and version may be empty.
+/// 1970, tab, hash, tab, version, tab, key, tab, the record as one JSON object without line feeds. Hash, version and key may be
+/// empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableInput {
     /// The table's name in SQL.

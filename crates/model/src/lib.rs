@@ -10,5 +10,6 @@ pub mod engine;
 pub mod field_error;
 pub mod inference;
 pub mod language;
+pub mod record_key;
 pub mod source;
 pub mod task;

@@ -66,6 +66,8 @@ words! {
         Rows = "rows",
         /// The same content is stored once.
         Hash = "hash",
+        /// Records with the same key are versions of one; each change is kept.
+        Key = "key",
         /// Every record is stored.
         None = "none",
     }

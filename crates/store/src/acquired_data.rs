@@ -6,6 +6,7 @@
 mod identity;
 mod insert;
 mod occurrences;
+mod versions;
 
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +16,7 @@ use futures::stream::BoxStream;
 use matome_model::clock::Timestamp;
 use matome_model::source::Dedupe;
 use matome_model::task::Fence;
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::checkpoints::{self, Advance};
 use crate::counters;
@@ -41,6 +42,7 @@ struct Entry {
     text_end: usize,
     metadata_end: usize,
     hash: [u8; 32],
+    key: Option<[u8; 16]>,
 }
 
 /// One record of a page.
@@ -50,6 +52,8 @@ pub struct RecordRef<'a> {
     pub text: &'a str,
     /// SHA-256 of `text`.
     pub hash: &'a [u8; 32],
+    /// Identity by its key; there with [`Dedupe::Key`].
+    pub key: Option<[u8; 16]>,
     /// Canonical JSON text of its metadata.
     pub metadata: &'a str,
 }
@@ -64,12 +68,12 @@ impl Records {
         }
     }
 
-    /// Adds a record: its canonical text, the hash of that, and its metadata, which `metadata` appends as a
-    /// canonical JSON object.
-    pub fn push(&mut self, text: &str, hash: [u8; 32], metadata: impl FnOnce(&mut String)) {
+    /// Adds a record: its canonical text, the hash of that, its identity with [`Dedupe::Key`], and its metadata,
+    /// which `metadata` appends as a canonical JSON object.
+    pub fn push(&mut self, text: &str, hash: [u8; 32], key: Option<[u8; 16]>, metadata: impl FnOnce(&mut String)) {
         self.text.push_str(text);
         metadata(&mut self.metadata);
-        self.entries.push(Entry { text_end: self.text.len(), metadata_end: self.metadata.len(), hash });
+        self.entries.push(Entry { text_end: self.text.len(), metadata_end: self.metadata.len(), hash, key });
     }
 
     /// How many records there are.
@@ -94,6 +98,7 @@ impl Records {
             let record = RecordRef {
                 text: &self.text[text_start..entry.text_end],
                 hash: &entry.hash,
+                key: entry.key,
                 metadata: &self.metadata[metadata_start..entry.metadata_end],
             };
             (text_start, metadata_start) = (entry.text_end, entry.metadata_end);
@@ -114,6 +119,7 @@ impl Records {
         RecordRef {
             text: &self.text[text_start..entry.text_end],
             hash: &entry.hash,
+            key: entry.key,
             metadata: &self.metadata[metadata_start..entry.metadata_end],
         }
     }
@@ -148,8 +154,10 @@ pub struct Page {
 pub struct PageCounts {
     /// Records of the page, bad ones included.
     pub read: u64,
-    /// Records that are new.
+    /// Records that are new, new versions included.
     pub stored: u64,
+    /// Of these, new versions of a key that was stored before.
+    pub updated: u64,
     /// Records that were stored before.
     pub duplicate: u64,
     /// Records that went to quarantine, also those that were there already.
@@ -176,14 +184,28 @@ pub struct StoredRecord {
     pub data_hash: String,
     /// JSON text: canonical by value, spacing and key order as the database keeps them.
     pub raw_data: String,
+    /// Its identity under the source's dedupe mode, 16 bytes; `None` when it has none.
+    pub key: Option<Vec<u8>>,
+    /// Version of its key, from 1.
+    pub version: i64,
 }
 
 const FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $1";
 
-const STREAM_POSTGRES: &str = "select id, acquired_at, coalesce(data_hash, ''), raw_data::text from acquired_data
-where source_id = $1 and id <= $2";
-const STREAM_SQLITE: &str = "select id, acquired_at, coalesce(data_hash, ''), raw_data from acquired_data
-where source_id = $1 and id <= $2";
+// Aliases in full, because `{which}` compares with other versions of the same key.
+const STREAM: &str = "select t.id, t.acquired_at, coalesce(t.data_hash, ''), {raw_data}, t.key_hash, t.version
+from acquired_data t where t.source_id = $1 and t.id <= $2";
+
+/// Holds for a record that has no newer version among those up to id `$2`.
+const NO_NEWER_UP_TO: &str = " and (t.key_hash is null or not exists (
+    select 1 from acquired_data n
+    where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
+        and n.id <= $2))";
+/// Holds for a record that was the newest version of its key at the time `$3`.
+const NEWEST_AT: &str = " and t.acquired_at <= $3 and (t.key_hash is null or not exists (
+    select 1 from acquired_data n
+    where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
+        and n.id <= $2 and n.acquired_at <= $3))";
 
 const MAX_ID: &str = "select coalesce(max(id), 0) as id from acquired_data where source_id = $1";
 
@@ -218,6 +240,7 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     let counts = PageCounts {
         read: as_u64(page.records.len() + page.quarantined.len()),
         stored: as_u64(stored),
+        updated: as_u64(selection.new.iter().filter(|new| new.version > 1).count()),
         duplicate: as_u64(page.records.len() - stored),
         quarantined: as_u64(page.quarantined.len()),
     };
@@ -236,45 +259,84 @@ pub async fn watermark(conn: &mut Conn<'_>, source_id: i64) -> Result<i64> {
     }
 }
 
+/// Which versions of a key are wanted. A record without a key is a version of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// All of them.
+    All,
+    /// Of each key the newest.
+    Newest,
+    /// Of each key the one that was the newest at this time; nothing that was acquired later.
+    AsOf(Timestamp),
+}
+
 /// All records of a source up to id `up_to_id`, in no order, as they come from the database.
 ///
 /// # Errors
 /// The stream carries them: when the database refuses the statement or is gone.
 pub fn stream<'s>(conn: &'s mut Conn<'_>, source_id: i64, up_to_id: i64) -> BoxStream<'s, Result<StoredRecord>> {
+    stream_versions(conn, source_id, up_to_id, Versions::All)
+}
+
+/// As [`stream`], of each key only the versions that are wanted.
+///
+/// # Errors
+/// As [`stream`].
+pub fn stream_versions<'s>(
+    conn: &'s mut Conn<'_>,
+    source_id: i64,
+    up_to_id: i64,
+    versions: Versions,
+) -> BoxStream<'s, Result<StoredRecord>> {
+    let (which, time) = match versions {
+        Versions::All => ("", None),
+        Versions::Newest => (NO_NEWER_UP_TO, None),
+        Versions::AsOf(time) => (NEWEST_AT, Some(time)),
+    };
+    let sql = STREAM.replace("{raw_data}", conn.pick("t.raw_data::text", "t.raw_data"));
+    let sql = AssertSqlSafe(format!("{sql}{which}"));
     match conn {
-        Conn::Postgres(conn) => sqlx::query(STREAM_POSTGRES)
-            .bind(source_id)
-            .bind(up_to_id)
-            .fetch(&mut **conn)
-            .map(|row| {
-                let row = row?;
-                Ok(StoredRecord {
-                    id: row.try_get(0)?,
-                    acquired_at: row.try_get(1)?,
-                    data_hash: row.try_get(2)?,
-                    raw_data: row.try_get(3)?,
+        Conn::Postgres(conn) => {
+            let query = sqlx::query(sql).bind(source_id).bind(up_to_id);
+            let query = if let Some(time) = time { query.bind(time) } else { query };
+            query
+                .fetch(&mut **conn)
+                .map(|row| {
+                    let row = row?;
+                    Ok(StoredRecord {
+                        id: row.try_get(0)?,
+                        acquired_at: row.try_get(1)?,
+                        data_hash: row.try_get(2)?,
+                        raw_data: row.try_get(3)?,
+                        key: row.try_get(4)?,
+                        version: i64::from(row.try_get::<i32, _>(5)?),
+                    })
                 })
-            })
-            .boxed(),
-        Conn::Sqlite(conn) => sqlx::query(STREAM_SQLITE)
-            .bind(source_id)
-            .bind(up_to_id)
-            .fetch(&mut **conn)
-            .map(|row| {
-                let row = row?;
-                let acquired_at =
-                    DateTime::from_timestamp_micros(row.try_get(1)?).ok_or_else(|| StoreError::Inconsistent {
-                        column: "acquired_data.acquired_at".to_owned(),
-                        what: "a time out of range".to_owned(),
-                    })?;
-                Ok(StoredRecord {
-                    id: row.try_get(0)?,
-                    acquired_at,
-                    data_hash: row.try_get(2)?,
-                    raw_data: row.try_get(3)?,
+                .boxed()
+        }
+        Conn::Sqlite(conn) => {
+            let query = sqlx::query(sql).bind(source_id).bind(up_to_id);
+            let query = if let Some(time) = time { query.bind(time.timestamp_micros()) } else { query };
+            query
+                .fetch(&mut **conn)
+                .map(|row| {
+                    let row = row?;
+                    let acquired_at =
+                        DateTime::from_timestamp_micros(row.try_get(1)?).ok_or_else(|| StoreError::Inconsistent {
+                            column: "acquired_data.acquired_at".to_owned(),
+                            what: "a time out of range".to_owned(),
+                        })?;
+                    Ok(StoredRecord {
+                        id: row.try_get(0)?,
+                        acquired_at,
+                        data_hash: row.try_get(2)?,
+                        raw_data: row.try_get(3)?,
+                        key: row.try_get(4)?,
+                        version: row.try_get(5)?,
+                    })
                 })
-            })
-            .boxed(),
+                .boxed()
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use futures::stream::BoxStream;
 use matome_model::clock::Timestamp;
 use matome_model::task::{Fence, LaneKind};
 use serde_json::value::RawValue;
+use sqlx::AssertSqlSafe;
 
 use crate::db::{Arg, Conn};
 use crate::error::Result;
@@ -144,12 +145,18 @@ pub fn stream_run<'s>(conn: &'s mut Conn<'_>, source_id: i64, run_id: i64) -> Re
         .boxed())
 }
 
-const TABLES: &str = "select 'source' as kind, id, name, 0 as run_id from data_sources where deleted_at is null
+const TABLES: &str = "select 'source' as kind, id, name, 0 as run_id, {is_keyed} as keyed
+from data_sources where deleted_at is null
 union all
-select 'aggregation' as kind, id, name, coalesce(current_run_id, 0) as run_id
+select 'aggregation' as kind, id, name, coalesce(current_run_id, 0) as run_id, 0 as keyed
 from aggregation_sources where deleted_at is null
 order by name
 limit 100000";
+// A config that names a key and no mode has the mode `key`.
+const IS_KEYED_POSTGRES: &str =
+    "case when coalesce(config ->> 'dedupe', 'key') = 'key' and config ->> 'key' is not null then 1 else 0 end";
+const IS_KEYED_SQLITE: &str = "(coalesce(json_extract(config, '$.dedupe'), 'key') = 'key'
+    and json_extract(config, '$.key') is not null)";
 
 /// Something that SQL can read as a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +169,8 @@ pub struct QueryTable {
     pub name: String,
     /// The current run of an aggregation; 0 when it has none.
     pub run_id: i64,
+    /// Whether the records of a source are versions of keys.
+    pub keyed: bool,
 }
 
 /// All that SQL can read as a table.
@@ -169,10 +178,12 @@ pub struct QueryTable {
 /// # Errors
 /// When the database refuses it or is gone.
 pub async fn query_tables(conn: &mut Conn<'_>) -> Result<Vec<QueryTable>> {
-    let rows = conn.fetch_all(TABLES, &[]).await?;
+    let sql = TABLES.replace("{is_keyed}", conn.pick(IS_KEYED_POSTGRES, IS_KEYED_SQLITE));
+    let rows = conn.fetch_all(AssertSqlSafe(sql), &[]).await?;
     let table = |row: &crate::db::Row| {
         let kind = if row.text("kind")? == "source" { LaneKind::Source } else { LaneKind::Aggregation };
-        Ok(QueryTable { kind, id: row.int("id")?, name: row.text("name")?, run_id: row.int("run_id")? })
+        let (id, name, run_id) = (row.int("id")?, row.text("name")?, row.int("run_id")?);
+        Ok(QueryTable { kind, id, name, run_id, keyed: row.int("keyed")? == 1 })
     };
     rows.iter().map(table).collect()
 }

@@ -329,7 +329,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
         let mut records = Records::default();
         for text in texts {
             let canonical = canonicaliser.canonicalise(text.as_bytes()).unwrap();
-            records.push(canonical.text, canonical.hash, |out| out.push_str("{}"));
+            records.push(canonical.text, canonical.hash, None, |out| out.push_str("{}"));
         }
         let bad = BadRecord {
             reason: QuarantineReason::InvalidJson,

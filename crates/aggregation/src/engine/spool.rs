@@ -12,6 +12,19 @@ use super::error::EngineError;
 /// Bytes that are collected before they are written.
 const BUFFER_BYTES: usize = 256 << 10;
 
+const TAKES_ALL: &str = "a vector takes all bytes";
+
+/// What tells an acquired record apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// 64 hex digits; empty when there are none.
+    pub hash: &'a str,
+    /// Hash of its key, when its source has one.
+    pub key: Option<&'a [u8]>,
+    /// Version of the key, from 1.
+    pub version: i64,
+}
+
 /// Writes the rows of one table. Dropped without [`TableSpool::finish`], the table misses its last rows.
 #[derive(Debug)]
 pub struct TableSpool {
@@ -29,7 +42,7 @@ impl TableSpool {
         Ok(Self { path: path.to_owned(), file, pending: Vec::with_capacity(BUFFER_BYTES), rows: 0, bytes: 0 })
     }
 
-    /// Adds a row. `record` is the text of one JSON object, `hash` its 64 hex digits; aggregated rows have neither hash nor version.
+    /// Adds a row. `record` is the text of one JSON object; aggregated rows have no identity.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -37,14 +50,17 @@ impl TableSpool {
         &mut self,
         id: i64,
         time: DateTime<Utc>,
-        hash: Option<&str>,
-        version: Option<i64>,
+        identity: Option<Identity<'_>>,
         record: &str,
     ) -> Result<(), EngineError> {
         let micros = time.timestamp_micros();
-        write!(self.pending, "{id}\t{micros}\t{}\t", hash.unwrap_or_default()).expect("a vector takes all bytes");
-        if let Some(version) = version {
-            write!(self.pending, "{version}").expect("a vector takes all bytes");
+        write!(self.pending, "{id}\t{micros}\t").expect(TAKES_ALL);
+        match identity {
+            Some(Identity { hash, key, version }) => {
+                write!(self.pending, "{hash}\t{version}\t").expect(TAKES_ALL);
+                key.into_iter().flatten().for_each(|byte| write!(self.pending, "{byte:02x}").expect(TAKES_ALL));
+            }
+            None => self.pending.extend_from_slice(b"\t\t"),
         }
         self.pending.push(b'\t');
         let start = self.pending.len();

@@ -189,11 +189,12 @@ async fn spooled_rows_are_lines_with_tabs() {
     let mut preparation = engine.prepare().await.unwrap();
     let mut spool = preparation.table(Table { schema: Schema::Sources, name: "t".to_owned() }).await.unwrap();
     let time = chrono::DateTime::from_timestamp_micros(5).unwrap();
-    spool.row(1, time, Some("abc"), Some(2), "{\"a\":\n\"\\n\"}").await.unwrap();
-    spool.row(2, time, None, None, "{}").await.unwrap();
+    let identity = super::Identity { hash: "abc", key: Some(&[0, 255]), version: 2 };
+    spool.row(1, time, Some(identity), "{\"a\":\n\"\\n\"}").await.unwrap();
+    spool.row(2, time, None, "{}").await.unwrap();
     assert_eq!(spool.finish().await.unwrap(), 2);
     let text = fs::read_to_string(preparation.scratch().join("table-0")).unwrap();
-    assert_eq!(text, "1\t5\tabc\t2\t{\"a\": \"\\n\"}\n2\t5\t\t\t{}\n");
+    assert_eq!(text, "1\t5\tabc\t2\t00ff\t{\"a\": \"\\n\"}\n2\t5\t\t\t\t{}\n");
 }
 
 #[test]

@@ -67,6 +67,8 @@ reasons! {
     Encoding "encoding" "declare the encoding that the source really uses";
     /// The record breaks the schema or a rule of its source.
     Schema "schema" "correct the record or the schema of the source";
+    /// The record's key is missing, null, an object or an array.
+    Key "key" "give the record a value at each path of the source's `key`";
 }
 
 impl fmt::Display for QuarantineReason {

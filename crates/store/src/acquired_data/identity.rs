@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
 use super::occurrences::SeenInPage;
-use super::{Page, as_i64};
+use super::{Page, as_i64, versions};
 use crate::db::Conn;
 use crate::error::{Result, StoreError};
 
@@ -26,6 +26,8 @@ pub(super) struct New {
     pub(super) index: usize,
     /// Its identity; `None` when it has none.
     pub(super) key: Option<Key>,
+    /// Its version, from 1.
+    pub(super) version: i32,
 }
 
 /// A content of the page.
@@ -43,7 +45,7 @@ struct Content {
 
 // Plan-proof: whatever the statistics say, each key is one descent of the unique index. Any other plan has to
 // sort, also the sequential scan that statistics of an emptied table suggest, and sorting is put out of bounds.
-const NO_SORT_POSTGRES: &str = "set local enable_sort = off";
+pub(super) const NO_SORT_POSTGRES: &str = "set local enable_sort = off";
 const LOOKUP_POSTGRES: &str = "select k.n, found.id
 from unnest($3::bytea[]) with ordinality as k (key_hash, n)
 cross join lateral (
@@ -62,9 +64,15 @@ on a.source_id = $1 and a.stream = $2 and a.key_hash = substr($3, k.n * 16 - 15,
 /// Picks the records that are not stored yet under the page's dedupe mode.
 pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection> {
     let all = || page.records.iter().enumerate();
-    if page.dedupe == Dedupe::None {
-        let new = all().map(|(index, _)| New { index, key: None }).collect();
-        return Ok(Selection { new, seen: SeenInPage::default() });
+    match page.dedupe {
+        Dedupe::None => {
+            let new = all().map(|(index, _)| New { index, key: None, version: 1 }).collect();
+            return Ok(Selection { new, seen: SeenInPage::default() });
+        }
+        Dedupe::Key => {
+            return Ok(Selection { new: versions::select(conn, page).await?, seen: SeenInPage::default() });
+        }
+        Dedupe::Rows | Dedupe::Hash => {}
     }
 
     // Contents in the order of their first record; for each record its content and which copy in the page it is.
@@ -104,7 +112,7 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
         }
         _ => {
             let is_new = |(content, id): (&Content, &Option<i64>)| {
-                id.is_none().then_some(New { index: content.index, key: Some(content.key) })
+                id.is_none().then_some(New { index: content.index, key: Some(content.key), version: 1 })
             };
             let new = contents.iter().zip(&found).filter_map(is_new).collect();
             Ok(Selection { new, seen: SeenInPage::default() })
@@ -125,7 +133,7 @@ async fn select_copies(
         let content = &contents[place];
         match content.seen.saturating_add(copy) {
             0 if content.is_stored => {}
-            0 => new.push(New { index, key: Some(content.key) }),
+            0 => new.push(New { index, key: Some(content.key), version: 1 }),
             occurrence => later.push((index, copy_key(page.records.get(index).hash, occurrence))),
         }
     }
@@ -133,7 +141,7 @@ async fn select_copies(
         let keys: Vec<Key> = later.iter().map(|(_, key)| *key).collect();
         let found = lookup(conn, page, &keys).await?;
         let missing = later.into_iter().zip(found).filter(|(_, id)| id.is_none());
-        new.extend(missing.map(|((index, key), _)| New { index, key: Some(key) }));
+        new.extend(missing.map(|((index, key), _)| New { index, key: Some(key), version: 1 }));
         new.sort_unstable_by_key(|new| new.index);
     }
     Ok(new)

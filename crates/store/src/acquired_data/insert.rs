@@ -11,7 +11,7 @@ use crate::db::Conn;
 use crate::error::Result;
 
 const COPY: &str = "copy acquired_data
-(source_id, stream, raw_data, metadata, data_hash, acquired_at, key_hash)
+(source_id, stream, raw_data, metadata, data_hash, acquired_at, key_hash, version)
 from stdin binary";
 
 // The sequence of this session: the last id that its COPY was given.
@@ -40,7 +40,7 @@ pub(super) async fn insert(conn: &mut Conn<'_>, page: &Page, new: &[New]) -> Res
 async fn copy(conn: &mut PgConnection, page: &Page, new: &[New]) -> Result<i64> {
     let key = &page.checkpoint.key;
     let mut before = Vec::new();
-    before.extend_from_slice(&7_i16.to_be_bytes());
+    before.extend_from_slice(&8_i16.to_be_bytes());
     field(&mut before, &key.source_id.to_be_bytes());
     field(&mut before, key.stream.as_bytes());
     let mut acquired_at = Vec::new();
@@ -49,7 +49,7 @@ async fn copy(conn: &mut PgConnection, page: &Page, new: &[New]) -> Result<i64> 
     let mut copy = conn.copy_in_raw(COPY).await?;
     let mut buffer = Vec::with_capacity(COPY_CHUNK + (64 << 10));
     buffer.extend_from_slice(COPY_HEADER);
-    for New { index, key } in new {
+    for New { index, key, version } in new {
         let record = page.records.get(*index);
         buffer.extend_from_slice(&before);
         jsonb(&mut buffer, record.text);
@@ -61,6 +61,7 @@ async fn copy(conn: &mut PgConnection, page: &Page, new: &[New]) -> Result<i64> 
             Some(key) => field(&mut buffer, key),
             None => buffer.extend_from_slice(&(-1_i32).to_be_bytes()),
         }
+        field(&mut buffer, &version.to_be_bytes());
         if buffer.len() >= COPY_CHUNK {
             copy.send(buffer.as_slice()).await?;
             buffer.clear();
@@ -89,7 +90,7 @@ fn jsonb(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn push_hex(out: &mut Vec<u8>, hash: &[u8; 32]) {
+pub(super) fn push_hex(out: &mut Vec<u8>, hash: &[u8; 32]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend(hash.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
 }
@@ -106,11 +107,11 @@ async fn insert_rows(conn: &mut SqliteConnection, page: &Page, new: &[New]) -> R
         let (chunk, others) = rest.split_at(rows);
         rest = others;
         let mut args = SqliteArguments::default();
-        args.reserve(3 + 4 * rows, 0);
+        args.reserve(3 + 5 * rows, 0);
         args.add(key.source_id).map_err(encode_error)?;
         args.add(key.stream.as_str()).map_err(encode_error)?;
         args.add(page.acquired_at.timestamp_micros()).map_err(encode_error)?;
-        for New { index, key } in chunk {
+        for New { index, key, version } in chunk {
             let record = page.records.get(*index);
             args.add(record.text).map_err(encode_error)?;
             args.add(record.metadata).map_err(encode_error)?;
@@ -118,6 +119,7 @@ async fn insert_rows(conn: &mut SqliteConnection, page: &Page, new: &[New]) -> R
             push_hex(&mut hash, record.hash);
             args.add(String::from_utf8(hash).expect("hex digits are ASCII")).map_err(encode_error)?;
             args.add(key.as_ref().map(|key| key.to_vec())).map_err(encode_error)?;
+            args.add(*version).map_err(encode_error)?;
         }
         let done = sqlx::query_with(AssertSqlSafe(statement(rows)), args).execute(&mut *conn).await?;
         last_id = done.last_insert_rowid();
@@ -126,14 +128,15 @@ async fn insert_rows(conn: &mut SqliteConnection, page: &Page, new: &[New]) -> R
 }
 
 fn statement(rows: usize) -> String {
-    let mut sql = String::with_capacity(160 + rows * 40);
+    let mut sql = String::with_capacity(170 + rows * 48);
     sql.push_str(
-        "insert into acquired_data (source_id, stream, acquired_at, raw_data, metadata, data_hash, key_hash) values ",
+        "insert into acquired_data
+(source_id, stream, acquired_at, raw_data, metadata, data_hash, key_hash, version) values ",
     );
     for row in 0..rows {
         let comma = if row == 0 { "" } else { ", " };
-        let n = 4 + 4 * row;
-        write!(sql, "{comma}($1, $2, $3, ${n}, ${}, ${}, ${})", n + 1, n + 2, n + 3).expect("text grows");
+        let n = 4 + 5 * row;
+        write!(sql, "{comma}($1, $2, $3, ${n}, ${}, ${}, ${}, ${})", n + 1, n + 2, n + 3, n + 4).expect("text grows");
     }
     sql
 }

@@ -9,6 +9,7 @@ use chrono::DateTime;
 use futures::StreamExt as _;
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::clock::Timestamp;
+use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
 use matome_model::task::Fence;
 use matome_store::acquired_data::{self, Committed, Occurrences, Page, Records, StoredRecord};
@@ -41,6 +42,7 @@ pub struct Reading {
     page_seq: i64,
     occurrences: Option<Arc<Mutex<Occurrences>>>,
     canonicaliser: Canonicaliser,
+    pub record_key: Option<RecordKey>,
 }
 
 impl Reading {
@@ -78,7 +80,8 @@ impl Reading {
             .unwrap();
         let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
         let canonicaliser = Canonicaliser::default();
-        Self { db, source_id, fence, dedupe, page_seq: checkpoint.page_seq, occurrences, canonicaliser }
+        let record_key = (dedupe == Dedupe::Key).then(|| RecordKey::new(vec!["id".parse().unwrap()]));
+        Self { db, source_id, fence, dedupe, page_seq: checkpoint.page_seq, occurrences, canonicaliser, record_key }
     }
 
     /// The next read of the same source, with a new lease: after the end of this one, or its crash.
@@ -109,7 +112,10 @@ impl Reading {
         let mut all = Records::with_capacity(records.len(), 0);
         for (line, record) in records.iter().enumerate() {
             let canonical = self.canonicaliser.canonicalise(record.as_bytes()).unwrap();
-            all.push(canonical.text, canonical.hash, |out| out.push_str(&format!(r#"{{"line":{line},"task":7}}"#)));
+            let key = self.record_key.as_ref().map(|key| key.identity(canonical.text).unwrap());
+            all.push(canonical.text, canonical.hash, key, |out| {
+                out.push_str(&format!(r#"{{"line":{line},"task":7}}"#))
+            });
         }
         Page {
             fence: self.fence,
