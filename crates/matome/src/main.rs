@@ -4,6 +4,7 @@ mod app;
 mod cli;
 mod client;
 mod commands;
+mod config;
 mod console;
 mod demo;
 mod failure;
@@ -13,14 +14,17 @@ mod migrate;
 mod output;
 mod serve;
 
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use matome_model::language::Language;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, EverywhereArgs, LogFormat};
+use crate::cli::{Cli, Command, LogFormat};
+use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
@@ -35,16 +39,38 @@ fn main() -> ExitCode {
     }
     // reqwest asks for the process's TLS provider; there is one in this binary.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cli = Cli::parse();
-    let console = console(&cli.everywhere);
-    let result = start_logging(&cli).and_then(|()| {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let environment = config::environment();
+    // Until the settings are read, the language is what the environment says.
+    let asked = config::flag_value(&args, "--lang");
+    let asked = asked.as_deref().and_then(Path::to_str);
+    let mut console = Console { language: language(&environment, asked), ..Console::default() };
+    let begun = begin(&args, &environment, &mut console).and_then(|begun| match begun {
+        Some((cli, flags, config)) => start_logging(&cli).map(|()| Some((cli, flags, config))),
+        None => Ok(None),
+    });
+    let (cli, flags, config) = match begun {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(failure) => {
+            console.fail(&failure);
+            return ExitCode::from(failure.exit as u8);
+        }
+    };
+    let result = (|| {
+        if let Command::Config(command) = &cli.command {
+            return commands::config::run(command, &config, &flags, &console);
+        }
+        if let Command::Serve(_) = &cli.command {
+            commands::config::tell_what_has_no_effect(&config, &console);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|err| Failure::from_error(Exit::Failed, &err))?;
         let result = runtime.block_on(run(cli.command, &console));
         // Blocking reads of a source may still be under way; nothing waits for them.
         runtime.shutdown_background();
         result
-    });
+    })();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -54,17 +80,41 @@ fn main() -> ExitCode {
     }
 }
 
-/// How this command talks to its user.
-fn console(args: &EverywhereArgs) -> Console {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let locale = || ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(set);
-    let language = args.lang.clone().or_else(|| set("MATOME_LANG")).or_else(locale);
-    Console {
-        language: language.as_deref().and_then(Language::of_locale).unwrap_or_default(),
-        colour: args.color,
-        progress: args.progress,
-        no_input: args.no_input,
-    }
+/// Reads settings and command line; `None` when that was a question about the command line itself, and is answered.
+fn begin(
+    args: &[OsString],
+    environment: &Environment,
+    console: &mut Console,
+) -> Result<Option<(Cli, ArgMatches, Config)>, Failure> {
+    let config = Config::read(environment, args, Path::new("."))?;
+    let parsed = config.defaults(Cli::command()).try_get_matches_from(args);
+    let flags = match parsed {
+        Ok(flags) => flags,
+        Err(err) => match cli::usage::failure(&err) {
+            Some(failure) => return Err(failure),
+            None => {
+                // `--help` goes to stdout; help that nobody asked for to stderr, with exit code 2.
+                let _ = err.print();
+                return if err.use_stderr() { std::process::exit(Exit::Usage as i32) } else { Ok(None) };
+            }
+        },
+    };
+    let cli = Cli::from_arg_matches(&flags).map_err(|err| cli::usage::failure(&err).expect("an error of values"))?;
+    let everywhere = &cli.everywhere;
+    *console = Console {
+        language: language(environment, everywhere.lang.as_deref()),
+        colour: everywhere.color,
+        progress: everywhere.progress,
+        no_input: everywhere.no_input,
+    };
+    Ok(Some((cli, flags, config)))
+}
+
+/// The language of messages: the setting, else the locale.
+fn language(environment: &Environment, setting: Option<&str>) -> Language {
+    let set = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let names = ["MATOME_LANG", "LC_ALL", "LC_MESSAGES", "LANG"];
+    setting.or_else(|| names.into_iter().find_map(set)).and_then(Language::of_locale).unwrap_or_default()
 }
 
 async fn run(command: Command, console: &Console) -> Result<(), Failure> {
@@ -96,7 +146,9 @@ async fn short(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Task(command) => Box::pin(commands::task::run(command, console)).await,
         Command::Data(command) => Box::pin(commands::data::run(command, console)).await,
         Command::Db(command) => Box::pin(commands::db::run(command, console)).await,
-        Command::Serve(_) | Command::Demo(_) | Command::EngineChild => unreachable!("handled before"),
+        Command::Serve(_) | Command::Demo(_) | Command::Config(_) | Command::EngineChild => {
+            unreachable!("handled before")
+        }
     }
 }
 

@@ -3,12 +3,14 @@
 //! One module per group of commands; here is what they share.
 
 mod aggregate;
+mod config;
 mod data;
 mod db;
 mod serve;
 mod source;
 mod task;
 mod token;
+pub mod usage;
 
 use std::path::PathBuf;
 
@@ -17,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::console::{ColourMode, ProgressMode};
 
 pub use aggregate::AggregateCommand;
+pub use config::ConfigCommand;
 pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
 pub use serve::{DemoArgs, ServeArgs};
@@ -42,7 +45,7 @@ pub struct EverywhereArgs {
     #[arg(long, global = true, value_parser = ["en", "ja"], value_name = "LANG")]
     pub lang: Option<String>,
     /// What is logged to stderr: error, warn, info, debug, or a filter such as matome_tasks=debug [default: info for serve, else warn]
-    #[arg(long, env = "LOG_LEVEL", global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Form of log lines.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -53,6 +56,12 @@ pub struct EverywhereArgs {
     /// How long work shows that it goes on.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "MODE")]
     pub progress: ProgressMode,
+    /// File with settings [default: matome.yaml, when it is there; env: MATOME_CONFIG_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// File with variables that the environment does not set [default: .env, when it is there; env: MATOME_ENV_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
     /// Never asks; what needs a confirmation is refused without --yes.
     #[arg(long, global = true)]
     pub no_input: bool,
@@ -105,6 +114,9 @@ pub enum Command {
     /// Looks after the database itself.
     #[command(subcommand)]
     Db(DbCommand),
+    /// Shows and checks the settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// The child process that plans and executes SQL. Started by matome itself.
     #[command(hide = true, name = crate::ENGINE_CHILD)]
     EngineChild,
@@ -114,24 +126,32 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct StorageArgs {
     /// Directory of the embedded database, its key and its socket.
-    #[arg(long, env = "MATOME_DATA_DIR", default_value = "matome-data", value_name = "DIR")]
+    #[arg(long, default_value = "matome-data", value_name = "DIR")]
     pub data_dir: PathBuf,
     /// PostgreSQL instead of the embedded database: postgres://user:password@host/name
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = server_database)]
     pub database_url: Option<String>,
     /// File with the key that encrypts secrets [default: DIR/master.key, made at first start]
-    #[arg(long, env = "MASTER_KEY_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub master_key_file: Option<PathBuf>,
+}
+
+/// The embedded database has a flag of its own.
+fn server_database(url: &str) -> Result<String, String> {
+    if url.starts_with("sqlite:") {
+        return Err("the embedded database is named by its directory: --data-dir DIR".to_owned());
+    }
+    Ok(url.to_owned())
 }
 
 /// What sources may reach.
 #[derive(Args, Clone, Debug)]
 pub struct ReachArgs {
     /// Directory that file sources may read beneath. Repeatable.
-    #[arg(long = "file-root", env = "FILE_ROOTS", value_delimiter = ':', value_name = "DIR")]
+    #[arg(long = "file-root", value_delimiter = ':', value_name = "DIR")]
     pub file_roots: Vec<PathBuf>,
     /// Private address range that sources may reach, such as 10.0.0.0/8 or 127.0.0.1/32:9000. Repeatable.
-    #[arg(long = "egress-allow", env = "EGRESS_ALLOW", value_delimiter = ',', value_name = "CIDR[:PORT]")]
+    #[arg(long = "egress-allow", value_delimiter = ',', value_name = "CIDR[:PORT]")]
     pub egress_allow: Vec<String>,
 }
 
@@ -144,10 +164,10 @@ pub struct ClientArgs {
     #[command(flatten)]
     pub reach: ReachArgs,
     /// A running matome: http://host:8000
-    #[arg(long, env = "MATOME_URL", value_name = "URL")]
+    #[arg(long, value_name = "URL")]
     pub server: Option<String>,
     /// API token for --server.
-    #[arg(long, env = "MATOME_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,

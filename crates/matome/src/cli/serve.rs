@@ -14,10 +14,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub reach: ReachArgs,
     /// Address to listen on.
-    #[arg(long, env = "MATOME_BIND", default_value = "127.0.0.1:8000", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR")]
     pub bind: SocketAddr,
     /// Host names that requests may name, comma-separated [default: loopback names and the bind address]
-    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',', value_name = "HOST")]
+    #[arg(long, value_delimiter = ',', value_name = "HOST")]
     pub allowed_hosts: Vec<String>,
     /// Acquisition tasks at once.
     #[arg(long, default_value_t = 8, value_name = "N")]

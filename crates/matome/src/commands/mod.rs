@@ -1,6 +1,7 @@
 //! The commands, one module per noun: clients of the API, and `db`, which looks at the database itself.
 
 pub mod aggregate;
+pub mod config;
 pub mod data;
 pub mod db;
 pub mod source;

@@ -1,0 +1,157 @@
+//! The settings: one table of their keys, variables and forms. The command line shows and takes them as flags.
+
+use std::net::SocketAddr;
+
+use matome_model::field_error::Words;
+
+/// What form a value has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Path,
+    /// Paths, separated by `:` in a variable.
+    Paths,
+    /// Words, separated by `,` in a variable.
+    List,
+    /// IP address and port.
+    Address,
+    /// A whole number of at least one.
+    Count,
+    Choice(&'static [&'static str]),
+}
+
+impl Kind {
+    /// Why `value` is not of this form.
+    pub fn refuse(self, value: &str) -> Option<Words> {
+        match self {
+            Self::Text | Self::Path | Self::Paths | Self::List => None,
+            Self::Address => value.parse::<SocketAddr>().err().map(|_| {
+                Words::new(
+                    "write an IP address and a port, such as 127.0.0.1:8000",
+                    "127.0.0.1:8000 のように IP アドレスとポートを書いてください",
+                )
+            }),
+            Self::Count => value
+                .parse::<u32>()
+                .ok()
+                .is_none_or(|n| n == 0)
+                .then(|| Words::new("write a whole number of at least 1", "1 以上の整数を書いてください")),
+            Self::Choice(words) => (!words.contains(&value)).then(|| {
+                let words = words.join(", ");
+                Words::new(format!("write one of {words}"), format!("次のどれかを書いてください: {words}"))
+            }),
+        }
+    }
+
+    /// What separates the items in a variable; `None` when there is one value.
+    pub fn separator(self) -> Option<char> {
+        match self {
+            Self::Paths => Some(':'),
+            Self::List => Some(','),
+            _ => None,
+        }
+    }
+}
+
+/// A setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its key in `matome.yaml`, and the id of its flag.
+    pub key: &'static str,
+    /// Its environment variables; the first is the one that help names.
+    pub variables: &'static [&'static str],
+    /// Its form.
+    pub kind: Kind,
+    /// Never shown; `NAME_FILE` names a file with it.
+    pub is_secret: bool,
+    /// What holds when nobody sets it.
+    pub default: &'static str,
+}
+
+const fn setting(key: &'static str, variables: &'static [&'static str], kind: Kind, default: &'static str) -> Setting {
+    Setting { key, variables, kind, is_secret: false, default }
+}
+
+/// Every setting, in the order in which they are shown.
+pub const SETTINGS: &[Setting] = &[
+    setting("data_dir", &["MATOME_DATA_DIR"], Kind::Path, "matome-data"),
+    Setting { is_secret: true, ..setting("database_url", &["DATABASE_URL", "MATOME_DATABASE_URL"], Kind::Text, "") },
+    setting("master_key_file", &["MASTER_KEY_FILE", "MATOME_MASTER_KEY_FILE"], Kind::Path, ""),
+    setting("file_roots", &["FILE_ROOTS", "MATOME_FILE_ROOTS"], Kind::Paths, ""),
+    setting("egress_allow", &["EGRESS_ALLOW", "MATOME_EGRESS_ALLOW"], Kind::List, ""),
+    setting("bind", &["MATOME_BIND"], Kind::Address, "127.0.0.1:8000"),
+    setting("allowed_hosts", &["ALLOWED_HOSTS", "MATOME_ALLOWED_HOSTS"], Kind::List, ""),
+    setting("acquisition_slots", &["MATOME_ACQUISITION_SLOTS"], Kind::Count, "8"),
+    setting("aggregation_slots", &["MATOME_AGGREGATION_SLOTS"], Kind::Count, "2"),
+    setting("aggregation_memory", &["MATOME_AGGREGATION_MEMORY"], Kind::Count, "512"),
+    setting("server", &["MATOME_URL", "MATOME_SERVER"], Kind::Text, ""),
+    Setting { is_secret: true, ..setting("token", &["MATOME_TOKEN"], Kind::Text, "") },
+    setting("lang", &["MATOME_LANG"], Kind::Choice(&["en", "ja"]), ""),
+    setting("log_level", &["LOG_LEVEL", "MATOME_LOG_LEVEL"], Kind::Text, ""),
+    setting("log_format", &["LOG_FORMAT", "MATOME_LOG_FORMAT"], Kind::Choice(&["text", "json"]), "text"),
+    setting("color", &["MATOME_COLOR"], Kind::Choice(&["auto", "always", "never"]), "auto"),
+    setting("progress", &["MATOME_PROGRESS"], Kind::Choice(&["auto", "plain", "json", "none"]), "auto"),
+];
+
+/// The setting with a key.
+pub fn by_key(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// Variables of the original design that this version knows and does not use, and why.
+pub const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
+    (
+        "REDIS_URL",
+        "Redis is not used in this version: tasks are in the database, wake-ups in the process",
+        "この版は Redis を使いません。タスクはデータベースに、起床の通知はプロセス内にあります",
+    ),
+    (
+        "CELERY_BROKER_URL",
+        "Redis is not used in this version: tasks are in the database, wake-ups in the process",
+        "この版は Redis を使いません。タスクはデータベースに、起床の通知はプロセス内にあります",
+    ),
+    (
+        "SECRET_KEY",
+        "nothing is signed in this version: tokens are random, secrets are encrypted with master.key",
+        "この版は何にも署名しません。トークンは乱数で、秘密の値は master.key で暗号化されます",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        "no answer allows another origin in this version: let a proxy add the headers",
+        "この版はほかのオリジンを許可しません。プロキシでヘッダーを加えてください",
+    ),
+    (
+        "TIME_ZONE",
+        "times are UTC everywhere; a schedule names its own time zone",
+        "時刻はすべて UTC です。スケジュールにはそれぞれの時間帯を指定します",
+    ),
+];
+
+/// Names of development tools that a binary which they start inherits; nobody else uses them.
+pub const OF_TOOLS: &[&str] = &["MATOME_TEST_", "MATOME_SEED", "MATOME_CARGO_", "MATOME_BENCH_"];
+
+/// Variables that say where the settings are.
+pub const FILES: [&str; 2] = ["MATOME_CONFIG_FILE", "MATOME_ENV_FILE"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_variable_means_two_things() {
+        let mut names: Vec<&str> = SETTINGS.iter().flat_map(|setting| setting.variables).copied().collect();
+        names.extend(WITHOUT_EFFECT.iter().map(|(name, _, _)| name));
+        names.extend(FILES);
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn a_default_has_the_form_of_its_setting() {
+        for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
+            assert_eq!(setting.kind.refuse(setting.default), None, "{}", setting.key);
+        }
+    }
+}
