@@ -18,7 +18,9 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
-use matome_model::engine::{Ask, Frame, Limits, Request, Run, RunHeader, RunTrailer, Table, TableInput, Validated};
+use matome_model::engine::{
+    Ask, Frame, Limits, Probed, Request, Run, RunHeader, RunTrailer, Table, TableInput, Validated,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -112,6 +114,20 @@ impl Engine {
         }
     }
 
+    /// Has a child try what it is not to do: which walls of the kernel stand around it.
+    ///
+    /// # Errors
+    /// When no child can be started or it failed.
+    pub async fn probe(&self) -> Result<Probed, EngineError> {
+        let (mut child, _slot) = self.child(&self.shared.validations).await?;
+        let deadline = Instant::now() + Duration::from_secs(VALIDATION_SECONDS) + GRACE;
+        child.ask(&Request::new(Ask::Probe), deadline, VALIDATION_SECONDS).await?;
+        match child.frame(deadline, VALIDATION_SECONDS).await? {
+            (Frame::Reply, payload) => message(&payload),
+            (frame, payload) => Err(unexpected(frame, &payload)),
+        }
+    }
+
     /// Takes a child for one run; waits for a free slot. Next come the rows of its tables, then [`Preparation::run`].
     ///
     /// # Errors
@@ -168,6 +184,7 @@ impl Preparation {
     /// When the query is refused, fails or meets a limit before its first row, or the child does.
     pub async fn run(mut self, sql: &str, limits: Limits, preview_rows: Option<u64>) -> Result<RowStream, EngineError> {
         let deadline = Instant::now() + Duration::from_secs(limits.seconds) + GRACE;
+        self.child.watch_memory(resident_limit(&limits));
         let run = Run { sql: sql.to_owned(), tables: self.tables, limits, preview_rows };
         self.child.ask(&Request::new(Ask::Run(run)), deadline, limits.seconds).await?;
         let header = match self.child.frame(deadline, limits.seconds).await? {
@@ -285,6 +302,12 @@ impl RowStream {
             (frame, payload) => Err(unexpected(frame, &payload)),
         }
     }
+}
+
+/// Bytes of memory that a child may really hold. Its own pool counts what its operators ask for; this is for what they do not:
+/// one huge value, a leak. Twice the pool and what the process needs besides, half a gigabyte.
+fn resident_limit(limits: &Limits) -> u64 {
+    limits.memory_bytes.saturating_mul(2).saturating_add(512 << 20)
 }
 
 fn message<T: DeserializeOwned>(payload: &[u8]) -> Result<T, EngineError> {

@@ -1,23 +1,27 @@
 //! The handler of aggregation tasks: plan, spool, run, write, publish.
 //!
-//! Rows of a run are written in fenced pages that nobody sees; one last transaction makes the run current.
+//! Rows of a run are written in fenced pages that nobody sees; one last transaction makes the run visible.
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use matome_model::canonical::{Canonicaliser, Rejected};
 use matome_model::clock::Clock;
 use matome_model::engine::Limits;
-use matome_store::aggregated_data;
-use matome_store::aggregation_sources;
+use matome_store::aggregated_data::{self, Keys, Page};
+use matome_store::aggregation_runs::{self, Effect, NewRun, Publication, Retention};
+use matome_store::aggregation_sources::{self, AggregationSource};
 use matome_store::db::Db;
+use matome_store::error::StoreError;
 use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tracing::Instrument as _;
 
-use crate::config::AggregationConfig;
+use crate::config::{AggregationConfig, Mode};
 use crate::engine::{Engine, EngineError, RowStream};
 use crate::inputs::{self, Input, InputError, Planned};
+use crate::key::{Key, KeyError};
+use crate::options::RunOptions;
 
 /// Computes an aggregation and publishes its rows.
 #[derive(Debug)]
@@ -33,9 +37,19 @@ pub struct AggregationHandler {
 #[derive(Debug, Serialize)]
 struct Outcome<'a> {
     rows: u64,
+    /// Rows of earlier runs whose place the new ones took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superseded: Option<u64>,
     run: i64,
     inputs: Vec<&'a Input>,
     elapsed_ms: u64,
+}
+
+/// What a task says whose run was published by an earlier attempt, which then died.
+#[derive(Debug, Serialize)]
+struct Published {
+    rows: i64,
+    run: i64,
 }
 
 /// Lineage of a row.
@@ -77,37 +91,105 @@ impl AggregationHandler {
 
     async fn aggregate(&self, task: &ClaimedTask, ctx: &TaskContext) -> Result<TaskOutcome, TaskError> {
         let source_id = task.task.object_id;
-        let config = self.config(source_id).await?;
+        if let Some(outcome) = self.published_before(source_id, task.task.id).await? {
+            return Ok(outcome);
+        }
+        let (source, config) = self.config(source_id).await?;
         let sql = config
             .sql
             .as_deref()
             .ok_or_else(|| TaskError::fail("draft", "the aggregation is a draft: its config has no `sql`"))?;
+        let options = RunOptions::parse(&task.task.payload)
+            .map_err(|err| TaskError::fail("payload", format!("the task's payload is not valid: {err}")))?;
         let limits = Limits { seconds: config.timeout_secs, ..self.limits };
+        let writing = self.writing(&source, &config, &options).await?;
 
         let (planned, mut rows) = start(&self.db, &self.engine, sql, limits, None).await?;
-        let lineage = lineage(&planned, &rows);
-        let run_id = self.begin(ctx, source_id, task.task.id, lineage).await?;
+        let new = NewRun {
+            source_id,
+            task_id: task.task.id,
+            effect: writing.effect,
+            inputs: lineage(&planned, &rows),
+            params: to_json(&serde_json::Map::new()),
+        };
+        let run_id = self.begin(ctx, new).await?;
         let metadata = to_json(&RowMetadata { run: run_id, task: task.task.id, inputs: inputs_of(&planned) });
-        let written = self.write_rows(ctx, source_id, run_id, &metadata, &mut rows).await?;
+        let run = Run { source_id, run_id, metadata, writing };
+        let written = self.write_rows(ctx, &run, &mut rows).await?;
 
         let summary = rows.summary();
-        let plan = summary.map(|summary| summary.plan.clone()).unwrap_or_default();
         let elapsed_ms = summary.map_or(0, |summary| summary.elapsed_ms);
-        let lineage = self::lineage(&planned, &rows);
-        let (fence, now) = (ctx.fence, self.clock.now());
-        let row_count = i64::try_from(written).unwrap_or(i64::MAX);
+        let now = self.clock.now();
+        let publication = Publication {
+            source_id,
+            run_id,
+            effect: run.writing.effect,
+            rows: i64::try_from(written.rows).unwrap_or(i64::MAX),
+            superseded: i64::try_from(written.superseded).unwrap_or(i64::MAX),
+            key: run.writing.key.as_ref().map(Key::stored),
+            plan: summary.map(|summary| summary.plan.clone()).unwrap_or_default(),
+            inputs: lineage(&planned, &rows),
+            retention: Retention {
+                runs: config.keep_runs.map(i64::from),
+                since: config.keep_days.map(|days| now - chrono::TimeDelta::days(i64::from(days))),
+            },
+            now,
+        };
+        let fence = ctx.fence;
         self.db
-            .write(move |conn| {
-                async move {
-                    aggregated_data::publish(conn, &fence, source_id, run_id, row_count, &plan, &lineage, now).await
-                }
-                .boxed()
-            })
+            .write(move |conn| async move { aggregation_runs::publish(conn, &fence, &publication).await }.boxed())
             .await?;
-        Ok(TaskOutcome::new(&Outcome { rows: written, run: run_id, inputs: inputs_of(&planned), elapsed_ms }))
+        let superseded = (run.writing.effect == Effect::Upsert).then_some(written.superseded);
+        Ok(TaskOutcome::new(&Outcome {
+            rows: written.rows,
+            superseded,
+            run: run_id,
+            inputs: inputs_of(&planned),
+            elapsed_ms,
+        }))
     }
 
-    async fn config(&self, source_id: i64) -> Result<AggregationConfig, TaskError> {
+    /// The outcome of an earlier attempt that published its run and died before it could say so: rows must not be
+    /// appended twice.
+    async fn published_before(&self, source_id: i64, task_id: i64) -> Result<Option<TaskOutcome>, TaskError> {
+        let mut reader = self.db.read().await?;
+        let found = aggregation_runs::published_by(&mut reader.conn(), source_id, task_id).await?;
+        Ok(found.map(|(run, rows)| TaskOutcome::new(&Published { rows, run })))
+    }
+
+    /// What the run does with the rows that are shown. A run that adds to them must find them stored as it would.
+    async fn writing(
+        &self,
+        source: &AggregationSource,
+        config: &AggregationConfig,
+        options: &RunOptions,
+    ) -> Result<Writing, TaskError> {
+        let key = (config.mode == Mode::Upsert).then(|| Key::new(&config.key));
+        let effect = match config.mode {
+            _ if options.replace => Effect::Replace,
+            Mode::Replace => Effect::Replace,
+            Mode::Append => Effect::Append,
+            Mode::Upsert => Effect::Upsert,
+        };
+        if effect != Effect::Replace {
+            let mut reader = self.db.read().await?;
+            let shown = aggregation_runs::shown(&mut reader.conn(), source.id).await?;
+            if shown.rows > 0 && shown.key != key.as_ref().map(Key::stored) {
+                let under = shown.key.map_or("without a key".to_owned(), |key| format!("under the key {key}"));
+                return Err(TaskError::fail(
+                    "key",
+                    format!(
+                        "the rows that are shown were stored {under}, so this run cannot be added to them: run once with \
+                         `replace`, as in `matome aggregate run {} --replace`, which shows the rows of that run alone",
+                        source.name
+                    ),
+                ));
+            }
+        }
+        Ok(Writing { effect, key })
+    }
+
+    async fn config(&self, source_id: i64) -> Result<(AggregationSource, AggregationConfig), TaskError> {
         let mut reader = self.db.read().await?;
         let source = aggregation_sources::find(&mut reader.conn(), source_id)
             .await?
@@ -115,65 +197,98 @@ impl AggregationHandler {
         let invalid =
             |what: String| TaskError::fail("config", format!("the config of `{}` is not valid: {what}", source.name));
         let value = serde_json::from_str(source.config.get()).map_err(|err| invalid(err.to_string()))?;
-        AggregationConfig::parse(&value).map_err(|errors| {
+        let config = AggregationConfig::parse(&value).map_err(|errors| {
             let told: Vec<String> =
                 errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
             invalid(told.join("; "))
-        })
+        })?;
+        Ok((source, config))
     }
 
-    async fn begin(
-        &self,
-        ctx: &TaskContext,
-        source_id: i64,
-        task_id: i64,
-        lineage: Box<RawValue>,
-    ) -> Result<i64, TaskError> {
+    async fn begin(&self, ctx: &TaskContext, run: NewRun) -> Result<i64, TaskError> {
         let (fence, now) = (ctx.fence, self.clock.now());
-        let begun = self.db.write(move |conn| {
-            async move { aggregated_data::begin_run(conn, &fence, source_id, task_id, &lineage, now).await }.boxed()
-        });
+        let begun =
+            self.db.write(move |conn| async move { aggregation_runs::begin(conn, &fence, &run, now).await }.boxed());
         Ok(begun.await?)
     }
 
     /// Writes the rows page by page as they come; the child waits while a page is written.
-    async fn write_rows(
-        &self,
-        ctx: &TaskContext,
-        source_id: i64,
-        run_id: i64,
-        metadata: &RawValue,
-        rows: &mut RowStream,
-    ) -> Result<u64, TaskError> {
+    async fn write_rows(&self, ctx: &TaskContext, run: &Run, rows: &mut RowStream) -> Result<Written, TaskError> {
         #[derive(Serialize)]
         struct Progress {
             rows: u64,
         }
         let mut canonicaliser = Canonicaliser::default();
         // One time for all rows of a run, so that lists by time show a run as one block.
-        let now = self.clock.now();
-        let mut written = 0;
-        while let Some(page) = rows.next_page(self.db.page_rows(), self.db.page_bytes()).await.map_err(from_engine)? {
+        let aggregated_at = self.clock.now();
+        let mut written = Written::default();
+        loop {
+            let page = rows.next_page(self.db.page_rows(), self.db.page_bytes()).await.map_err(from_engine)?;
+            if let (0, Some(key)) = (written.rows, &run.writing.key) {
+                key.check(&rows.columns()).map_err(from_key)?;
+            }
+            let Some(page) = page else { break };
             if !ctx.lease_valid() {
                 return Err(TaskError::new(Advice::Fenced, "lease_lost", "the lease was lost"));
             }
             let count = page.len() as u64;
-            let page = canonical(&mut canonicaliser, page, written)?;
-            let (fence, metadata) = (ctx.fence, metadata.to_owned());
-            self.db
-                .write_page(move |conn| {
-                    async move {
-                        aggregated_data::insert_page(conn, &fence, source_id, run_id, &page, &metadata, now).await
-                    }
-                    .boxed()
-                })
-                .await?;
-            written += count;
-            ctx.progress(&Progress { rows: written }).await;
+            let rows = canonical(&mut canonicaliser, page, written.rows)?;
+            let keys = match &run.writing.key {
+                None => None,
+                Some(key) => Some(Keys {
+                    hashes: key.hashes(&rows, written.rows).map_err(from_key)?,
+                    supersede: run.writing.effect == Effect::Upsert,
+                }),
+            };
+            let (source_id, run_id, metadata) = (run.source_id, run.run_id, run.metadata.clone());
+            let page = Page { source_id, run_id, rows, keys, metadata, aggregated_at };
+            written.superseded += self.write_page(ctx, run, page).await?;
+            written.rows += count;
+            ctx.progress(&Progress { rows: written.rows }).await;
         }
         debug_assert!(ctx.stop_reason() != Some(StopReason::LeaseLost), "a lost lease cannot commit a page");
         Ok(written)
     }
+
+    async fn write_page(&self, ctx: &TaskContext, run: &Run, page: Page) -> Result<u64, TaskError> {
+        let (fence, page) = (ctx.fence, std::sync::Arc::new(page));
+        let unit = page.clone();
+        let written = self
+            .db
+            .write_page(move |conn| async move { aggregated_data::insert_page(conn, &fence, &unit).await }.boxed());
+        match (written.await, &run.writing.key, &page.keys) {
+            (Err(StoreError::Unique { .. }), Some(key), Some(Keys { hashes, .. })) => {
+                let mut reader = self.db.read().await?;
+                let met = aggregated_data::key_in_run(&mut reader.conn(), run.source_id, run.run_id, hashes).await?;
+                let told = met.and_then(|met| key.met_before(&page.rows, hashes, &met)).map(from_key);
+                Err(told.unwrap_or_else(|| TaskError::fail("key", "two rows of the result have the same key")))
+            }
+            (written, ..) => Ok(written?),
+        }
+    }
+}
+
+/// What a run does with the rows that are shown.
+#[derive(Debug)]
+struct Writing {
+    effect: Effect,
+    key: Option<Key>,
+}
+
+/// A run that has begun.
+#[derive(Debug)]
+struct Run {
+    source_id: i64,
+    run_id: i64,
+    metadata: Box<RawValue>,
+    writing: Writing,
+}
+
+/// What was written of a run.
+#[derive(Debug, Default)]
+struct Written {
+    rows: u64,
+    superseded: u64,
 }
 
 /// Plans the inputs of `sql`, hands them to a child and starts it; rows may come.
@@ -240,6 +355,10 @@ pub(crate) fn from_engine(err: EngineError) -> TaskError {
         EngineError::Spool { .. } => "scratch",
     };
     TaskError::from_error(advice, reason, &err)
+}
+
+fn from_key(err: KeyError) -> TaskError {
+    TaskError::fail("key", err.to_string())
 }
 
 fn from_input(err: InputError) -> TaskError {

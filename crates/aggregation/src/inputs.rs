@@ -21,7 +21,7 @@ pub struct Input {
     pub table: String,
     /// Id of the source or aggregation.
     pub id: i64,
-    /// Highest record id that was read (sources), or the run that was read (aggregations).
+    /// Highest record id that was read (sources), or the run whose version was read (aggregations).
     pub up_to: i64,
     /// Rows read; known after the spooling.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,7 +114,7 @@ pub async fn spool(db: &Db, planned: &mut [Planned], child: &mut Preparation) ->
     Ok(())
 }
 
-async fn write_rows(db: &Db, planned: &Planned, out: &mut TableSpool) -> Result<(), InputError> {
+async fn write_rows(db: &Db, planned: &mut Planned, out: &mut TableSpool) -> Result<(), InputError> {
     let mut reader = db.read().await?;
     let mut conn = reader.conn();
     let id = planned.stored.id;
@@ -132,12 +132,23 @@ async fn write_rows(db: &Db, planned: &Planned, out: &mut TableSpool) -> Result<
                 out.row(record.id, record.acquired_at, Some(identity), &record.raw_data).await?;
             }
         }
-        LaneKind::Aggregation => {
-            let mut results = aggregated_data::stream_run(&mut conn, id, planned.input.up_to)?;
+        LaneKind::Aggregation => loop {
+            let mut results = aggregated_data::stream_version(&mut conn, id, planned.input.up_to)?;
+            let mut is_empty = true;
             while let Some(row) = results.try_next().await? {
+                is_empty = false;
                 out.row(row.id, row.aggregated_at, None, row.data.get()).await?;
             }
-        }
+            drop(results);
+            if !is_empty {
+                break;
+            }
+            // Runs went by since this one was planned, and its version is not kept: the newest is read then.
+            match aggregated_data::is_kept(&mut conn, id, planned.input.up_to).await? {
+                (_, true) => break,
+                (newest, false) => planned.input.up_to = newest,
+            }
+        },
     }
     Ok(())
 }

@@ -4,7 +4,10 @@ pub mod config;
 pub mod engine;
 mod handler;
 mod inputs;
+mod key;
+mod options;
 mod preview;
 
 pub use handler::AggregationHandler;
+pub use options::RunOptions;
 pub use preview::{Preview, preview};

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
+use matome_aggregation::RunOptions;
 use matome_aggregation::config::AggregationConfig;
 use matome_model::clock::{Timestamp, iso8601};
 use matome_model::field_error::{FieldError, Words};
@@ -15,6 +16,7 @@ use matome_store::tasks::{self, NewTask};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::after;
 use crate::auth::Permission::{Read, Write};
 use crate::body::{Fields, Given};
 use crate::config::add_faults;
@@ -127,7 +129,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
                 204,
                 Answer::Empty,
             )),
-        Endpoint::json(run.0, run.1).on(Method::POST, Write, run_source).doc(run.2),
+        Endpoint::json(run.0, run.1).on(Method::POST, Write, run_source).doc(run.2.taking("AggregationRunRequest")),
         Endpoint::json(pause.0, pause.1)
             .on(Method::POST, Write, |call| set_status(call, SourceStatus::Inactive))
             .doc(pause.2),
@@ -203,20 +205,57 @@ async fn create_source(call: Call) -> Result<Response> {
     let now = call.state.clock.now();
     let written = call.state.db.write(move |conn| {
         Box::pin(async move {
+            let errors = check_after(conn, 0, &fields).await?;
+            if !errors.is_empty() {
+                return Ok(Written::Refused(errors));
+            }
             let id = aggregation_sources::create(conn, &fields, now).await?;
             align(conn, id, &fields, now).await?;
-            aggregation_sources::find(conn, id).await
+            Ok(Written::from(aggregation_sources::find(conn, id).await?))
         })
     });
-    let source = written.await.map_err(name_taken)?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    let source = written.await.map_err(name_taken)?.into_result()?;
     let location = format!("/api/aggregation/sources/{}/", source.id);
     Ok(json_at(StatusCode::CREATED, &location, &view(source)))
 }
 
-/// Brings the schedule and the lane of a source in line with it.
+/// What became of a definition that was to be written.
+enum Written {
+    Source(Box<AggregationSource>),
+    Refused(FieldErrors),
+    Missing,
+}
+
+impl From<Option<AggregationSource>> for Written {
+    fn from(source: Option<AggregationSource>) -> Self {
+        source.map_or(Self::Missing, |source| Self::Source(Box::new(source)))
+    }
+}
+
+impl Written {
+    fn into_result(self) -> Result<AggregationSource> {
+        match self {
+            Self::Source(source) => Ok(*source),
+            Self::Refused(errors) => Err(errors.into()),
+            Self::Missing => Err(ApiError::NotFound(Message::NoMatch { noun: NOUN })),
+        }
+    }
+}
+
+/// What is wrong with what a source is to run after.
+async fn check_after(conn: &mut Conn<'_>, id: i64, fields: &AggregationFields) -> Result<FieldErrors, StoreError> {
+    match parse(&fields.config) {
+        Ok(config) => after::check(conn, id, &fields.name, &config).await,
+        // A config of the original application that means nothing to us stays as it is.
+        Err(_) => Ok(FieldErrors::default()),
+    }
+}
+
+/// Brings the schedule, the triggers and the lane of a source in line with it.
 async fn align(conn: &mut Conn<'_>, id: i64, fields: &AggregationFields, now: Timestamp) -> Result<(), StoreError> {
-    let interval = parse(&fields.config).ok().filter(|config| !config.is_draft());
-    let interval = interval.and_then(|config| config.refresh_interval_secs).and_then(|secs| i64::try_from(secs).ok());
+    let config = parse(&fields.config).ok().filter(|config| !config.is_draft());
+    after::set(conn, id, config.as_ref()).await?;
+    let interval = config.and_then(|config| config.refresh_interval_secs).and_then(|secs| i64::try_from(secs).ok());
     match interval {
         None => {
             matome_store::schedules::remove(conn, LaneKind::Aggregation, id).await?;
@@ -253,24 +292,31 @@ async fn find_source(call: Call) -> Result<Response> {
 async fn change_source(call: Call, partial: bool) -> Result<Response> {
     let current = find(&call).await?;
     let changes = read_changes(&call, partial, Some(&current)).await?;
+    after::refuse_rename(&call, LaneKind::Aggregation, &current.name, &changes.name).await?;
     let (now, id) = (call.state.clock.now(), current.id);
     let written = call.state.db.write(move |conn| {
         Box::pin(async move {
             // Source, schedule, lane: the order in which everybody locks them.
-            let Some(current) = aggregation_sources::find_for_update(conn, id).await? else { return Ok(None) };
+            let Some(current) = aggregation_sources::find_for_update(conn, id).await? else {
+                return Ok(Written::Missing);
+            };
             let fields = AggregationFields {
                 name: changes.name.or(current.name),
                 description: changes.description.or_nullable(current.description),
                 status: changes.status.or(current.status),
                 config: changes.config.unwrap_or(current.config),
             };
+            let errors = check_after(conn, id, &fields).await?;
+            if !errors.is_empty() {
+                return Ok(Written::Refused(errors));
+            }
             aggregation_sources::update(conn, id, &fields, now.max(current.updated_at + TimeDelta::microseconds(1)))
                 .await?;
             align(conn, id, &fields, now).await?;
-            aggregation_sources::find(conn, id).await
+            Ok(Written::from(aggregation_sources::find(conn, id).await?))
         })
     });
-    let source = written.await.map_err(name_taken)?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    let source = written.await.map_err(name_taken)?.into_result()?;
     call.state.bus.wake(Queue::Aggregation);
     Ok(json_answer(StatusCode::OK, &view(source)))
 }
@@ -283,6 +329,7 @@ async fn delete_source(call: Call) -> Result<Response> {
                 return Ok(false);
             }
             matome_store::schedules::remove(conn, LaneKind::Aggregation, id).await?;
+            matome_store::triggers::remove(conn, id).await?;
             tasks::cancel_all(conn, LaneKind::Aggregation, id, now).await?;
             Ok(true)
         })
@@ -297,17 +344,28 @@ async fn run_source(call: Call) -> Result<Response> {
         return Err(ApiError::field("status", Message::PausedCannotRun));
     }
     let (now, id) = (call.state.clock.now(), source.id);
+    let payload = serde_json::value::to_raw_value(&run_options(&call)?).expect("options are JSON");
+    let new = NewTask { payload, ..NewTask::manual(LaneKind::Aggregation, id, now) };
     let queued = call.state.db.write(move |conn| {
         Box::pin(async move {
             // Nothing is queued for a source that is being deleted.
             if aggregation_sources::find_for_update(conn, id).await?.is_none() {
                 return Ok(None);
             }
-            tasks::enqueue(conn, &NewTask::manual(LaneKind::Aggregation, id, now), now).await.map(Some)
+            tasks::enqueue(conn, &new, now).await.map(Some)
         })
     });
     let queued = queued.await?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
     accepted(&call, Queue::Aggregation, queued.task.id).await
+}
+
+/// What the body asks of a run.
+fn run_options(call: &Call) -> Result<RunOptions> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, true);
+    let replace = fields.boolean("replace").or(false);
+    fields.errors.into_result()?;
+    Ok(RunOptions { replace })
 }
 
 /// Refuses drafts and configs that do not validate, naming what is missing.

@@ -160,6 +160,18 @@ impl<'b> Fields<'b> {
         }
     }
 
+    /// `true` or `false`.
+    pub fn boolean(&mut self, name: &str) -> Given<bool> {
+        match self.raw(name, false, false) {
+            Given::Value(raw) => match raw.get() {
+                "true" => Given::Value(true),
+                "false" => Given::Value(false),
+                _ => self.fail(name, Message::NoBoolean),
+            },
+            Given::Null | Given::Absent => Given::Absent,
+        }
+    }
+
     /// A whole number between 0 and `most`; text of digits is taken, as DRF does.
     pub fn integer(&mut self, name: &str, most: i64) -> Given<i64> {
         match self.raw(name, false, false) {

@@ -101,7 +101,7 @@ async fn send_records(db: &Db, id: i64, up_to: i64, chunks: &Chunks) -> Result<(
 async fn send_rows(db: &Db, id: i64, run_id: i64, chunks: &Chunks) -> Result<(), StoreError> {
     let mut reader = db.read().await?;
     let mut conn = reader.conn();
-    let rows = aggregated_data::stream_run(&mut conn, id, run_id)?;
+    let rows = aggregated_data::stream_version(&mut conn, id, run_id)?;
     send(rows.map_ok(|row| row.data.into()), chunks).await
 }
 

@@ -4,6 +4,7 @@
 //! its methods, the permission that each needs, its handler and its place in the OpenAPI document. To add one, add
 //! it to the `endpoints` function of its module; an operation without a permission does not compile.
 
+mod after;
 mod aggregations;
 mod auth;
 mod body;
@@ -19,6 +20,7 @@ mod message;
 mod openapi;
 mod records;
 mod roots;
+mod runs;
 mod sources;
 mod state;
 mod tasks;
@@ -59,6 +61,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(sources::endpoints());
     all.extend(aggregations::endpoints());
     all.extend(records::endpoints());
+    all.extend(runs::endpoints());
     all.extend(export::endpoints());
     all.extend(tasks::endpoints());
     all.extend(tokens::endpoints());

@@ -22,6 +22,7 @@ pub enum Message {
     NoString,
     NulCharacter,
     NoInteger,
+    NoBoolean,
     TooSmall {
         least: i64,
     },
@@ -113,6 +114,7 @@ impl Message {
                 "NUL文字 (U+0000) は使えません。取り除いてください。".into(),
             ),
             Self::NoInteger => both(Words::no_integer()),
+            Self::NoBoolean => both(Words::no_boolean()),
             Self::TooSmall { least } => both(Words::too_small(least)),
             Self::TooLarge { most } => both(Words::too_large(most)),
             Self::NoChoice { given } => {

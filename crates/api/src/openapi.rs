@@ -251,7 +251,7 @@ fn schemas() -> Value {
         "SourceTypeEnum": {"type": "string", "enum": matome_store::data_sources::SOURCE_TYPES},
         "SourceStatusEnum": {"type": "string", "enum": matome_store::data_sources::STATUSES},
         "TaskStatusEnum": {"type": "string", "enum": matome_store::task_history::STATUSES},
-        "TriggerEnum": {"type": "string", "enum": ["manual", "schedule", "retry"]},
+        "TriggerEnum": {"type": "string", "enum": ["manual", "schedule", "retry", "after"]},
         "RoleEnum": {"type": "string", "enum": matome_store::api_tokens::Role::WORDS},
         "DataSource": view(with(&source, json!({
             "id": id, "last_fetched_at": time_or_null, "created_at": time, "updated_at": time,
@@ -272,6 +272,21 @@ fn schemas() -> Value {
             "id": id, "source": id, "data": object, "metadata": object, "aggregated_at": time,
             "created_at": time, "run": {"type": ["integer", "null"], "format": "int64"},
         })),
+        "AggregationRun": view(json!({
+            "id": id, "source": id, "task": id,
+            "status": {"type": "string", "enum": matome_store::listing::runs::STATUSES},
+            "mode": {"type": "string", "enum": matome_store::aggregation_runs::Effect::WORDS},
+            "rows": id, "superseded": id,
+            "kept": {"type": "boolean", "description": "Its rows can still be read with `run`."},
+            "params": object, "inputs": {"type": "array", "items": object}, "plan": text_or_null,
+            "started_at": time, "published_at": time_or_null,
+        })),
+        "AggregationRunRequest": {"type": "object", "properties": {
+            "replace": {
+                "type": "boolean", "default": false,
+                "description": "Show the rows of this run alone, whatever the mode of the aggregation.",
+            },
+        }},
         "QuarantinedRecord": view(json!({
             "id": id, "source": id, "stream": text, "task": id, "reason": text, "detail": text,
             "position": object, "raw": text, "raw_encoding": {"type": "string", "enum": ["utf-8", "base64"]},
@@ -319,6 +334,7 @@ fn schemas() -> Value {
         "AggregationSource",
         "AggregatedData",
         "AggregationTask",
+        "AggregationRun",
         "Token",
     ];
     for name in paged {

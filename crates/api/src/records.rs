@@ -176,7 +176,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
             .doc(
                 doc(
                     "aggregation_data_list",
-                    "List rows of each aggregation's current run, newest first; `run` shows an older one.",
+                    "List the shown rows of aggregations, newest first; `run` lists those that one run made.",
                     200,
                     Answer::Page("AggregatedData"),
                 )

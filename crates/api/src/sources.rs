@@ -286,6 +286,7 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
         secrets::paths(&mut reader.conn(), LaneKind::Source, current.id).await?
     };
     let changes = read_changes(&call, partial, Some((&current, &kept))).await?;
+    crate::after::refuse_rename(&call, LaneKind::Source, &current.name, &changes.name).await?;
     let (vault, now, id) = (call.state.vault.clone(), call.state.clock.now(), current.id);
     let written = call.state.db.write(move |conn| {
         Box::pin(async move {

@@ -2,7 +2,8 @@
 //!
 //! The `matome` binary calls [`run_child`] before anything else when it was started as an engine child. The child takes one
 //! request from stdin, answers on stdout ([`matome_model::engine`] has the messages) and ends. It opens no connection and
-//! reads no file but those the request names in its working directory, a private one. Whatever a query does to this
+//! reads no file but those the request names in its working directory, a private one; where the kernel has the means, it
+//! could not if it wanted to ([`sandbox`]). Whatever a query does to this
 //! process (deep recursion, memory, time), the worker that started it lives on and learns the reason.
 
 mod decode;
@@ -12,6 +13,7 @@ mod guard;
 mod limits;
 mod output;
 mod run;
+mod sandbox;
 mod session;
 mod table;
 
@@ -20,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use matome_model::engine::{Ask, FORMAT, FRAME_HEADER_BYTES, Failure, FailureCode, Frame, Request, Run};
+use matome_model::engine::{Ask, FORMAT, FRAME_HEADER_BYTES, Failure, FailureCode, Frame, Request, Run, Sandbox};
 
 use crate::output::Output;
 
@@ -43,7 +45,9 @@ const WATCHDOG_GRACE: Duration = Duration::from_millis(500);
 #[must_use]
 pub fn run_child() -> ExitCode {
     limits::at_start();
-    let planner = std::thread::Builder::new().name("engine".to_owned()).stack_size(PLANNER_STACK_BYTES).spawn(serve);
+    let sandbox = sandbox::enter();
+    let planner = std::thread::Builder::new().name("engine".to_owned()).stack_size(PLANNER_STACK_BYTES);
+    let planner = planner.spawn(|| serve(sandbox));
     match planner.map(std::thread::JoinHandle::join) {
         Ok(Ok(code)) => code,
         // The panic hook has told stderr why.
@@ -55,12 +59,12 @@ pub fn run_child() -> ExitCode {
     }
 }
 
-fn serve() -> ExitCode {
+fn serve(sandbox: Sandbox) -> ExitCode {
     let output = Output::stdout();
     let outcome = match read_request(&mut io::stdin().lock()) {
         Ok(Some(request)) => {
             exit_with_parent();
-            catch_unwind(AssertUnwindSafe(|| answer(request, &output)))
+            catch_unwind(AssertUnwindSafe(|| answer(request, sandbox, &output)))
                 .unwrap_or_else(|panic| Err(failure::panicked(&*panic)))
         }
         Ok(None) => return ExitCode::SUCCESS,
@@ -114,8 +118,9 @@ fn exit_with_parent() {
     }
 }
 
-fn answer(request: Request, output: &Output) -> Result<(), Failure> {
+fn answer(request: Request, sandbox: Sandbox, output: &Output) -> Result<(), Failure> {
     match request.ask {
+        Ask::Probe => output.json(Frame::Reply, &sandbox::probe(sandbox)).map_err(failure::broken_pipe),
         Ask::Validate { sql } => {
             let query = guard::check(&sql)?;
             let reply = matome_model::engine::Validated { tables: query.tables };

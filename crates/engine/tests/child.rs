@@ -10,8 +10,8 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use libtest_mimic::{Arguments, Trial};
 use matome_model::engine::{
-    Ask, FORMAT, FRAME_HEADER_BYTES, Failure, FailureCode, Frame, Limits, Request, Run, RunHeader, RunTrailer, Schema,
-    Table, TableInput, Validated,
+    Ask, Escape, FORMAT, FRAME_HEADER_BYTES, Failure, FailureCode, Frame, Limits, Probed, Request, Run, RunHeader,
+    RunTrailer, Schema, Table, TableInput, Validated, Wall,
 };
 use matome_model::inference::ColumnType;
 use tempfile::TempDir;
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         other_format_is_refused,
         child_ends_with_its_parent,
         file_outside_the_directory_is_refused,
+        child_cannot_leave_its_walls,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -513,4 +514,34 @@ fn file_outside_the_directory_is_refused() {
         file: "/etc/passwd".to_owned(),
     });
     assert_eq!(bench.fails("select * from t").code, FailureCode::Protocol);
+}
+
+/// The child itself tries; what the kernel does not have it must say.
+fn child_cannot_leave_its_walls() {
+    let bench = Bench::new();
+    let frames = ask(bench.start(), &Request::new(Ask::Probe));
+    let [(Frame::Reply, payload)] = frames.as_slice() else { panic!("{frames:?}") };
+    let Probed { sandbox, escapes } = serde_json::from_slice(payload).unwrap();
+    for (wall, holds) in [
+        (&sandbox.landlock, [Escape::ReadsFiles, Escape::WritesFiles].as_slice()),
+        (&sandbox.seccomp, [Escape::OpensSockets, Escape::RunsPrograms].as_slice()),
+    ] {
+        match wall {
+            Wall::Stands => assert!(!holds.iter().any(|escape| escapes.contains(escape)), "{sandbox:?}: {escapes:?}"),
+            Wall::Partial { why } | Wall::Missing { why } => assert!(!why.is_empty(), "{sandbox:?}"),
+        }
+    }
+    // The kernel says itself which modules it has and whether it filters calls.
+    let has = |file: &str, word: &str| std::fs::read_to_string(file).is_ok_and(|text| text.contains(word));
+    if has("/sys/kernel/security/lsm", "landlock") {
+        assert_ne!(std::mem::discriminant(&sandbox.landlock), std::mem::discriminant(&missing()), "{sandbox:?}");
+    }
+    if has("/proc/self/status", "Seccomp:") && cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        assert_eq!(sandbox.seccomp, Wall::Stands);
+    }
+    assert_eq!(std::fs::read_dir(bench.scratch.path()).unwrap().count(), 0);
+}
+
+fn missing() -> Wall {
+    Wall::Missing { why: String::new() }
 }

@@ -143,7 +143,7 @@ impl App {
         app.workers.spawn(worker.run(app.draining.clone()));
         let beat = Beat::new(app.db.clone(), app.bus.clone(), app.clock.clone(), Some(process.boot()));
         app.workers.spawn(beat.run(app.draining.clone()));
-        app.workers.spawn(housekeeping::run(app.db.clone(), app.draining.clone()));
+        app.workers.spawn(housekeeping::run(app.db.clone(), app.clock.clone(), app.draining.clone()));
         *app.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
         if let Err(err) = app.engine.warm() {
             tracing::warn!(error = %err, "no engine child could be started ahead");

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use matome_model::clock::Clock;
 use matome_store::db::Db;
 use matome_store::error::Result;
-use matome_store::{aggregated_data, aggregation_sources, data_sources};
+use matome_store::{aggregation_runs, aggregation_sources, data_sources};
 use tokio_util::sync::CancellationToken;
 
 /// Rows of one transaction.
@@ -15,9 +16,9 @@ const BATCH: i64 = 500;
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Keeps house until `shutdown`.
-pub async fn run(db: Db, shutdown: CancellationToken) {
+pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        let pause = match once(&db).await {
+        let pause = match once(&db, &clock).await {
             Ok(true) => Duration::from_millis(10),
             Ok(false) => IDLE,
             Err(err) => {
@@ -33,9 +34,10 @@ pub async fn run(db: Db, shutdown: CancellationToken) {
 }
 
 /// One batch of each kind; returns whether there may be more.
-async fn once(db: &Db) -> Result<bool> {
+async fn once(db: &Db, clock: &Clock) -> Result<bool> {
     let sources = db.write(|conn| data_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let aggregations = db.write(|conn| aggregation_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
-    let unseen = db.write(|conn| aggregated_data::collect_unseen(conn, BATCH).boxed()).await?;
-    Ok(sources || aggregations || unseen > 0)
+    let now = clock.now();
+    let unseen = db.write(move |conn| aggregation_runs::collect(conn, BATCH, now).boxed()).await?;
+    Ok(sources || aggregations || unseen)
 }

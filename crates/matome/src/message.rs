@@ -146,6 +146,9 @@ catalogue! {
     NoAggregations =>
         "No aggregations yet. Add one: matome aggregate add daily --sql 'select ...'",
         "集約はまだありません。追加するには: matome aggregate add daily --sql 'select ...'";
+    NoRuns { name } =>
+        "No runs yet. Start one: matome aggregate run {name} --wait",
+        "実行はまだありません。始めるには: matome aggregate run {name} --wait";
     NoTasks => "No tasks yet. Start one: matome source run NAME", "タスクはまだありません。始めるには: matome source run 名前";
     NoRows =>
         "No rows yet. A source is read by: matome source run NAME --wait",

@@ -1,7 +1,7 @@
 //! The messages between an aggregation worker and its engine child, and the rule by which SQL names tables.
 //!
 //! The parent sends one [`Frame::Request`] on the child's stdin and keeps stdin open; end of file there tells the child that
-//! its parent is gone. The child answers on stdout: for `validate` one [`Frame::Reply`]; for `run` a [`Frame::Header`], the
+//! its parent is gone. The child answers on stdout: for `validate` and `probe` one [`Frame::Reply`]; for `run` a [`Frame::Header`], the
 //! bytes of one Arrow IPC stream in [`Frame::Arrow`] frames, and a [`Frame::Trailer`]. A [`Frame::Failure`] may come
 //! instead of any of them and is the last. Rows are handed over as files in the child's working directory, see [`TableInput`].
 
@@ -102,6 +102,8 @@ pub enum Ask {
     },
     /// Execute.
     Run(Run),
+    /// Try what a child is not to do, and tell which walls stand: answered with [`Probed`].
+    Probe,
 }
 
 /// One execution of a query.
@@ -271,6 +273,56 @@ impl Default for Limits {
 pub struct Validated {
     /// The tables it reads, sorted, each once.
     pub tables: Vec<TableReference>,
+}
+
+/// Answer to [`Ask::Probe`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// The walls around the child.
+    pub sandbox: Sandbox,
+    /// What it could do all the same; empty when the walls stand.
+    pub escapes: Vec<Escape>,
+}
+
+/// The walls of the kernel around a child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// No files outside its folder, no TCP.
+    pub landlock: Wall,
+    /// No sockets, no other programs, no other views of the system.
+    pub seccomp: Wall,
+}
+
+/// Whether a wall stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Wall {
+    /// Wholly.
+    Stands,
+    /// In parts.
+    Partial {
+        /// Which, or why.
+        why: String,
+    },
+    /// Not at all.
+    Missing {
+        /// Why not.
+        why: String,
+    },
+}
+
+/// What a child is not to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Escape {
+    /// Read a file outside its folder.
+    ReadsFiles,
+    /// Make a file outside its folder.
+    WritesFiles,
+    /// Make a socket.
+    OpensSockets,
+    /// Start another program.
+    RunsPrograms,
 }
 
 /// What is known of a run before its first row.

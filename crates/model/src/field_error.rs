@@ -80,6 +80,11 @@ impl Words {
         Self::new("A valid integer is required.", "有効な整数を入力してください。")
     }
 
+    /// A value is neither true nor false.
+    pub fn no_boolean() -> Self {
+        Self::new("Must be a valid boolean.", "真偽値 (true か false) にしてください。")
+    }
+
     /// A number is below `least`.
     pub fn too_small(least: impl fmt::Display) -> Self {
         Self::new(

@@ -47,6 +47,8 @@ words! {
         Schedule = "schedule",
         /// A failed task was run again by hand.
         Retry = "retry",
+        /// Something that the aggregation runs after has changed.
+        After = "after",
     }
 }
 

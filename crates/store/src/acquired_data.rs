@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use matome_model::clock::Timestamp;
 use matome_model::source::Dedupe;
-use matome_model::task::Fence;
+use matome_model::task::{Fence, LaneKind};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::checkpoints::{self, Advance};
@@ -25,6 +25,7 @@ use crate::error::{Result, StoreError};
 use crate::lease;
 use crate::quarantine::{self, BadRecord};
 use crate::tasks;
+use crate::triggers;
 
 pub use occurrences::{Occurrences, SeenInPage};
 
@@ -226,6 +227,10 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     if page.ends_read {
         // Source before lane: the order of the API's changes, so that neither waits for the other.
         conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
+    }
+
+    if !selection.new.is_empty() {
+        triggers::note(conn, LaneKind::Source, key.source_id, page.acquired_at).await?;
     }
 
     lease::lock(conn, &page.fence).await?;

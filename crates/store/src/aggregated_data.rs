@@ -1,5 +1,5 @@
-//! Results of aggregations: rows are written in fenced pages under a run that nobody sees, then the run
-//! becomes current in one transaction.
+//! Rows of aggregations: written in fenced pages under a run that nobody sees until it is published
+//! ([`crate::aggregation_runs`]), read as one version.
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -11,13 +11,6 @@ use sqlx::AssertSqlSafe;
 use crate::db::{Arg, Conn};
 use crate::error::Result;
 use crate::lease;
-
-const ABANDON: &str = "update aggregation_runs set status = 'abandoned'
-where source_id = $1 and status = 'building'";
-
-const BEGIN: &str = "insert into aggregation_runs (source_id, task_id, status, inputs, started_at)
-values ($1, $2, 'building', $3, $4)
-returning id";
 
 const INSERT_POSTGRES: &str = "
 insert into aggregated_data (source_id, data, metadata, aggregated_at, created_at, run_id)
@@ -31,94 +24,115 @@ select $1, page.value, $3, $4, $4, $5
 from json_each($2) as page
 order by page.key";
 
-const SUPERSEDE: &str = "update aggregation_runs set status = 'superseded'
-where source_id = $1 and status = 'current'";
+// Each text is a key's hash with the row behind it.
+const INSERT_KEYED_POSTGRES: &str = "
+insert into aggregated_data (source_id, data, metadata, aggregated_at, created_at, run_id, key_hash)
+select $1, substr(row_text, 33)::jsonb, $3, $4, $4, $5, left(row_text, 32)
+from unnest($2::text[]) with ordinality as page (row_text, place)
+order by place";
 
-const MAKE_CURRENT: &str = "update aggregation_runs
-set status = 'current', row_count = $2, plan = $3, inputs = $4, published_at = $5
-where id = $1 and status = 'building'";
+const INSERT_KEYED_SQLITE: &str = "
+insert into aggregated_data (source_id, data, metadata, aggregated_at, created_at, run_id, key_hash)
+select $1, substr(page.value, 33), $3, $4, $4, $5, substr(page.value, 1, 32)
+from json_each($2) as page
+order by page.key";
 
-const POINT_TO: &str = "update aggregation_sources set current_run_id = $2 where id = $1";
+// Only what is shown: rows of runs that are, and not those that another published run took from view. Marks of a run
+// that was given up mean nothing. The lane is ours, so none of this changes before our publication.
+const SUPERSEDE_POSTGRES: &str = "update aggregated_data set superseded_by = $2
+where source_id = $1 and key_hash = any($3) and run_id <> $2
+    and exists (select 1 from aggregation_runs r where r.id = aggregated_data.run_id and r.status = 'current')
+    and not exists (select 1 from aggregation_runs p where p.id = aggregated_data.superseded_by and p.published_at is not null)";
 
-const COLLECT: &str = "delete from aggregated_data where id in (
-    select d.id from aggregated_data d
-    join aggregation_runs r on r.id = d.run_id
-    where r.status in ('superseded', 'abandoned')
-    limit $1
-)";
+const SUPERSEDE_SQLITE: &str = "update aggregated_data set superseded_by = $2
+where source_id = $1 and key_hash in (select value from json_each($3)) and run_id <> $2
+    and exists (select 1 from aggregation_runs r where r.id = aggregated_data.run_id and r.status = 'current')
+    and not exists (select 1 from aggregation_runs p where p.id = aggregated_data.superseded_by and p.published_at is not null)";
 
-/// Begins a run. A run of the same aggregation that a crash left unfinished is given up: its rows were never
-/// seen and are collected.
+/// Characters of a key's hash in hexadecimal.
+pub const KEY_HASH_CHARS: usize = 32;
+
+/// Rows of a run that go in one transaction.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The aggregation.
+    pub source_id: i64,
+    /// The run.
+    pub run_id: i64,
+    /// JSON object texts, in their order.
+    pub rows: Vec<String>,
+    /// With a key: the hash of each row's key, [`KEY_HASH_CHARS`] hexadecimal digits.
+    pub keys: Option<Keys>,
+    /// What each row says of its run, a JSON object.
+    pub metadata: Box<RawValue>,
+    /// Time of the run.
+    pub aggregated_at: Timestamp,
+}
+
+/// The keys of a page's rows.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// A hash for each row.
+    pub hashes: Vec<String>,
+    /// Whether rows that are shown leave with the publication of this run when a new one has their key.
+    pub supersede: bool,
+}
+
+/// Adds a page of rows to a run; returns how many shown rows it will supersede.
 ///
 /// # Errors
-/// [`crate::error::StoreError::Fenced`] when the lease is lost.
-pub async fn begin_run(
-    conn: &mut Conn<'_>,
-    fence: &Fence,
-    source_id: i64,
-    task_id: i64,
-    inputs: &RawValue,
-    now: Timestamp,
-) -> Result<i64> {
+/// [`crate::error::StoreError::Fenced`] when the lease is lost, [`crate::error::StoreError::Unique`] when the run has a
+/// row of one of these keys already.
+pub async fn insert_page(conn: &mut Conn<'_>, fence: &Fence, page: &Page) -> Result<u64> {
     lease::peek(conn, fence).await?;
-    conn.execute(ABANDON, &[source_id.into()]).await?;
-    let row = conn.fetch_one(BEGIN, &[source_id.into(), task_id.into(), inputs.into(), now.into()]).await?;
+    let (source, run) = (page.source_id, page.run_id);
+    let keyed: Vec<String>;
+    let (sql, rows) = match &page.keys {
+        None => (conn.pick(INSERT_POSTGRES, INSERT_SQLITE), &page.rows),
+        Some(keys) => {
+            keyed = keys.hashes.iter().zip(&page.rows).map(|(hash, row)| format!("{hash}{row}")).collect();
+            (conn.pick(INSERT_KEYED_POSTGRES, INSERT_KEYED_SQLITE), &keyed)
+        }
+    };
+    let metadata = (&*page.metadata).into();
+    let args: [Arg<'_>; 5] = [source.into(), Arg::Texts(rows), metadata, page.aggregated_at.into(), run.into()];
+    conn.execute(sql, &args).await?;
+    let superseded = match &page.keys {
+        Some(keys) if keys.supersede => {
+            let sql = conn.pick(SUPERSEDE_POSTGRES, SUPERSEDE_SQLITE);
+            conn.execute(sql, &[source.into(), run.into(), Arg::Texts(&keys.hashes)]).await?
+        }
+        _ => 0,
+    };
     lease::lock(conn, fence).await?;
-    row.int("id")
+    Ok(superseded)
 }
 
-/// Adds a page of rows (JSON object texts, in their order) to a run.
-///
-/// # Errors
-/// [`crate::error::StoreError::Fenced`] when the lease is lost.
-pub async fn insert_page(
-    conn: &mut Conn<'_>,
-    fence: &Fence,
-    source_id: i64,
-    run_id: i64,
-    rows: &[String],
-    metadata: &RawValue,
-    now: Timestamp,
-) -> Result<()> {
-    lease::peek(conn, fence).await?;
-    let sql = conn.pick(INSERT_POSTGRES, INSERT_SQLITE);
-    conn.execute(sql, &[source_id.into(), Arg::Texts(rows), metadata.into(), now.into(), run_id.into()]).await?;
-    lease::lock(conn, fence).await
-}
+const HAS_KEY: (&str, &str) = (
+    "select key_hash from aggregated_data where source_id = $1 and run_id = $2 and key_hash = any($3) limit 1",
+    "select key_hash from aggregated_data where source_id = $1 and run_id = $2
+    and key_hash in (select value from json_each($3)) limit 1",
+);
 
-/// Makes a run the one that readers see; the one before is superseded and its rows are collected later.
-///
-/// # Errors
-/// [`crate::error::StoreError::Fenced`] when the lease is lost.
-#[expect(clippy::too_many_arguments, reason = "the columns of one row")]
-pub async fn publish(
-    conn: &mut Conn<'_>,
-    fence: &Fence,
-    source_id: i64,
-    run_id: i64,
-    row_count: i64,
-    plan: &str,
-    inputs: &RawValue,
-    now: Timestamp,
-) -> Result<()> {
-    lease::peek(conn, fence).await?;
-    conn.execute(SUPERSEDE, &[source_id.into()]).await?;
-    conn.execute(MAKE_CURRENT, &[run_id.into(), row_count.into(), plan.into(), inputs.into(), now.into()]).await?;
-    conn.execute(POINT_TO, &[source_id.into(), run_id.into()]).await?;
-    // Source before lane: the order of the API's changes, so that neither waits for the other.
-    lease::lock(conn, fence).await
-}
-
-/// Removes at most `limit` rows of runs that nobody sees any more; returns how many.
+/// One of `hashes` that the run has a row of; after an [`insert_page`] that met [`crate::error::StoreError::Unique`].
 ///
 /// # Errors
 /// When the database refuses it or is gone.
-pub async fn collect_unseen(conn: &mut Conn<'_>, limit: i64) -> Result<u64> {
-    conn.execute(COLLECT, &[limit.into()]).await
+pub async fn key_in_run(conn: &mut Conn<'_>, source_id: i64, run_id: i64, hashes: &[String]) -> Result<Option<String>> {
+    let sql = conn.pick(HAS_KEY.0, HAS_KEY.1);
+    let found = conn.fetch_optional(sql, &[source_id.into(), run_id.into(), Arg::Texts(hashes)]).await?;
+    found.map(|row| row.text("key_hash")).transpose()
 }
 
-const STREAM_CURRENT: &str = "select d.id, d.aggregated_at, d.data from aggregated_data d
-where d.source_id = $1 and (d.run_id is null or d.run_id = $2)";
+// The rows of version $2. None at all when some of them may be removed: whoever reads must see all or nothing.
+const STREAM_VERSION: &str = "select t.id, t.aggregated_at, t.data from aggregated_data t
+where t.source_id = $1
+    and (t.run_id is null or exists (
+        select 1 from aggregation_runs r where r.id = t.run_id and r.id <= $2 and r.published_at is not null
+            and (r.replaced_by is null or r.replaced_by > $2)))
+    and (t.superseded_by is null or t.superseded_by > $2 or not exists (
+        select 1 from aggregation_runs p where p.id = t.superseded_by and p.published_at is not null))
+    and (select s.kept_from_run from aggregation_sources s where s.id = $1) <= $2";
 
 /// One row of a result, as another aggregation reads it.
 #[derive(Debug)]
@@ -131,18 +145,33 @@ pub struct ResultRow {
     pub data: Box<RawValue>,
 }
 
-/// The rows of one run of an aggregation (and those of the original application), in no order.
+/// The rows that were shown after run `version` of an aggregation (and those of the original application), in no order.
+/// They all come from one moment; none come when the version is not kept any more: ask [`is_kept`] when there were none.
 ///
 /// # Errors
 /// The stream carries them: when the database refuses the statement or is gone.
-pub fn stream_run<'s>(conn: &'s mut Conn<'_>, source_id: i64, run_id: i64) -> Result<BoxStream<'s, Result<ResultRow>>> {
-    let rows = conn.fetch_stream(STREAM_CURRENT, &[source_id.into(), run_id.into()])?;
+pub fn stream_version<'s>(
+    conn: &'s mut Conn<'_>,
+    source_id: i64,
+    version: i64,
+) -> Result<BoxStream<'s, Result<ResultRow>>> {
+    let rows = conn.fetch_stream(STREAM_VERSION, &[source_id.into(), version.into()])?;
     Ok(rows
         .map(|row| {
             let row = row?;
             Ok(ResultRow { id: row.int("id")?, aggregated_at: row.time("aggregated_at")?, data: row.json("data")? })
         })
         .boxed())
+}
+
+/// The version that is shown, and whether `version` is still whole.
+///
+/// # Errors
+/// When the aggregation is gone, or the database.
+pub async fn is_kept(conn: &mut Conn<'_>, source_id: i64, version: i64) -> Result<(i64, bool)> {
+    let sql = "select coalesce(current_run_id, 0) as run_id, kept_from_run from aggregation_sources where id = $1";
+    let row = conn.fetch_one(sql, &[source_id.into()]).await?;
+    Ok((row.int("run_id")?, row.int("kept_from_run")? <= version))
 }
 
 const TABLES: &str = "select 'source' as kind, id, name, 0 as run_id, {is_keyed} as keyed
@@ -161,13 +190,13 @@ const IS_KEYED_SQLITE: &str = "(coalesce(json_extract(config, '$.dedupe'), 'key'
 /// Something that SQL can read as a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryTable {
-    /// A source's records, or an aggregation's current rows.
+    /// A source's records, or an aggregation's shown rows.
     pub kind: LaneKind,
     /// Id of the source or aggregation.
     pub id: i64,
     /// Its name: the table's name.
     pub name: String,
-    /// The current run of an aggregation; 0 when it has none.
+    /// The newest published run of an aggregation; 0 when it has none.
     pub run_id: i64,
     /// Whether the records of a source are versions of keys.
     pub keyed: bool,

@@ -56,6 +56,12 @@ pub(crate) async fn lock_object(conn: &mut Conn<'_>, kind: LaneKind, object_id: 
     lock_where(conn, "kind = $1 and object_id = $2", &[kind.as_str().into(), object_id.into()]).await
 }
 
+/// Locks the lanes of several objects, in the order of their ids.
+pub(crate) async fn lock_objects(conn: &mut Conn<'_>, kind: LaneKind, object_ids: &[i64]) -> Result<Vec<LockedLane>> {
+    let condition = format!("kind = $1 and {}", conn.any_of("object_id", 2));
+    lock_where(conn, &condition, &[kind.as_str().into(), Arg::Ints(object_ids)]).await
+}
+
 /// Locks at most `limit` leased lanes that nobody else has locked; of `worker`, or of anybody.
 pub(crate) async fn lock_leased(conn: &mut Conn<'_>, worker: Option<Uuid>, limit: i64) -> Result<Vec<LockedLane>> {
     // A page that is being committed holds its lane for a moment: that lane is for the next sweep.

@@ -6,6 +6,7 @@
 
 pub mod acquired_data;
 pub mod aggregated_data;
+pub mod aggregation_runs;
 pub mod aggregation_sources;
 pub mod api_tokens;
 pub mod backup;
@@ -19,11 +20,11 @@ pub mod lanes;
 pub mod lease;
 pub mod listing;
 pub mod migrate;
-pub mod outbox;
 mod purge;
 pub mod quarantine;
 pub mod schedules;
 pub mod secrets;
 pub mod task_history;
 pub mod tasks;
+pub mod triggers;
 pub mod workers;

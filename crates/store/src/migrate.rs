@@ -15,11 +15,15 @@ struct Migration {
     text: &'static str,
 }
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, min_binary: 1, text: include_str!("../migrations/0001_first_light.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, min_binary: 1, text: include_str!("../migrations/0001_first_light.sql") },
+    Migration { version: 2, min_binary: 1, text: include_str!("../migrations/0002_aggregation_runs.sql") },
+    // Older binaries cannot read a task whose cause is a trigger.
+    Migration { version: 3, min_binary: 3, text: include_str!("../migrations/0003_triggers.sql") },
+];
 
 /// The schema version that this binary makes and works with.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 3;
 
 const CREATE_HISTORY: &str = "
 create table if not exists schema_history (

@@ -11,6 +11,8 @@ use matome_model::clock::Timestamp;
 use matome_model::source::{Dedupe, SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue};
 use matome_store::acquired_data::{self, Occurrences, Page, Records};
+use matome_store::aggregated_data::Keys;
+use matome_store::aggregation_runs::{Effect, NewRun, Publication, Retention};
 use matome_store::aggregation_sources::AggregationFields;
 use matome_store::check::{Verdict, check};
 use matome_store::checkpoints::{self, Advance, CheckpointKey, LIVE};
@@ -20,7 +22,7 @@ use matome_store::error::{Result, StoreError};
 use matome_store::quarantine::BadRecord;
 use matome_store::secrets::{self, Vault};
 use matome_store::tasks::{self, ClaimedTask, End, Finish, NewTask, RetryPolicy};
-use matome_store::{aggregated_data, aggregation_sources, data_sources, migrate, schedules};
+use matome_store::{aggregated_data, aggregation_runs, aggregation_sources, data_sources, migrate, schedules};
 use secrecy::SecretString;
 use serde_json::value::RawValue;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -62,7 +64,7 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["owner"], "insert into schedules (kind, object_id, interval_secs, next_at)
         select 'aggregation', 1000, 60, created_at from tasks where id = 1"),
     (&["owner", "record_count"], "update acquired_data set source_id = 1000, stream = 'x', key_hash = null where id = 1"),
-    (&["owner", "rows_of_run"], "update aggregated_data set source_id = 1000 where id = (select max(id) from aggregated_data)"),
+    (&["owner", "rows_of_run", "visible_rows"], "update aggregated_data set source_id = 1000 where id = (select max(id) from aggregated_data)"),
     (&["secret"], "update secrets set object_id = 1000"),
     (&["record_count"], "update counters set row_count = row_count + 1 where table_name = 'acquired_data'"),
     (&["record_count"], "delete from counters where table_name = 'acquired_data'"),
@@ -83,13 +85,26 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["quarantine_once", "quarantine_count"], "drop index quarantine_once; insert into quarantine
         (source_id, task_id, reason, detail, raw, raw_length, raw_hash)
         select source_id, task_id, reason, detail, raw, raw_length, raw_hash from quarantine"),
-    (&["current_run"], "update aggregation_runs set status = 'current' where status = 'superseded'"),
+    (&["current_run", "visible_rows"], "update aggregation_runs set status = 'current' where status = 'superseded'"),
+    (&["current_run"], "update aggregation_runs set replaced_by = null where status = 'superseded'"),
     (&["current_run"], "update aggregation_sources set current_run_id = null"),
     (&["current_run"], "update aggregation_sources set current_run_id = 1000"),
-    (&["current_run"], "update aggregation_runs set status = 'building'"),
-    (&["run_rows"], "delete from aggregated_data where id = (select max(id) from aggregated_data)"),
-    (&["run_rows"], "update aggregation_runs set row_count = row_count + 1"),
-    (&["rows_of_run", "run_rows"], "update aggregated_data set run_id = 1000 where id = (select max(id) from aggregated_data)"),
+    (&["current_run", "visible_rows"], "update aggregation_runs set status = 'building'"),
+    (&["run_rows", "visible_rows"], "delete from aggregated_data where run_id = 2 and id = (select max(id) from aggregated_data where run_id = 2)"),
+    (&["run_rows"], "update aggregation_runs set row_count = row_count + 1 where mode = 'replace'"),
+    (&["run_rows"], "update aggregation_runs set row_count = row_count - 1 where mode = 'upsert'"),
+    (&["run_rows"], "update aggregation_runs set rows_removed_at = started_at"),
+    (&["rows_of_run", "run_rows", "visible_rows"], "update aggregated_data set run_id = 1000, superseded_by = null where id = (select max(id) from aggregated_data)"),
+    (&["visible_rows"], "update aggregation_sources set visible_rows = visible_rows + 1"),
+    (&["shown_key"], "drop index aggregated_data_key; update aggregated_data set key_hash = 'same' where key_hash is not null"),
+    (&["shown_key"], "update aggregated_data set key_hash = null where key_hash is not null"),
+    (&["superseded_rows", "shown_key", "visible_rows"], "update aggregated_data set superseded_by = null"),
+    (&["superseded_rows"], "update aggregation_runs set superseded_stored = superseded_stored + 1 where mode = 'upsert'"),
+    (&["superseded_rows"], "update aggregated_data set superseded_by = 1000 where id = 1"),
+    (&["trigger"], "insert into aggregation_triggers (aggregation_id, cause_kind, cause_name, debounce_secs) values (1000, 'source', 'read', 5)"),
+    (&["trigger"], "insert into changes (kind, object_id, since) select 'source', 1000, created_at from tasks where id = 1"),
+    (&["trigger"], "insert into aggregation_triggers (aggregation_id, cause_kind, cause_name, debounce_secs)
+        select id, 'aggregation', case when name = 'sums' then 'keyed' else 'sums' end, 5 from aggregation_sources"),
     (&["record_hash"], "update acquired_data set raw_data = '{\"n\":1000}' where id = 2"),
     (&["record_hash"], "update acquired_data set data_hash = 'abc' where id = 3"),
     (&["quarantine_bytes"], "update quarantine set raw_hash = 'abc'"),
@@ -245,7 +260,7 @@ fn json(text: &str) -> Box<RawValue> {
 }
 
 /// Lane 1: a read with records in quarantine, a failed task and its repetition. Lane 2: a running task and one
-/// that waits. Lane 3: made by its schedule, waits for a retry. An aggregation with a superseded and a current run.
+/// that waits. Lane 3: made by its schedule, waits for a retry. Two aggregations: see there.
 async fn work(conn: &mut Conn<'_>) -> Result<()> {
     let (worker, policy) = (Uuid::new_v4(), RetryPolicy::default());
     let read = source(conn, "read").await?;
@@ -278,12 +293,48 @@ async fn work(conn: &mut Conn<'_>) -> Result<()> {
         config: json("{}"),
     };
     let sums = aggregation_sources::create(conn, &fields, at(0)).await?;
-    for rows in [2, 3] {
-        let task = start(conn, LaneKind::Aggregation, sums, worker).await?;
-        let run = aggregated_data::begin_run(conn, &task.fence, sums, task.task.id, &json("[]"), at(4)).await?;
-        let texts: Vec<String> = (0..rows).map(|n| format!("{{\"n\":{n}}}")).collect();
-        aggregated_data::insert_page(conn, &task.fence, sums, run, &texts, &json("{}"), at(4)).await?;
-        aggregated_data::publish(conn, &task.fence, sums, run, rows, "", &json("[]"), at(4)).await?;
+    // Run 1 is replaced by run 2; run 3 is given up with a mark; run 4 supersedes a row of run 2.
+    let fields = AggregationFields { name: "keyed".to_owned(), ..fields };
+    let keyed = aggregation_sources::create(conn, &fields, at(0)).await?;
+    for (source, effect, keys) in [
+        (sums, Effect::Replace, None),
+        (sums, Effect::Replace, None),
+        (keyed, Effect::Replace, Some(["a", "b", "c"].as_slice())),
+        (keyed, Effect::Upsert, Some(["b", "x"].as_slice())),
+        (keyed, Effect::Upsert, Some(["b", "d"].as_slice())),
+    ] {
+        let task = start(conn, LaneKind::Aggregation, source, worker).await?;
+        let new = NewRun { source_id: source, task_id: task.task.id, effect, inputs: json("[]"), params: json("{}") };
+        let run_id = aggregation_runs::begin(conn, &task.fence, &new, at(4)).await?;
+        let rows: Vec<String> = (0..keys.map_or(3, <[_]>::len)).map(|n| format!("{{\"n\":{n}}}")).collect();
+        let published = i64::try_from(rows.len()).unwrap();
+        let hashes = |keys: &[&str]| keys.iter().map(|key| format!("{key:0>32}")).collect();
+        let page = aggregated_data::Page {
+            source_id: source,
+            run_id,
+            rows,
+            keys: keys.map(|keys| Keys { hashes: hashes(keys), supersede: effect == Effect::Upsert }),
+            metadata: json("{}"),
+            aggregated_at: at(4),
+        };
+        let superseded = aggregated_data::insert_page(conn, &task.fence, &page).await?;
+        if keys.is_some_and(|keys| keys.contains(&"x")) {
+            end(conn, &task, End::Failed { error: json("{}"), result: None }, &policy).await?;
+            continue;
+        }
+        let publication = Publication {
+            source_id: source,
+            run_id,
+            effect,
+            rows: published,
+            superseded: i64::try_from(superseded).unwrap(),
+            key: keys.map(|_| "[\"k\"]".to_owned()),
+            plan: String::new(),
+            inputs: json("[]"),
+            retention: Retention { runs: Some(2), since: None },
+            now: at(4),
+        };
+        aggregation_runs::publish(conn, &task.fence, &publication).await?;
         end(conn, &task, End::Succeeded { result: json("{}") }, &policy).await?;
     }
     Ok(())

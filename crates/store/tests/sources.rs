@@ -11,7 +11,9 @@ use matome_store::api_tokens::{self, Role};
 use matome_store::counters;
 use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
 use matome_store::db::Db;
-use matome_store::listing::{Condition, Listing, Lookup, Order, Query, Value, acquired, aggregated, fold, quarantined};
+use matome_store::listing::{
+    Condition, Listing, Lookup, Order, Query, Value, acquired, aggregated, fold, quarantined, runs,
+};
 use matome_store::secrets::{self, Vault};
 use matome_store::tasks::{self, NewTask};
 use matome_store::{lanes, schedules, task_history};
@@ -188,6 +190,7 @@ async fn every_filter_and_order_of_every_list_is_a_statement_both_databases_take
             &acquired::LISTING,
             &aggregated::LISTING,
             &aggregated::LISTING_OF_RUNS,
+            &runs::LISTING,
             &quarantined::LISTING,
             &api_tokens::LISTING,
             task_history::listing(matome_model::task::Queue::Acquisition),
@@ -283,9 +286,11 @@ async fn only_rows_of_the_current_run_and_rows_without_a_run_are_shown() {
                     let id = aggregation_sources::create(conn, &wanted, now()).await?;
                     let mut runs = Vec::new();
                     for (status, rows) in [("superseded", 3_i64), ("current", 2), ("building", 5)] {
-                        let sql = "insert into aggregation_runs (source_id, task_id, status, row_count)
-                            values ($1, 1, $2, $3) returning id";
-                        let run = conn.fetch_one(sql, &[id.into(), status.into(), rows.into()]).await?.int("id")?;
+                        let sql = "insert into aggregation_runs (source_id, task_id, status, row_count, published_at)
+                            values ($1, 1, $2, $3, $4) returning id";
+                        let published = (status != "building").then(now);
+                        let args = [id.into(), status.into(), rows.into(), published.into()];
+                        let run = conn.fetch_one(sql, &args).await?.int("id")?;
                         for _ in 0..rows {
                             let sql = "insert into aggregated_data (source_id, data, run_id) values ($1, $2, $3)";
                             conn.execute(sql, &[id.into(), (&*raw("{}")).into(), run.into()]).await?;
@@ -294,7 +299,7 @@ async fn only_rows_of_the_current_run_and_rows_without_a_run_are_shown() {
                     }
                     let sql = "insert into aggregated_data (source_id, data) values ($1, $2)";
                     conn.execute(sql, &[id.into(), (&*raw("{}")).into()]).await?;
-                    let sql = "update aggregation_sources set current_run_id = $2 where id = $1";
+                    let sql = "update aggregation_sources set current_run_id = $2, visible_rows = 2 where id = $1";
                     conn.execute(sql, &[id.into(), runs[1].into()]).await?;
                     Ok(id)
                 })

@@ -13,7 +13,7 @@ use matome_store::tasks::{
     self, ClaimedTask, End, Ended, Enqueued, Finish, NewTask, Repaired, Retried, RetryPolicy, Stolen, TaskRow,
 };
 use matome_store::workers::{self, Beat, NewWorker};
-use matome_store::{lanes, lease, outbox, schedules};
+use matome_store::{lanes, lease, schedules};
 use matome_testbed::databases;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -589,21 +589,5 @@ async fn an_error_that_quotes_a_nul_character_can_be_stored() {
         finish(db, &claimed, End::Failed { error, result: None }, at(1)).await;
         let stored = find(db, claimed.task.id).await.error.unwrap();
         assert!(stored.get().contains("bad"), "{}: {}", bed.name, stored.get());
-    }
-}
-
-#[tokio::test]
-async fn messages_leave_in_order_and_once_they_are_marked_no_more() {
-    for bed in databases().await {
-        let db = &bed.db;
-        for topic in ["a", "b", "c"] {
-            write!(db, conn => async { outbox::push(conn, topic, &json("{}"), at(0)).await }).unwrap();
-        }
-        let first = write!(db, conn => outbox::unsent(conn, 2)).unwrap();
-        assert_eq!(first.iter().map(|m| m.topic.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        let ids: Vec<i64> = first.iter().map(|m| m.id).collect();
-        write!(db, conn => async { outbox::mark_sent(conn, &ids, at(1)).await }).unwrap();
-        let rest = write!(db, conn => outbox::unsent(conn, 9)).unwrap();
-        assert_eq!(rest.iter().map(|m| m.topic.as_str()).collect::<Vec<_>>(), ["c"], "{}", bed.name);
     }
 }

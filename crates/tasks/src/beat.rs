@@ -8,7 +8,7 @@ use matome_model::clock::Clock;
 use matome_model::task::Queue;
 use matome_store::db::Db;
 use matome_store::error::Result;
-use matome_store::{schedules, tasks};
+use matome_store::{schedules, tasks, triggers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -60,6 +60,7 @@ impl Beat {
 
     async fn tick(&mut self) -> Result<()> {
         while self.fire().await? == FIRE_AT_ONCE {}
+        while self.follow().await? == FIRE_AT_ONCE {}
         for queue in Queue::ALL {
             self.promote(*queue).await?;
         }
@@ -89,6 +90,21 @@ impl Beat {
                 .increment(1);
         }
         Ok(i64::try_from(fired.len()).unwrap_or(i64::MAX))
+    }
+
+    /// Enqueues the aggregations that run after what has changed; returns how many changes there were.
+    async fn follow(&self) -> Result<i64> {
+        let now = self.clock.now();
+        let fired =
+            self.db.write(move |conn| Box::pin(async move { triggers::fire(conn, now, FIRE_AT_ONCE).await })).await?;
+        for (outcome, count) in [("enqueued", fired.enqueued), ("coalesced", fired.coalesced)] {
+            metrics::counter!("matome_triggers_fired_total", "outcome" => outcome)
+                .increment(u64::try_from(count).unwrap_or(u64::MAX));
+        }
+        if fired.enqueued > 0 {
+            self.bus.wake(Queue::Aggregation);
+        }
+        Ok(i64::try_from(fired.changes).unwrap_or(i64::MAX))
     }
 
     async fn promote(&self, queue: Queue) -> Result<()> {

@@ -20,6 +20,9 @@ use super::error::{EngineError, ended};
 /// Bytes of stderr that are kept, from its end.
 const STDERR_BYTES: usize = 4 << 10;
 
+/// Between two looks at the memory of a child.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+
 const SCRATCH_PREFIX: &str = "engine-";
 
 /// A running child. Dropping it kills the process and removes its folder.
@@ -31,6 +34,8 @@ pub(super) struct EngineChild {
     stdout: BufReader<ChildStdout>,
     stderr: JoinHandle<Vec<u8>>,
     scratch: TempDir,
+    /// Bytes of memory past which it is killed.
+    resident_limit: Option<u64>,
 }
 
 impl EngineChild {
@@ -64,7 +69,7 @@ impl EngineChild {
             }
             tail
         });
-        Ok(Self { process, stdin, stdout, stderr, scratch })
+        Ok(Self { process, stdin, stdout, stderr, scratch, resident_limit: None })
     }
 
     pub(super) fn scratch(&self) -> &Path {
@@ -73,6 +78,11 @@ impl EngineChild {
 
     pub(super) fn is_alive(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// From now on the child is killed when it is seen with more than `bytes` of memory.
+    pub(super) fn watch_memory(&mut self, bytes: u64) {
+        self.resident_limit = Some(bytes);
     }
 
     /// Sends the child's only request.
@@ -104,11 +114,33 @@ impl EngineChild {
             self.stdout.read_exact(&mut payload).await?;
             Ok::<_, io::Error>(Some((frame, payload)))
         };
-        match timeout_at(deadline, read).await {
+        let watched = self.process.id().zip(self.resident_limit);
+        let past_limit = async {
+            loop {
+                if let Some((pid, limit)) = watched
+                    && let Some(resident) = resident_bytes(pid).await
+                    && resident > limit
+                {
+                    return resident;
+                }
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = timeout_at(deadline, read) => outcome.map_err(|_| None),
+            resident = past_limit => Err(Some(resident)),
+        };
+        match outcome {
             Ok(Ok(Some(frame))) => Ok(frame),
             Ok(Ok(None)) => Err(EngineError::Engine { reason: "the child sent what is no frame".to_owned() }),
             Ok(Err(_)) => Err(self.ended().await),
-            Err(_) => Err(self.late(seconds).await),
+            Err(None) => Err(self.late(seconds).await),
+            Err(Some(resident)) => {
+                // It may be gone already; dropping kills it too.
+                let _ = self.process.kill().await;
+                Err(EngineError::memory_limit(resident))
+            }
         }
     }
 
@@ -130,6 +162,13 @@ impl EngineChild {
             _ => EngineError::Engine { reason: "the child closed its pipes without ending".to_owned() },
         }
     }
+}
+
+/// Memory that a process really holds, in bytes. `None` where the system does not tell, or the process is gone.
+async fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = tokio::fs::read_to_string(format!("/proc/{pid}/status")).await.ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Removes the folders of children in `root`.

@@ -111,6 +111,14 @@ impl EngineError {
         }
     }
 
+    pub(super) fn memory_limit(resident: u64) -> Self {
+        Self::Limit {
+            code: FailureCode::MemoryLimit,
+            reason: format!("the query's process held {} MiB of memory and was ended", resident >> 20),
+            hint: MORE_MEMORY.to_owned(),
+        }
+    }
+
     pub(super) fn from_failure(failure: Failure) -> Self {
         let Failure { code, message: reason, hint } = failure;
         match code {

@@ -87,14 +87,15 @@ async fn an_older_run_is_shown_when_asked_for() {
                 let mut runs = Vec::new();
                 for (status, data) in [("superseded", "{\"n\":1}"), ("current", "{\"n\":2}"), ("building", "{\"n\":3}")]
                 {
-                    let sql = "insert into aggregation_runs (source_id, task_id, status, row_count)
-                        values ($1, 1, $2, 1) returning id";
-                    let run = conn.fetch_one(sql, &[id.into(), status.into()]).await?.int("id")?;
+                    let sql = "insert into aggregation_runs (source_id, task_id, status, row_count, published_at)
+                        values ($1, 1, $2, 1, $3) returning id";
+                    let published = (status != "building").then(|| Clock::system().now());
+                    let run = conn.fetch_one(sql, &[id.into(), status.into(), published.into()]).await?.int("id")?;
                     let sql = "insert into aggregated_data (source_id, data, run_id) values ($1, $2, $3)";
                     conn.execute(sql, &[id.into(), Arg::Json(Some(data)), run.into()]).await?;
                     runs.push(run);
                 }
-                let sql = "update aggregation_sources set current_run_id = $2 where id = $1";
+                let sql = "update aggregation_sources set current_run_id = $2, visible_rows = 1 where id = $1";
                 conn.execute(sql, &[id.into(), runs[1].into()]).await?;
                 Ok(runs)
             })

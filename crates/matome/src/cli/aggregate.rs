@@ -18,6 +18,21 @@ pub enum AggregateCommand {
         /// Seconds between two runs [default: by hand only]
         #[arg(long, value_name = "SECS")]
         every: Option<u32>,
+        /// What a run does with the rows before: replace, append or upsert [default: replace]
+        #[arg(long, value_name = "MODE")]
+        mode: Option<String>,
+        /// Columns that say which row is which, for upsert; separated by commas, or repeated.
+        #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
+        key: Vec<String>,
+        /// Runs after this source stored something new. Repeatable.
+        #[arg(long, value_name = "SOURCE")]
+        after: Vec<String>,
+        /// Runs after this aggregation was computed. Repeatable.
+        #[arg(long, value_name = "AGGREGATION")]
+        after_aggregation: Vec<String>,
+        /// One more option of the config, KEY=VALUE; VALUE is JSON or plain text. Dots go deeper. Repeatable.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        options: Vec<String>,
         #[arg(long)]
         description: Option<String>,
     },
@@ -32,7 +47,23 @@ pub enum AggregateCommand {
     /// Shows one aggregation.
     Show(Target),
     /// Computes an aggregation now.
-    Run(RunTarget),
+    Run {
+        #[command(flatten)]
+        run: RunTarget,
+        /// Shows the rows of this run alone, whatever the mode: the rows before leave.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Lists runs of an aggregation, newest first.
+    Runs {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// Name or id of an aggregation.
+        name: String,
+        /// Runs at most.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
     /// Shows the first rows of an aggregation, or of any SQL, without storing them.
     Preview {
         #[command(flatten)]

@@ -14,6 +14,9 @@ pub enum DataCommand {
         client: ClientArgs,
         #[command(flatten)]
         which: WhichData,
+        /// The rows that this run of the aggregation made, as long as they are kept; `matome aggregate runs` lists runs.
+        #[arg(long, value_name = "ID", conflicts_with = "source")]
+        run: Option<u64>,
         /// Rows at most.
         #[arg(long, default_value_t = 20)]
         limit: usize,

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::source::set_all;
 use super::{find, list, text_or_file};
 use crate::cli::{AggregateCommand, Format};
 use crate::client::Client;
@@ -20,13 +21,48 @@ const COLUMNS: &[Column] = &[
     ("sql", &["config", "sql"]),
 ];
 
+const RUNS: &[Column] = &[
+    ("id", &["id"]),
+    ("status", &["status"]),
+    ("mode", &["mode"]),
+    ("rows", &["rows"]),
+    ("kept", &["kept"]),
+    ("task", &["task"]),
+    ("started", &["started_at"]),
+    ("published", &["published_at"]),
+];
+
 pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Failure> {
     match command {
-        AggregateCommand::Add { client, name, sql, every, description } => {
-            let mut body = json!({ "name": name, "config": { "sql": text_or_file(&sql)? } });
+        AggregateCommand::Add {
+            client,
+            name,
+            sql,
+            every,
+            mode,
+            key,
+            after,
+            after_aggregation,
+            options,
+            description,
+        } => {
+            let mut config = json!({ "sql": text_or_file(&sql)? });
             if let Some(secs) = every {
-                body["config"]["refresh_interval_secs"] = secs.into();
+                config["refresh_interval_secs"] = secs.into();
             }
+            if let Some(mode) = mode {
+                config["mode"] = mode.into();
+            }
+            if !key.is_empty() {
+                config["key"] = key.into();
+            }
+            for (list, names) in [("sources", after), ("aggregations", after_aggregation)] {
+                if !names.is_empty() {
+                    config["after"][list] = names.into();
+                }
+            }
+            set_all(&mut config, &options)?;
+            let mut body = json!({ "name": name, "config": config });
             if let Some(text) = description {
                 body["description"] = text.into();
             }
@@ -48,7 +84,24 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             client.close().await;
         }
         AggregateCommand::Show(target) => super::show(&target, console, AGGREGATIONS).await?,
-        AggregateCommand::Run(run) => super::run(&run, console, AGGREGATIONS).await?,
+        AggregateCommand::Run { run, replace } => {
+            let mut options = json!({});
+            if replace {
+                options["replace"] = true.into();
+            }
+            super::run(&run, console, AGGREGATIONS, &options).await?;
+        }
+        AggregateCommand::Runs { client, name, limit } => {
+            let output = client.output.clone();
+            let client = Client::connect(&client, console, false).await?;
+            let id = find(&client, AGGREGATIONS, &name).await?;
+            let rows = list(&client, "/api/aggregation/runs/", &[("source", &id)], limit).await?;
+            if rows.is_empty() && output.output == Format::Table {
+                console.notice(Message::NoRuns { name });
+            }
+            print_rows(console, &output, &rows, RUNS)?;
+            client.close().await;
+        }
         AggregateCommand::Preview { client, name, sql } => {
             let output = client.output.clone();
             let body = match sql {

@@ -21,11 +21,14 @@ const AGGREGATED: &[Column] = &[("id", &["id"]), ("aggregated", &["aggregated_at
 
 pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure> {
     match command {
-        DataCommand::Query { client, which, limit } => {
+        DataCommand::Query { client, which, run, limit } => {
             let output = client.output.clone();
             let client = Client::connect(&client, console, false).await?;
             let which = resolve(&client, &which).await?;
-            let rows = list(&client, which.data, &[("source", &which.id)], limit).await?;
+            let run = run.map(|id| id.to_string());
+            let mut query = vec![("source", which.id.as_str())];
+            query.extend(run.as_deref().map(|id| ("run", id)));
+            let rows = list(&client, which.data, &query, limit).await?;
             if rows.is_empty() && output.output == Format::Table {
                 console.notice(Message::NoRows);
             }

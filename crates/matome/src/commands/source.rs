@@ -45,7 +45,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             client.close().await;
         }
         SourceCommand::Show(target) => super::show(&target, console, SOURCES).await?,
-        SourceCommand::Run(run) => super::run(&run, console, SOURCES).await?,
+        SourceCommand::Run(run) => super::run(&run, console, SOURCES, &json!({})).await?,
         SourceCommand::Test(target) => {
             let client = Client::connect(&target.client, console, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;
@@ -84,12 +84,7 @@ fn definition(
             config[key] = value.into();
         }
     }
-    for option in options {
-        let (key, value) = option.split_once('=').ok_or_else(|| {
-            Failure::new(Exit::Usage, Message::NoKeyValue { option: option.clone() }).help(Message::WriteKeyValue)
-        })?;
-        set(&mut config, key, value)?;
-    }
+    set_all(&mut config, options)?;
     let mut body = json!({ "name": name, "source_type": source_type, "config": config });
     if let Some(secs) = interval {
         body["fetch_interval"] = secs.into();
@@ -98,6 +93,17 @@ fn definition(
         body["description"] = text.into();
     }
     Ok(body)
+}
+
+/// Sets each `KEY=VALUE` of the flags `--set` in a config.
+pub fn set_all(config: &mut Value, options: &[String]) -> Result<(), Failure> {
+    for option in options {
+        let (key, value) = option.split_once('=').ok_or_else(|| {
+            Failure::new(Exit::Usage, Message::NoKeyValue { option: option.clone() }).help(Message::WriteKeyValue)
+        })?;
+        set(config, key, value)?;
+    }
+    Ok(())
 }
 
 /// Sets `a.b.c` in a config; the value is JSON when it reads as JSON, else text.

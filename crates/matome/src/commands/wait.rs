@@ -21,16 +21,27 @@ pub struct Waiting {
     pub strict: bool,
 }
 
-/// Starts `path` (a `run/` action); waits for the task's end when asked to; prints the task.
+/// What is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// A `run/` action.
+    pub path: &'a str,
+    /// Of what, for people.
+    pub name: &'a str,
+    /// Options of the run, a JSON object.
+    pub options: &'a serde_json::Value,
+}
+
+/// Starts a task; waits for its end when asked to; prints it.
 pub async fn run(
     client: &Client,
     console: &Console,
-    path: &str,
-    name: &str,
+    start: Start<'_>,
     waiting: Waiting,
     output: &OutputArgs,
 ) -> Result<(), Failure> {
-    let answer = client.post(path, "{}".to_owned()).await?;
+    let name = start.name;
+    let answer = client.post(start.path, start.options.to_string()).await?;
     let location = answer.location.clone();
     let started = answer.into_json()?;
     if !waiting.wait {

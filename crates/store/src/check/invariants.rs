@@ -213,30 +213,86 @@ from quarantine group by source_id, stream, raw_hash, reason having count(*) > 1
     },
     Invariant {
         name: "current_run",
-        rule: "an aggregation shows its one published run, or none",
+        rule: "an aggregation shows its newest published run, with the earlier ones that it did not replace",
         violations: "select 'aggregation ' || a.id || ' shows run ' || a.current_run_id as place
 from aggregation_sources a left join aggregation_runs r on r.id = a.current_run_id
 where a.current_run_id is not null and a.deleted_at is null
     and (r.id is null or r.source_id <> a.id or r.status <> 'current' or r.published_at is null)
 union all
-select 'run ' || r.id || ' of aggregation ' || r.source_id || ' is not shown' as place
+select 'run ' || r.id || ' of aggregation ' || r.source_id || ' is shown' as place
 from aggregation_runs r left join aggregation_sources a on a.id = r.source_id
-where r.status = 'current' and (a.current_run_id is null or a.current_run_id <> r.id)
+where r.status = 'current' and (a.current_run_id is null or a.current_run_id < r.id or r.replaced_by is not null)
+union all
+select 'run ' || r.id || ' of aggregation ' || r.source_id || ' is shown beside run ' || n.id as place
+from aggregation_sources a join aggregation_runs n on n.id = a.current_run_id and n.mode = 'replace'
+join aggregation_runs r on r.source_id = a.id and r.status = 'current' and r.id <> n.id
+union all
+select 'run ' || r.id || ' of aggregation ' || r.source_id || ' was replaced by nothing' as place
+from aggregation_runs r where r.status = 'superseded' and not exists (
+    select 1 from aggregation_runs n
+    where n.id = r.replaced_by and n.source_id = r.source_id and n.id > r.id and n.published_at is not null)
 union all
 select 'aggregation ' || source_id || ': ' || count(*) || ' runs are being built' as place
 from aggregation_runs where status = 'building' group by source_id having count(*) > 1",
     },
     Invariant {
         name: "run_rows",
-        rule: "a shown run has all its rows and no more",
+        rule: "a run whose rows are kept has them all, or fewer by those that a later run took the place of",
         violations: "select 'run ' || x.id || ' of aggregation ' || x.source_id || ': ' || x.row_count || ' noted, '
     || x.found || ' stored' as place
 from (
-    select r.id, r.source_id, r.row_count,
-        (select count(*) from aggregated_data d where d.run_id = r.id) as found
+    select r.id, r.source_id, r.row_count, (select count(*) from aggregated_data d where d.run_id = r.id) as found,
+        exists (select 1 from aggregation_runs u
+            where u.source_id = r.source_id and u.id > r.id and u.superseded_count > u.superseded_stored) as is_thinned
     from aggregation_runs r
     where r.status = 'current' and r.source_id not in (select id from aggregation_sources where deleted_at is not null)
-) x where x.row_count <> x.found",
+) x where x.found > x.row_count or (x.found < x.row_count and not x.is_thinned)
+union all
+select 'run ' || r.id || ' of aggregation ' || r.source_id || ' has rows' as place
+from aggregation_runs r
+where r.rows_removed_at is not null and exists (select 1 from aggregated_data d where d.run_id = r.id)",
+    },
+    Invariant {
+        name: "visible_rows",
+        rule: "the counter of an aggregation is the number of rows that are shown",
+        violations: "select 'aggregation ' || x.id || ': counter ' || x.visible_rows || ', rows ' || x.found as place
+from (
+    select a.id, a.visible_rows, (
+        select count(*) from aggregated_data t join aggregation_runs r on r.id = t.run_id and r.status = 'current'
+        where t.source_id = a.id and not exists (
+            select 1 from aggregation_runs p where p.id = t.superseded_by and p.published_at is not null)
+    ) as found
+    from aggregation_sources a where a.deleted_at is null
+) x where x.visible_rows <> x.found",
+    },
+    Invariant {
+        name: "shown_key",
+        rule: "a key is shown once, and every shown row has one where the aggregation has a key",
+        violations: "select 'aggregation ' || t.source_id || ': rows ' || min(t.id) || ' and ' || max(t.id) as place
+from aggregated_data t join aggregation_runs r on r.id = t.run_id and r.status = 'current'
+where t.key_hash is not null and not exists (
+    select 1 from aggregation_runs p where p.id = t.superseded_by and p.published_at is not null)
+group by t.source_id, t.key_hash having count(*) > 1
+union all
+select 'row ' || t.id || ' of aggregation ' || t.source_id || ' has no key' as place
+from aggregation_sources a join aggregation_runs r on r.source_id = a.id and r.status = 'current'
+join aggregated_data t on t.run_id = r.id
+where a.key_columns is not null and t.key_hash is null",
+    },
+    Invariant {
+        name: "superseded_rows",
+        rule: "a published run supersedes earlier rows of its aggregation, as many as it says",
+        violations: "select 'run ' || r.id || ': ' || r.superseded_stored || ' noted, ' || x.found || ' stored' as place
+from aggregation_runs r join (
+    select a.id, (select count(*) from aggregated_data d where d.superseded_by = a.id) as found from aggregation_runs a
+    where a.published_at is not null
+        and a.source_id not in (select id from aggregation_sources where deleted_at is not null)
+) x on x.id = r.id
+where x.found <> r.superseded_stored or r.superseded_stored > r.superseded_count
+union all
+select 'row ' || d.id || ' superseded by run ' || d.superseded_by as place
+from aggregated_data d left join aggregation_runs r on r.id = d.superseded_by
+where d.superseded_by is not null and (r.id is null or r.source_id <> d.source_id or d.superseded_by <= d.run_id)",
     },
     Invariant {
         name: "rows_of_run",
@@ -246,6 +302,26 @@ from (
     select run_id, source_id, count(*) as found from aggregated_data where run_id is not null group by run_id, source_id
 ) x left join aggregation_runs r on r.id = x.run_id
 where r.id is null or r.source_id <> x.source_id",
+    },
+    Invariant {
+        name: "trigger",
+        rule: "triggers and news belong to what is there, and no aggregation runs after itself",
+        violations: "select 'trigger of aggregation ' || g.aggregation_id as place from aggregation_triggers g
+where not exists (select 1 from aggregation_sources a where a.id = g.aggregation_id)
+union all
+select 'change of ' || c.kind || ' ' || c.object_id as place from changes c where not exists (
+    select 1 from data_sources s where c.kind = 'source' and s.id = c.object_id)
+and not exists (select 1 from aggregation_sources a where c.kind = 'aggregation' and a.id = c.object_id)
+union all
+select 'aggregation ' || a.id as place from aggregation_sources a where a.deleted_at is null and a.name in (
+    with recursive behind (start_id, cause) as (
+        select g.aggregation_id, g.cause_name from aggregation_triggers g where g.cause_kind = 'aggregation'
+        union
+        select b.start_id, g.cause_name from behind b
+        join aggregation_sources n on n.name = b.cause and n.deleted_at is null
+        join aggregation_triggers g on g.aggregation_id = n.id and g.cause_kind = 'aggregation'
+    )
+    select b.cause from behind b where b.start_id = a.id)",
     },
     Invariant {
         name: "instance",

@@ -1,4 +1,4 @@
-//! Aggregated rows as lists show them: those of each aggregation's current run, newest run first, the rows of
+//! Aggregated rows as lists show them: those of each aggregation's current runs, newest run first, the rows of
 //! a run in the order in which its SQL put them.
 
 use matome_model::clock::Timestamp;
@@ -40,14 +40,16 @@ const COLUMNS: &[Column] = &[
 ];
 const ORDER: &[Order] = &[Order { column: &AGGREGATED_AT, descending: true }, Order { column: &ID, descending: false }];
 
-/// The rows that are shown: those of current runs, and rows of the original application, which have no run.
+/// The rows that are shown: those of current runs that no published run took from view, and rows of the original
+/// application, which have no run.
 pub const LISTING: Listing = Listing {
     table: "aggregated_data",
     select: SELECT,
-    // The sub-select is evaluated once, not per row. The plus signs keep SQLite from collecting the rows by run
-    // and sorting them all: the index of the order gives the first page at once.
-    visible: "(+t.run_id is null or +t.run_id in (
-        select s.current_run_id from aggregation_sources s where s.current_run_id is not null and s.deleted_at is null))",
+    // Looked up row by row, so that the index of the order gives the first page at once however many runs are shown.
+    visible: "(t.run_id is null or exists (
+        select 1 from aggregation_runs r where r.id = t.run_id and r.status = 'current'))
+    and (t.superseded_by is null or not exists (
+        select 1 from aggregation_runs p where p.id = t.superseded_by and p.published_at is not null))",
     gone: Some(Gone {
         spares: "t.source_id not in (select s.id from aggregation_sources s where s.deleted_at is not null)",
         any: "select s.id from aggregation_sources s where s.deleted_at is not null limit 1",
@@ -57,21 +59,19 @@ pub const LISTING: Listing = Listing {
     default_order: ORDER,
 };
 
-/// The rows of runs that are or were shown, as far as they are kept; for `?run=ID`.
+/// The rows that a run made, shown or not, as far as they are kept; for `?run=ID`.
 pub const LISTING_OF_RUNS: Listing = Listing {
-    visible: "t.run_id in (select r.id from aggregation_runs r where r.status in ('current', 'superseded'))",
+    visible: "exists (select 1 from aggregation_runs r where r.id = t.run_id and r.published_at is not null)",
     ..LISTING
 };
 
-const COUNT: &str = "select cast(coalesce(sum(r.row_count), 0) as bigint)
+const COUNT: &str = "select cast(coalesce(sum(s.visible_rows), 0) as bigint)
     + (select count(*) from aggregated_data t where t.run_id is null
         and t.source_id not in (select d.id from aggregation_sources d where d.deleted_at is not null)) as n
-from aggregation_sources s join aggregation_runs r on r.id = s.current_run_id
-where s.deleted_at is null";
-const COUNT_OF_SOURCE: &str = "select cast(coalesce(sum(r.row_count), 0) as bigint)
+from aggregation_sources s where s.deleted_at is null";
+const COUNT_OF_SOURCE: &str = "select cast(coalesce(sum(s.visible_rows), 0) as bigint)
     + (select count(*) from aggregated_data t where t.run_id is null and t.source_id = $1) as n
-from aggregation_sources s join aggregation_runs r on r.id = s.current_run_id
-where s.id = $1 and s.deleted_at is null";
+from aggregation_sources s where s.id = $1 and s.deleted_at is null";
 
 impl TryFrom<&Row> for AggregatedRow {
     type Error = StoreError;
@@ -89,7 +89,7 @@ impl TryFrom<&Row> for AggregatedRow {
     }
 }
 
-/// Shown rows of all aggregations, or of one, from the row counts of their current runs.
+/// Shown rows of all aggregations, or of one, as their publications counted them.
 ///
 /// Rows of the original application have no run and are counted one by one.
 ///

@@ -13,6 +13,7 @@ use crate::error::{Result, StoreError};
 pub mod acquired;
 pub mod aggregated;
 pub mod quarantined;
+pub mod runs;
 
 /// What a client may filter and order by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

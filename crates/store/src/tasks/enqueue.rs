@@ -87,15 +87,15 @@ const PULL: &str = "update tasks set run_at = $2, sort_key = $3 where id = $1 an
 
 /// Accepts a task: in the caller's transaction, so that it is queued with what causes it or not at all.
 ///
-/// A lane has at most one waiting manual and one waiting scheduled task that has not been tried yet: a second
-/// one is the first. A run by hand takes a task that waits for a retry, if there is one, and starts it now;
+/// A lane has at most one waiting manual task of each payload, one waiting scheduled task and one that waits because
+/// something changed: a second one is the first. A run by hand takes a task that waits for a retry, if there is one, and starts it now;
 /// it also ends the time that a failing lane is held back.
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
 pub async fn enqueue(conn: &mut Conn<'_>, new: &NewTask, now: Timestamp) -> Result<Enqueued> {
     let lane = lanes::lock_or_create(conn, new.kind, new.object_id, &new.stream).await?;
-    let by_hand = new.cause != Trigger::Schedule;
+    let by_hand = matches!(new.cause, Trigger::Manual | Trigger::Retry);
     if by_hand && lane.not_before.is_some() {
         // The streak stays: if this one fails too, the lane is held back again.
         lanes::set_breaker(conn, lane.id, lane.fail_streak, None).await?;
@@ -118,13 +118,21 @@ async fn waiting(conn: &mut Conn<'_>, lane: &LockedLane) -> Result<Vec<TaskRow>>
 /// The waiting task that `new` would repeat.
 fn same(new: &NewTask, waiting: Vec<TaskRow>) -> Option<TaskRow> {
     let is_same = |task: &TaskRow| match new.cause {
-        Trigger::Manual => task.cause == Trigger::Manual || task.attempt > 0,
-        Trigger::Schedule => task.cause == Trigger::Schedule,
+        Trigger::Manual => {
+            (task.cause == Trigger::Manual || task.attempt > 0) && same_options(&task.payload, &new.payload)
+        }
+        Trigger::Schedule | Trigger::After => task.cause == new.cause,
         Trigger::Retry => task.retry_of.is_some() && task.retry_of == new.retry_of,
     };
     let exact = waiting.iter().position(|task| is_same(task) && task.cause == new.cause);
     let at = exact.or_else(|| waiting.iter().position(is_same))?;
     waiting.into_iter().nth(at)
+}
+
+/// Whether two payloads ask for the same, however the database writes them.
+fn same_options(a: &RawValue, b: &RawValue) -> bool {
+    let value = |payload: &RawValue| serde_json::from_str::<serde_json::Value>(payload.get()).ok();
+    a.get() == b.get() || value(a) == value(b)
 }
 
 async fn pull(conn: &mut Conn<'_>, task: TaskRow, now: Timestamp) -> Result<TaskRow> {
