@@ -3,6 +3,8 @@
 use matome_connector::{Advice, ConnectorError};
 use matome_tasks::{Advice as TaskAdvice, TaskError};
 
+use crate::prepare::Refused;
+
 /// The error with its position, cause chain, and what to do about it.
 pub(crate) fn from_connector(err: &ConnectorError) -> TaskError {
     let advice = match err.advice() {
@@ -12,6 +14,23 @@ pub(crate) fn from_connector(err: &ConnectorError) -> TaskError {
     // Plain numbers and text always make JSON.
     let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
     TaskError::from_error(advice, reason(err), err).at(position)
+}
+
+/// A page of which nothing may be stored: the read stops before it, until record, source or rules change.
+pub(crate) fn from_refused(refused: Refused) -> TaskError {
+    let position = serde_json::value::to_raw_value(&refused.position).ok();
+    TaskError::fail(refused.reason, refused.message).at(position)
+}
+
+/// More of a read is bad than its source may have.
+pub(crate) fn too_many_bad(quarantined: u64, read: u64) -> TaskError {
+    TaskError::fail(
+        "quarantine_limit",
+        format!(
+            "{quarantined} of {read} records went to quarantine, more than `quarantine` of the source allows; look at \
+             their reasons, and correct the source, its config or the limit"
+        ),
+    )
 }
 
 /// A short code for the kind of failure.

@@ -4,12 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use matome_connector::{Connector, ConnectorError, ReadRequest, ReadStats, Registry, validate_config};
+use matome_connector::{
+    Connector, ConnectorError, Quality, QuarantineLimit, ReadRequest, ReadStats, Registry, validate_config,
+};
 use matome_model::canonical::Limits;
 use matome_model::clock::Clock;
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
 use matome_model::task::LaneKind;
+use matome_model::validation::Judge;
 use matome_store::acquired_data::{Occurrences, Page, PageCounts, Records};
 use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
@@ -25,8 +28,8 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::commit::commit;
-use crate::failure::from_connector;
-use crate::prepare::{Prepared, Preparer};
+use crate::failure::{from_connector, from_refused, too_many_bad};
+use crate::prepare::{Prepared, Preparer, Refused};
 
 /// Batches with fewer bytes are prepared where they are; the others leave the async threads alone.
 const PREPARE_INLINE_BYTES: usize = 64 << 10;
@@ -61,6 +64,8 @@ struct Counts {
     duplicate: u64,
     /// Records that cannot be stored.
     quarantined: u64,
+    /// Records that were read and break the schema or a rule whose policy is `warn`.
+    warned: u64,
     /// Pages with records that were committed.
     pages: u64,
     /// HTTP requests that were answered.
@@ -72,16 +77,27 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, page: PageCounts, stats: ReadStats) {
+    fn add(&mut self, page: PageCounts, stats: ReadStats, warned: u64) {
         self.read += page.read;
         self.stored += page.stored;
         self.updated += page.updated;
         self.duplicate += page.duplicate;
         self.quarantined += page.quarantined;
+        self.warned += warned;
         self.pages += u64::from(page.read > 0);
         self.requests += stats.requests;
         self.not_modified += stats.not_modified;
         self.bytes += stats.bytes;
+    }
+
+    /// Whether more is bad than the source may have.
+    fn exceed(&self, limit: QuarantineLimit) -> bool {
+        /// Of fewer records a share says little.
+        const ENOUGH: u64 = 100;
+        #[expect(clippy::cast_precision_loss, reason = "a share of counts; nothing is stored of it")]
+        let is_above = |ratio: f64| self.quarantined as f64 > ratio * self.read as f64;
+        limit.max_records.is_some_and(|most| self.quarantined > most)
+            || (self.read >= ENOUGH && limit.max_ratio.is_some_and(is_above))
     }
 
     fn to_json(self) -> Box<RawValue> {
@@ -95,6 +111,8 @@ enum Fetched {
     /// The last page, after which the source has no more.
     Last(Prepared),
     Failed(ConnectorError),
+    /// A page of which nothing may be stored.
+    Refused(Box<Refused>),
 }
 
 /// One read of one source stream.
@@ -107,6 +125,8 @@ struct Read {
     /// Where the read began.
     begun: Checkpoint,
     occurrences: Option<Arc<Mutex<Occurrences>>>,
+    /// What its records must be.
+    quality: Quality,
 }
 
 impl Handler for AcquisitionHandler {
@@ -130,12 +150,13 @@ impl AcquisitionHandler {
         let config = validate_config(source.source_type, config.get())
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
-        let (dedupe, record_key) = (common.dedupe, common.key.clone());
+        let (dedupe, record_key, quality) = (common.dedupe, common.key.clone(), common.quality.clone());
         let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
 
         let started = std::time::Instant::now();
         let key = CheckpointKey { source_id: task.object_id, stream: task.stream.clone(), purpose: LIVE.to_owned() };
-        let read = self.begin(&task, &ctx, key, &source, dedupe, record_key, options.full).await?;
+        let identity = (dedupe, record_key);
+        let read = self.begin(&task, &ctx, key, &source, identity, quality, options.full).await?;
         let mut counts = Counts::default();
         if read.begun.read_ended {
             // An attempt before this one committed its last page and died before it could say so.
@@ -183,8 +204,8 @@ impl AcquisitionHandler {
         ctx: &TaskContext,
         key: CheckpointKey,
         source: &DataSource,
-        dedupe: Dedupe,
-        record_key: Option<RecordKey>,
+        (dedupe, record_key): (Dedupe, Option<RecordKey>),
+        quality: Quality,
         full: bool,
     ) -> Result<Read, TaskError> {
         let (fence, task_id, config_rev, now, of) =
@@ -199,7 +220,7 @@ impl AcquisitionHandler {
             })
             .await?;
         let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
-        Ok(Read { task_id: task.id, dedupe, record_key, key, config_rev, begun, occurrences })
+        Ok(Read { task_id: task.id, dedupe, record_key, key, config_rev, begun, occurrences, quality })
     }
 
     /// Fetches and commits page by page, the next one while the one before commits.
@@ -221,7 +242,8 @@ impl AcquisitionHandler {
         };
         let (sender, mut fetched) = mpsc::channel(1);
         let mut fetching = JoinSet::new(); // dropped with this future, and the fetch ends with it
-        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone());
+        let judge = judge(&read.quality, read.dedupe);
+        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge);
         fetching.spawn(fetch(connector, request, preparer, sender).in_current_span());
 
         let mut page_seq = read.begun.page_seq;
@@ -236,12 +258,13 @@ impl AcquisitionHandler {
                 Some(Fetched::Last(prepared)) => (prepared, true),
                 Some(Fetched::Failed(ConnectorError::Cancelled)) => return Err(stopped(ctx)),
                 Some(Fetched::Failed(err)) => return Err(from_connector(&err)),
+                Some(Fetched::Refused(refused)) => return Err(from_refused(*refused)),
                 None => return Err(from_connector(&ConnectorError::Broken)),
             };
             if !ctx.lease_valid() {
                 return Err(stopped(ctx));
             }
-            let stats = prepared.stats;
+            let (stats, warned) = (prepared.stats, prepared.warned);
             let page = Arc::new(self.page(&read, ctx, prepared, page_seq, is_last));
             let timer = std::time::Instant::now();
             let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
@@ -250,7 +273,10 @@ impl AcquisitionHandler {
             if let Some(occurrences) = &read.occurrences {
                 occurrences.lock().unwrap_or_else(PoisonError::into_inner).advance(committed.seen);
             }
-            counts.add(committed.counts, stats);
+            counts.add(committed.counts, stats, warned);
+            if counts.exceed(read.quality.limit) {
+                return Err(too_many_bad(counts.quarantined, counts.read));
+            }
             if is_last {
                 return Ok(());
             }
@@ -311,6 +337,18 @@ async fn fetch(
                     preparer = back;
                     prepared
                 };
+                let prepared = match prepared {
+                    Ok(prepared) => prepared,
+                    Err(refused) => {
+                        if let Some(page) = held
+                            && pages.send(Fetched::Page(page)).await.is_err()
+                        {
+                            return;
+                        }
+                        let _ = pages.send(Fetched::Refused(refused)).await;
+                        return;
+                    }
+                };
                 if let Some(page) = &mut held
                     && prepared.is_empty()
                 {
@@ -328,6 +366,7 @@ async fn fetch(
                     quarantined: Vec::new(),
                     checkpoint,
                     stats: ReadStats::default(),
+                    warned: 0,
                 };
                 let _ = pages.send(Fetched::Last(held.unwrap_or_else(empty))).await;
                 return;
@@ -343,6 +382,13 @@ async fn fetch(
             }
         }
     }
+}
+
+/// Judges the records of one read, if they have to be something.
+pub(crate) fn judge(quality: &Quality, dedupe: Dedupe) -> Option<Judge> {
+    // Where equal records are kept, a record that comes twice clashes with itself.
+    let repeats_count = matches!(dedupe, Dedupe::Rows | Dedupe::None);
+    quality.validation.clone().map(|validation| Judge::new(validation, repeats_count))
 }
 
 fn stopped(ctx: &TaskContext) -> TaskError {
@@ -362,9 +408,12 @@ fn store_error(err: StoreError, ctx: &TaskContext) -> TaskError {
 }
 
 fn count_records(counts: &Counts) {
-    for (outcome, records) in
-        [("stored", counts.stored), ("duplicate", counts.duplicate), ("quarantined", counts.quarantined)]
-    {
+    for (outcome, records) in [
+        ("stored", counts.stored),
+        ("duplicate", counts.duplicate),
+        ("quarantined", counts.quarantined),
+        ("warned", counts.warned),
+    ] {
         metrics::counter!("matome_acquisition_records_total", "outcome" => outcome).increment(records);
     }
     metrics::counter!("matome_acquisition_updated_records_total").increment(counts.updated);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use matome_connector::{Batch, Item, Position, ReadStats};
 use matome_model::canonical::{Canonical, Canonicaliser, Limits, QuarantineReason, write_string};
 use matome_model::record_key::RecordKey;
+use matome_model::validation::{Judge, Policy, Violation};
 use matome_store::acquired_data::Records;
 use matome_store::quarantine::BadRecord;
 
@@ -17,6 +18,21 @@ pub(crate) struct Prepared {
     /// The connector's state after it, as JSON text.
     pub(crate) checkpoint: String,
     pub(crate) stats: ReadStats,
+    /// Records that break the schema or a rule and are stored all the same.
+    pub(crate) warned: u64,
+}
+
+/// Warnings that the metadata of one record has room for.
+const WARNINGS: usize = 8;
+
+/// Why nothing of a page may be stored.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// The record over which it was refused.
+    pub(crate) position: Position,
+    /// A short code.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 impl Prepared {
@@ -42,29 +58,54 @@ pub(crate) struct Preparer {
     task_id: i64,
     /// `{"document":"..."` of the document that was met last: most records share it with the one before.
     opening: Option<(Arc<str>, String)>,
+    judge: Option<Judge>,
 }
 
 impl Preparer {
-    pub(crate) fn new(task_id: i64, limits: Limits, key: Option<RecordKey>) -> Self {
-        Self { canonicaliser: Canonicaliser::new(limits), key, task_id, opening: None }
+    /// `judge`: what decides whether records are what their source promises, if it promises something.
+    pub(crate) fn new(task_id: i64, limits: Limits, key: Option<RecordKey>, judge: Option<Judge>) -> Self {
+        Self { canonicaliser: Canonicaliser::new(limits), key, task_id, opening: None, judge }
     }
 
-    pub(crate) fn prepare(&mut self, batch: Batch) -> Prepared {
+    /// # Errors
+    /// [`Refused`] when the source's policy refuses the whole batch, or there is no telling what to do with it.
+    pub(crate) fn prepare(&mut self, batch: Batch) -> Result<Prepared, Box<Refused>> {
         let bytes = batch.items.iter().map(|item| item.raw().len()).sum();
         let mut records = Records::with_capacity(batch.items.len(), bytes);
         let mut quarantined = Vec::new();
+        let mut warned = 0;
         for item in batch.items {
             let (raw, position, rejection) = match item {
                 Item::Rejected { raw, reason, detail, position } => (raw, position, (reason, detail)),
                 Item::Record { raw, position } => match accept(&mut self.canonicaliser, self.key.as_ref(), &raw) {
                     Ok((canonical, key)) => {
-                        let opening = opening(&mut self.opening, &position.document);
-                        records.push(canonical.text, canonical.hash, key, |out| {
-                            out.push_str(opening);
-                            push_place(out, &position);
-                            write!(out, ",\"task\":{}}}", self.task_id).expect("text grows");
-                        });
-                        continue;
+                        let found = match &mut self.judge {
+                            None => Vec::new(),
+                            Some(judge) => match judge.judge(canonical.text, &canonical.hash) {
+                                Ok(found) => found,
+                                Err(err) => {
+                                    let (reason, message) = ("unique_limit", err.to_string());
+                                    return Err(Box::new(Refused { position, reason, message }));
+                                }
+                            },
+                        };
+                        let policy = self.judge.as_ref().filter(|_| !found.is_empty()).map(Judge::policy);
+                        match policy {
+                            Some(Policy::Quarantine) => (raw, position, rejection(&found)),
+                            Some(Policy::RejectBatch) => return Err(Box::new(Refused::by_policy(position, &found))),
+                            None | Some(Policy::Warn) => {
+                                warned += u64::from(policy.is_some());
+                                let opening = opening(&mut self.opening, &position.document);
+                                records.push(canonical.text, canonical.hash, key, |out| {
+                                    out.push_str(opening);
+                                    push_place(out, &position);
+                                    write!(out, ",\"task\":{}", self.task_id).expect("text grows");
+                                    push_warnings(out, &found);
+                                    out.push('}');
+                                });
+                                continue;
+                            }
+                        }
                     }
                     Err(rejection) => (raw, position, rejection),
                 },
@@ -76,7 +117,42 @@ impl Preparer {
             place.push('}');
             quarantined.push(BadRecord { reason, detail, position: place, raw, raw_length });
         }
-        Prepared { records, quarantined, checkpoint: batch.checkpoint.get().to_owned(), stats: batch.stats }
+        let checkpoint = batch.checkpoint.get().to_owned();
+        Ok(Prepared { records, quarantined, checkpoint, stats: batch.stats, warned })
+    }
+}
+
+impl Refused {
+    fn by_policy(position: Position, found: &[Violation]) -> Self {
+        let message = format!(
+            "a record is not what its source promises, and the policy `reject_batch` stores nothing of its page: {}",
+            told(found)
+        );
+        Self { position, reason: "rejected", message }
+    }
+}
+
+/// Why a record goes to quarantine that breaks the schema or rules.
+fn rejection(found: &[Violation]) -> (QuarantineReason, String) {
+    let by_schema = found.iter().any(|violation| !violation.is_rule);
+    let reason = if by_schema { QuarantineReason::Schema } else { QuarantineReason::Rule };
+    (reason, format!("{}; {}", told(found), reason.remedy()))
+}
+
+fn told(found: &[Violation]) -> String {
+    found.iter().take(WARNINGS).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The last member of a record's metadata; nothing when there are none.
+fn push_warnings(out: &mut String, found: &[Violation]) {
+    for (n, violation) in found.iter().take(WARNINGS).enumerate() {
+        out.push_str(if n == 0 { ",\"warnings\":[" } else { "," });
+        let mut text = Vec::new();
+        write_string(&mut text, &violation.to_string());
+        out.push_str(&String::from_utf8(text).expect("JSON of UTF-8 is UTF-8"));
+    }
+    if !found.is_empty() {
+        out.push(']');
     }
 }
 
@@ -122,6 +198,7 @@ fn push_place(out: &mut String, position: &Position) {
 
 #[cfg(test)]
 mod tests {
+    use matome_model::validation::{Rule, Rules, Validation};
     use serde_json::value::RawValue;
 
     use super::*;
@@ -130,10 +207,75 @@ mod tests {
         Position { document: document.into(), request, line, record: 5 }
     }
 
-    fn prepare(items: Vec<Item>) -> Prepared {
+    fn batch(items: Vec<Item>) -> Batch {
         let checkpoint = RawValue::from_string("{}".to_owned()).unwrap();
-        let batch = Batch { items, checkpoint, stats: ReadStats::default() };
-        Preparer::new(7, Limits::default(), None).prepare(batch)
+        Batch { items, checkpoint, stats: ReadStats::default() }
+    }
+
+    fn prepare(items: Vec<Item>) -> Prepared {
+        Preparer::new(7, Limits::default(), None, None).prepare(batch(items)).unwrap()
+    }
+
+    fn judged(policy: Policy, records: &[&str]) -> Result<Prepared, Box<Refused>> {
+        let rules = Rules(vec![Rule::new("id").required(true).unique(true)]);
+        let schema = r#"{"properties":{"n":{"minimum":0}}}"#;
+        let validation = Arc::new(Validation::new(Some(schema), rules, policy).unwrap());
+        let mut preparer = Preparer::new(7, Limits::default(), None, Some(Judge::new(validation, true)));
+        let item = |(n, text): (usize, &&str)| Item::Record {
+            raw: text.as_bytes().to_vec(),
+            position: position("f", Some(n as u64 + 1), None),
+        };
+        preparer.prepare(batch(records.iter().enumerate().map(item).collect()))
+    }
+
+    const MIXED: &[&str] = &[r#"{"id":1}"#, r#"{"id":2,"n":-1}"#, r#"{"id":1}"#, r#"{"n":-2}"#, r#"{"id":3,"n":0}"#];
+
+    #[test]
+    fn what_breaks_schema_or_rules_goes_to_quarantine() {
+        let prepared = judged(Policy::Quarantine, MIXED).unwrap();
+        assert_eq!((prepared.records.len(), prepared.warned), (2, 0));
+        let found: Vec<_> = prepared.quarantined.iter().map(|bad| (bad.reason.as_str(), bad.detail.as_str())).collect();
+        assert_eq!(
+            found,
+            [
+                ("schema", "/n: -1 is less than 0 (schema, `minimum`); correct the record or the schema of the source"),
+                (
+                    "rule",
+                    "/id: 1 was in an earlier record of this read (rule, `unique`); correct the record or the rules of \
+                     the source"
+                ),
+                (
+                    "schema",
+                    "/n: -2 is less than 0 (schema, `minimum`); /id: is missing (rule, `required`); correct the record \
+                     or the schema of the source"
+                ),
+            ]
+        );
+        assert_eq!(prepared.quarantined[0].raw, MIXED[1].as_bytes());
+    }
+
+    #[test]
+    fn what_is_only_warned_of_is_stored_with_its_warnings() {
+        let prepared = judged(Policy::Warn, MIXED).unwrap();
+        assert_eq!((prepared.records.len(), prepared.quarantined.len(), prepared.warned), (5, 0, 3));
+        let metadata: Vec<&str> = prepared.records.iter().map(|record| record.metadata).collect();
+        assert_eq!(metadata[0], r#"{"document":"f","line":1,"task":7}"#);
+        assert_eq!(
+            metadata[1],
+            r#"{"document":"f","line":2,"task":7,"warnings":["/n: -1 is less than 0 (schema, `minimum`)"]}"#
+        );
+        let mut canonicaliser = Canonicaliser::default();
+        for text in metadata {
+            assert_eq!(canonicaliser.canonicalise(text.as_bytes()).unwrap().text, text);
+        }
+    }
+
+    #[test]
+    fn one_record_refuses_its_whole_batch() {
+        let refused = judged(Policy::RejectBatch, MIXED).unwrap_err();
+        assert_eq!((refused.reason, refused.position.line), ("rejected", Some(2)));
+        assert!(refused.message.ends_with("/n: -1 is less than 0 (schema, `minimum`)"), "{}", refused.message);
+        assert!(judged(Policy::RejectBatch, &MIXED[..1]).is_ok());
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use matome_connector::{ConnectorError, ReadRequest, ReadStats, Registry, validate_config};
+use matome_connector::{ConnectorError, Position, ReadRequest, ReadStats, Registry, validate_config};
 use matome_model::canonical::Limits;
-use matome_model::source::SourceType;
+use matome_model::source::{Dedupe, SourceType};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::prepare::Preparer;
+use crate::handler::judge;
+use crate::prepare::{Preparer, Refused};
 
 /// Bytes of a bad record that are shown.
 const SHOWN_BYTES: usize = 1024;
@@ -63,6 +64,31 @@ pub enum SampleError {
     /// The read failed.
     #[error(transparent)]
     Read(#[from] ConnectorError),
+    /// A page would be refused whole.
+    #[error("{message}")]
+    Refused {
+        /// Where the record is over which it would be.
+        position: Position,
+        /// Why.
+        message: String,
+    },
+}
+
+impl From<Box<Refused>> for SampleError {
+    fn from(refused: Box<Refused>) -> Self {
+        Self::Refused { position: refused.position, message: refused.message }
+    }
+}
+
+impl SampleError {
+    /// Where it happened, as far as known.
+    pub fn position(&self) -> Option<&Position> {
+        match self {
+            Self::TimedOut { .. } => None,
+            Self::Read(err) => err.position(),
+            Self::Refused { position, .. } => Some(position),
+        }
+    }
 }
 
 /// Reads at most `count` records (at least one is asked for) of the source that `config`, with its secrets in
@@ -79,6 +105,8 @@ pub async fn sample(
 ) -> Result<Sample, SampleError> {
     let config = validate_config(source_type, config).map_err(ConnectorError::Config)?;
     let key = config.common().and_then(|common| common.key.clone());
+    let quality = config.common().map(|common| common.quality.clone()).unwrap_or_default();
+    let dedupe = config.common().map_or(Dedupe::None, |common| common.dedupe);
     let connector = registry.connector(config)?;
     let cancel = CancellationToken::new();
     let _cancel_on_drop: DropGuard = cancel.clone().drop_guard();
@@ -87,7 +115,7 @@ pub async fn sample(
         let started = Instant::now();
         let request = ReadRequest { max_items: count, cancel, ..ReadRequest::default() };
         let mut reader = connector.read(request).await?;
-        let mut preparer = Preparer::new(0, Limits::default(), key);
+        let mut preparer = Preparer::new(0, Limits::default(), key, judge(&quality, dedupe));
         let (mut records, mut quarantined) = (Vec::new(), Vec::new());
         let mut stats = SampleStats::default();
         let mut left = count;
@@ -101,7 +129,7 @@ pub async fn sample(
             left -= batch.items.len();
             let ReadStats { requests, bytes, .. } = batch.stats;
             stats = SampleStats { requests: stats.requests + requests, bytes: stats.bytes + bytes };
-            let prepared = preparer.prepare(batch);
+            let prepared = preparer.prepare(batch)?;
             records.extend(prepared.records.iter().map(|record| json(record.text.to_owned())));
             quarantined.extend(prepared.quarantined.into_iter().map(|bad| SampleRejected {
                 reason: bad.reason.as_str(),

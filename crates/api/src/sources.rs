@@ -3,7 +3,7 @@
 use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
-use matome_acquisition::{SampleError, sample};
+use matome_acquisition::sample;
 use matome_connector::{FieldError, secret_paths, validate_config};
 use matome_model::clock::{Timestamp, iso8601};
 use matome_model::source::{SourceStatus, SourceType};
@@ -407,9 +407,7 @@ async fn test_source(call: Call) -> Result<Response> {
     let tried = sample(&call.state.registry, source.source_type, revealed.get(), TEST_RECORDS, limit).await;
     Ok(trial::answer(tried.map_err(|err| {
         let mut told = TrialError::new(&err);
-        if let SampleError::Read(cause) = &err {
-            told.position = cause.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
-        }
+        told.position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
         told
     })))
 }

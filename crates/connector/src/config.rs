@@ -2,6 +2,7 @@
 
 mod fields;
 mod identity;
+mod quality;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::file::FileConfig;
 
 pub(crate) use fields::Fields;
 pub use matome_model::field_error::FieldError;
+pub use quality::{Quality, QuarantineLimit};
 
 /// The errors as `a.b: message; c: message`.
 pub(crate) fn in_one_line(errors: &[FieldError]) -> String {
@@ -62,6 +64,8 @@ pub struct CommonConfig {
     pub key: Option<RecordKey>,
     /// `timeout_secs`: how long to wait for the head of an answer and for each next piece; 1 to 3600, default 30.
     pub timeout: Duration,
+    /// `validation`, `drift` and `quarantine`.
+    pub quality: Quality,
 }
 
 /// Checks `config`, the JSON text of an object, with its secrets in place.
@@ -102,7 +106,8 @@ pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig
     let (dedupe, key) = identity::parse(fields, default);
     let timeout = fields.integer("timeout_secs", 1, 3600).unwrap_or(30);
     fields.choice("mode", &[("full", ())]);
-    CommonConfig { dedupe, key, timeout: Duration::from_secs(timeout) }
+    let quality = quality::parse_quality(fields);
+    CommonConfig { dedupe, key, timeout: Duration::from_secs(timeout), quality }
 }
 
 /// The word that DRF has for a type of JSON.

@@ -13,7 +13,7 @@ mod record;
 mod registry;
 mod secrets;
 
-pub use config::{FieldError, ParsedConfig, validate_config};
+pub use config::{FieldError, ParsedConfig, Quality, QuarantineLimit, validate_config};
 pub use error::{Advice, ConnectorError};
 pub use file::FileRoots;
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};

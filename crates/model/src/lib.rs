@@ -1,4 +1,4 @@
-//! The words of matome's domain: sources, records, tasks, schedules, canonical JSON, schema inference,
+//! The words of matome's domain: sources, records, tasks, schedules, canonical JSON, schema inference, validation,
 //! the messages of the engine child.
 //!
 //! No I/O and no async: everything here is a value or a pure function, so that every other crate can
@@ -13,3 +13,4 @@ pub mod language;
 pub mod record_key;
 pub mod source;
 pub mod task;
+pub mod validation;

@@ -39,6 +39,11 @@ impl Fields {
         }
     }
 
+    /// An object of a list; its errors are told from the object on.
+    pub(crate) fn item(raw: &RawValue) -> Result<Self, FieldError> {
+        Self::of(raw, Vec::new())
+    }
+
     /// Whether nothing is left to take.
     pub(crate) fn is_empty(&self) -> bool {
         self.left.is_empty()
@@ -49,6 +54,12 @@ impl Fields {
         let mut path = self.path.clone();
         path.push(name.to_owned());
         self.errors.push(FieldError { path, message });
+    }
+
+    /// Notes faults found beneath this object.
+    pub(crate) fn fail_all(&mut self, errors: impl Iterator<Item = FieldError>) {
+        let path = &self.path;
+        self.errors.extend(errors.map(|error| FieldError { path: [path.as_slice(), &error.path].concat(), ..error }));
     }
 
     /// Notes that `name` is missing.

@@ -65,10 +65,14 @@ reasons! {
     Truncated "truncated" "send the record again as a whole";
     /// Bytes that the declared encoding does not know.
     Encoding "encoding" "declare the encoding that the source really uses";
-    /// The record breaks the schema or a rule of its source.
+    /// The record breaks the schema of its source, or a CSV value its declared type.
     Schema "schema" "correct the record or the schema of the source";
     /// The record's key is missing, null, an object or an array.
     Key "key" "give the record a value at each path of the source's `key`";
+    /// The record breaks a rule of its source.
+    Rule "rule" "correct the record or the rules of the source";
+    /// The record has fields or types that the stored schema of its source does not have.
+    Drift "drift" "accept the new schema of the source, then replay the record";
 }
 
 impl fmt::Display for QuarantineReason {
