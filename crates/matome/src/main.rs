@@ -1,6 +1,7 @@
 //! The `matome` binary: command line, configuration, roles and shutdown.
 
 mod app;
+mod bench;
 mod cli;
 mod client;
 mod commands;
@@ -121,6 +122,7 @@ async fn run(command: Command, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => Box::pin(serve::run(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args, console)).await,
+        Command::Bench(args) => Box::pin(bench::run(args, console)).await,
         other => until_signal(other, console).await,
     }
 }
@@ -146,7 +148,7 @@ async fn short(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Task(command) => Box::pin(commands::task::run(command, console)).await,
         Command::Data(command) => Box::pin(commands::data::run(command, console)).await,
         Command::Db(command) => Box::pin(commands::db::run(command, console)).await,
-        Command::Serve(_) | Command::Demo(_) | Command::Config(_) | Command::EngineChild => {
+        Command::Serve(_) | Command::Demo(_) | Command::Bench(_) | Command::Config(_) | Command::EngineChild => {
             unreachable!("handled before")
         }
     }

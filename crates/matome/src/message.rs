@@ -56,6 +56,16 @@ catalogue! {
     TryAgainWhole => "run the command again; what was written so far is not complete",
         "もう一度実行してください。途中までの出力は完全ではありません";
 
+    // Measuring.
+    BenchFailed => "the measurement failed", "測定に失敗しました";
+    GiveBenchDir =>
+        "give a directory on the disk to be measured with --dir",
+        "測定するディスク上のディレクトリを --dir で指定してください";
+    NoBenchDatabase => "cannot make a database for the measurement", "測定用のデータベースを作れません";
+    GiveCreateDb =>
+        "give a role that may create databases: alter role NAME createdb",
+        "データベースを作れるロールを使ってください: alter role NAME createdb";
+
     // Names, values and files that a user gives.
     NoSource { name } => "there is no source `{name}`", "データソース `{name}` がありません";
     NoAggregation { name } => "there is no aggregation `{name}`", "集約 `{name}` がありません";

@@ -3,6 +3,7 @@
 //! One module per group of commands; here is what they share.
 
 mod aggregate;
+mod bench;
 mod config;
 mod data;
 mod db;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::console::{ColourMode, ProgressMode};
 
 pub use aggregate::AggregateCommand;
+pub use bench::{BenchArgs, BenchGroup};
 pub use config::ConfigCommand;
 pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
@@ -117,6 +119,8 @@ pub enum Command {
     /// Shows and checks the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Measures this build on this machine, beside psql and a bare insert. Takes some minutes.
+    Bench(BenchArgs),
     /// The child process that plans and executes SQL. Started by matome itself.
     #[command(hide = true, name = crate::ENGINE_CHILD)]
     EngineChild,

@@ -1,0 +1,289 @@
+//! Where a benchmark runs: a scratch directory, a database of its own, and the product as a real process on it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use matome_store::db::{DataDir, Db};
+use matome_store::migrate;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::usage;
+use crate::client::Client;
+use crate::failure::{Exit, Failure, said};
+use crate::message::Message;
+
+/// Nothing that is waited for at the start of a process takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A task of a benchmark that takes longer has failed.
+const TASK_PATIENCE: Duration = Duration::from_secs(4 * 3600);
+/// Connections of this process to PostgreSQL.
+const CONNECTIONS: u32 = 16;
+
+/// A name as an SQL identifier.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An error of the benchmark itself.
+pub fn failed(what: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, Message::BenchFailed).why(said(what.to_string()))
+}
+
+/// A directory that goes away with the benchmark.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes a fresh directory beneath `parent`.
+    pub fn make(parent: &Path) -> Result<Self, Failure> {
+        let dir = parent.join(format!("matome-bench-{}", std::process::id()));
+        // A socket's path has 107 bytes, so names here are short. One that is there is of a process that is gone.
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).map_err(|err| {
+            Failure::new(Exit::Config, Message::CannotWrite { file: dir.display().to_string() })
+                .because(&err)
+                .help(Message::GiveBenchDir)
+        })?;
+        Ok(Self(dir))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A PostgreSQL server on which databases are made for the benchmark.
+pub struct Postgres {
+    url: url::Url,
+    admin: Db,
+    /// The process above all those of the server, when it is on this machine.
+    pub server_pid: Option<u32>,
+    made: Vec<String>,
+}
+
+impl Postgres {
+    pub async fn connect(url: &str) -> Result<Self, Failure> {
+        let admin = Db::connect_postgres(url, Uuid::new_v4(), 2).await?;
+        let url = url
+            .parse()
+            .map_err(|err: url::ParseError| Failure::new(Exit::Config, Message::NoDatabaseUrl).because(&err))?;
+        let pid = admin.read().await?.conn().fetch_one("select pg_backend_pid() as pid", &[]).await?.int("pid")?;
+        let pid = u32::try_from(pid).unwrap_or(0);
+        // A server elsewhere has process ids of its own; a process of this name with this id is ours.
+        let is_here = usage::name(pid).is_some_and(|name| name.starts_with("postgres"));
+        let server_pid = is_here.then(|| usage::parent(pid)).flatten();
+        Ok(Self { url, admin, server_pid, made: Vec::new() })
+    }
+
+    /// Makes an empty database; returns its URL.
+    async fn create(&mut self, label: &str) -> Result<String, Failure> {
+        let name = format!("matome_bench_{label}_{}", Uuid::new_v4().simple());
+        let create = format!("create database {}", quoted(&name));
+        self.admin.read().await?.conn().execute_script(create).await.map_err(|err| {
+            Failure::new(Exit::Config, Message::NoBenchDatabase).because(&err).help(Message::GiveCreateDb)
+        })?;
+        let mut url = self.url.clone();
+        url.set_path(&name);
+        self.made.push(name);
+        Ok(url.into())
+    }
+
+    /// Removes the databases that were made.
+    pub async fn clean(&mut self) -> Result<(), Failure> {
+        for name in std::mem::take(&mut self.made) {
+            let drop = format!("drop database if exists {} with (force)", quoted(&name));
+            self.admin.read().await?.conn().execute_script(drop).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A database to run on, empty at first.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `sqlite` or `postgres`.
+    pub name: &'static str,
+    /// Data directory of the product, and the file root beside it.
+    dir: PathBuf,
+    pub database_url: Option<String>,
+    /// The process above all those of the database server, when that is on this machine.
+    pub server_pid: Option<u32>,
+}
+
+impl Target {
+    pub fn sqlite(scratch: &Scratch, label: &str) -> Self {
+        let dir = scratch.path().join(format!("sqlite-{label}"));
+        Self { name: "sqlite", dir, database_url: None, server_pid: None }
+    }
+
+    pub async fn postgres(server: &mut Postgres, scratch: &Scratch, label: &str) -> Result<Self, Failure> {
+        let dir = scratch.path().join(format!("postgres-{label}"));
+        let url = server.create(label).await?;
+        Ok(Self { name: "postgres", dir, database_url: Some(url), server_pid: server.server_pid })
+    }
+
+    /// Opens the database in this process and makes the schema.
+    pub async fn open(&self) -> Result<Db, Failure> {
+        let db = match &self.database_url {
+            Some(url) => Db::connect_postgres(url, Uuid::new_v4(), CONNECTIONS).await?,
+            None => {
+                std::fs::create_dir_all(&self.dir).map_err(failed)?;
+                Db::open_embedded(DataDir::acquire(&self.dir)?).await?
+            }
+        };
+        migrate::migrate(&db).await?;
+        Ok(db)
+    }
+
+    /// This binary with a command that uses the target.
+    fn command(&self, args: &[&str]) -> Result<Command, Failure> {
+        std::fs::create_dir_all(&self.dir).map_err(failed)?;
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        // In a directory and an environment of its own, so that settings of the user do not become part of the figure.
+        command.args(args).arg("--data-dir").arg(&self.dir).current_dir(&self.dir).stdin(Stdio::null());
+        command.env_clear();
+        for name in ["PATH", "HOME", "TMPDIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        if let Some(url) = &self.database_url {
+            command.env("DATABASE_URL", url);
+        }
+        Ok(command)
+    }
+
+    fn run(&self, args: &[&str]) -> Result<String, Failure> {
+        let output = self.command(args)?.output().map_err(failed)?;
+        if !output.status.success() {
+            return Err(failed(format!("`matome {}`: {}", args.join(" "), String::from_utf8_lossy(&output.stderr))));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Makes the schema, where `serve` does not do so itself.
+    pub fn migrate(&self) -> Result<(), Failure> {
+        self.run(&["migrate"]).map(drop)
+    }
+
+    /// Starts the product on the target and waits until it is ready; `files` is its file root.
+    pub async fn serve(&self, files: &Path) -> Result<Server, Failure> {
+        let files = files.display().to_string();
+        let args = ["serve", "--bind", "127.0.0.1:0", "--log-level", "info", "--file-root", &files];
+        let started = Instant::now();
+        let mut child = self.command(&args)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        let address = address(&mut child);
+        let mut server = Server { child, base: String::new(), token: String::new(), ready_after: Duration::ZERO };
+        server.base = format!("http://{}", address?);
+        let client = http_client()?;
+        loop {
+            let answer = client.get(format!("{}/readyz", server.base)).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                break;
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(failed("`matome serve` does not become ready"));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        server.ready_after = started.elapsed();
+        server.token = self.run(&["token", "create", "--role", "admin"])?;
+        Ok(server)
+    }
+}
+
+/// Finds the address in what `serve` logs; goes on reading, so that the pipe never fills.
+fn address(child: &mut Child) -> Result<String, Failure> {
+    let (found, address) = mpsc::channel();
+    let Some(stderr) = child.stderr.take() else { return Err(failed("`matome serve` has no stderr")) };
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if let Some((_, rest)) = line.split_once("serving on http://") {
+                let is_part = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '[' | ']');
+                let _ = found.send(rest.chars().take_while(is_part).collect());
+            }
+        }
+    });
+    address.recv_timeout(PATIENCE).map_err(|_| failed("`matome serve` did not say where it listens"))
+}
+
+fn http_client() -> Result<reqwest::Client, Failure> {
+    reqwest::Client::builder().no_proxy().build().map_err(failed)
+}
+
+/// The product, running; killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    pub base: String,
+    pub token: String,
+    /// From its start until it answered that it is ready.
+    pub ready_after: Duration,
+}
+
+impl Server {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        let (base, token) = (self.base.clone(), Some(self.token.clone()));
+        Ok(Client::Http { client: http_client()?, target: base.clone(), base, token })
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+        let body = body.map(|body| body.to_string());
+        let answer = self.client()?.send(method, path, body).await?.into_json()?;
+        serde_json::from_str(answer.get()).map_err(failed)
+    }
+
+    /// Defines a file source that runs by hand only; returns its id.
+    pub async fn file_source(&self, name: &str, file: &str, format: &str) -> Result<i64, Failure> {
+        let config = json!({ "path": file, "format": format });
+        let body = json!({ "name": name, "source_type": "file", "config": config, "fetch_interval": 0 });
+        id(&self.send("POST", "/api/acquisition/sources/", Some(body)).await?)
+    }
+
+    /// Defines an aggregation that runs by hand only; returns its id.
+    pub async fn aggregation(&self, name: &str, sql: &str) -> Result<i64, Failure> {
+        let body = json!({ "name": name, "config": { "sql": sql } });
+        id(&self.send("POST", "/api/aggregation/sources/", Some(body)).await?)
+    }
+
+    /// Runs a source or an aggregation to a good end; returns the result of its task.
+    pub async fn run(&self, queue: &str, id_of_source: i64) -> Result<Value, Failure> {
+        let path = format!("/api/{queue}/sources/{id_of_source}/run/");
+        let task = id(&self.send("POST", &path, Some(json!({}))).await?)?;
+        let started = Instant::now();
+        loop {
+            let row = self.send("GET", &format!("/api/{queue}/tasks/{task}/"), None).await?;
+            match row["status"].as_str() {
+                Some("succeeded") => return Ok(row["result"].clone()),
+                Some("pending" | "running") if started.elapsed() < TASK_PATIENCE && row["error"].is_null() => {}
+                _ => return Err(failed(format!("a task of the benchmark did not succeed: {row}"))),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn id(row: &Value) -> Result<i64, Failure> {
+    row["id"].as_i64().ok_or_else(|| failed(format!("a row without id: {row}")))
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,53 @@
+//! `matome bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{OutputArgs, server_database};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchGroup {
+    /// Files from nothing to stored, first and again.
+    Ingest,
+    /// Lists over HTTP.
+    List,
+    /// Join and group over the raw records.
+    Join,
+    /// The task engine.
+    Tasks,
+    /// Memory when idle and while large files are read.
+    Memory,
+    /// How soon processes are ready.
+    Start,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Makes databases of its own on the server of --database-url and removes them; whatever else is there \
+    stays as it is.\nOn a machine that does other things at the same time, look at the CPU seconds.\n\n\
+    Examples:\n  matome bench --dir /var/tmp\n  matome bench ingest list --database-url postgres://user@127.0.0.1/postgres"
+)]
+pub struct BenchArgs {
+    /// What to measure [default: all]
+    #[arg(value_name = "NAME")]
+    pub groups: Vec<BenchGroup>,
+    /// PostgreSQL to measure beside SQLite; its role must be allowed to create databases.
+    #[arg(long, value_name = "URL", value_parser = server_database)]
+    pub database_url: Option<String>,
+    /// CSV rows of an ingest; a fifth as many records of 1 KB [default: 1000000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rows: Option<u64>,
+    /// Tiny sizes, to see that it works.
+    #[arg(long)]
+    pub quick: bool,
+    /// Also with 20 M rows in the table, and files up to 2 GiB. Needs an hour and 60 GB.
+    #[arg(long)]
+    pub full: bool,
+    /// Directory on the disk to be measured [default: that for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}

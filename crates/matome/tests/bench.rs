@@ -1,0 +1,81 @@
+//! `matome bench` measures every figure it promises, on both databases. What the figures are is no matter of a test.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn bench(dir: &TempDir, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_matome"));
+    command.arg("bench").args(args).arg("--dir").arg(dir.path()).stdin(Stdio::null());
+    command.env("DATABASE_URL", std::env::var("MATOME_TEST_DATABASE_URL").expect("run with scripts/with-postgres"));
+    command
+}
+
+#[test]
+fn every_figure_is_measured_on_both_databases_and_nothing_is_left_behind() {
+    let dir = TempDir::new().unwrap();
+    let output = bench(&dir, &["--quick", "--full", "-o", "json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let find = |database: &str, what: &str| {
+        let is_it = |figure: &&Value| figure["database"] == database && figure["what"].as_str().unwrap().contains(what);
+        let found = figures.iter().find(is_it);
+        found.unwrap_or_else(|| panic!("no `{what}` on `{database}` in {figures:#?}"))
+    };
+    for database in ["sqlite", "postgres"] {
+        for what in [
+            "2000 CSV rows, first load",
+            "2000 CSV rows, read again",
+            "400 NDJSON records of 1 KB, first load",
+            "400 NDJSON records of 1 KB, read again",
+            "orders.csv at 5000 rows, first load",
+            "events.ndjson at 5000 rows, read again",
+        ] {
+            let figure = find(database, what);
+            let peer = if database == "sqlite" { "bare insert" } else { "psql \\copy" };
+            assert_eq!(figure["peer"]["name"], peer, "{figure}");
+            assert!(figure["ratio"].as_f64().unwrap() > 0.0, "{figure}");
+            assert!(figure["met"].is_boolean() && figure["unit"] == "rows/s", "{figure}");
+            assert!(figure["cpu_seconds"].as_f64().unwrap() >= 0.0, "{figure}");
+            assert!((5.0..2_000.0).contains(&figure["peak_mib"].as_f64().unwrap()), "{figure}");
+        }
+        let list = find(database, "list of 20 records of 2400, with count");
+        assert!(list["note"].as_str().unwrap().contains("p99"), "{list}");
+        for what in ["list of 20 sources", "tasks, -c 8", "tasks, -c 64", "p99 at 50/s", "of 2000 lanes", "join"] {
+            assert!(find(database, what)["value"].as_f64().unwrap() > 0.0);
+        }
+        assert!((5.0..2_000.0).contains(&find(database, "serve, idle")["value"].as_f64().unwrap()));
+        assert!(find(database, "peak while reading a file of 1 MiB")["value"].as_f64().unwrap() > 5.0);
+        assert!(find(database, "serve ready")["value"].as_f64().unwrap() > 0.0);
+    }
+    for what in ["demo", "engine child, none", "engine child that waits"] {
+        assert!(find("", what)["value"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the scratch directory is removed");
+}
+
+#[test]
+fn a_table_has_the_groups_that_were_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let output = bench(&dir, &["start", "--quick"]).env_remove("DATABASE_URL").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.starts_with("what\tdatabase\tfigure\tpeer\tratio\tbudget\tmet"), "{table}");
+    assert!(table.contains("serve ready after its start") && !table.contains("tasks/s"), "{table}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("SQLite only"));
+}
+
+#[test]
+fn a_wrong_name_or_database_is_told() {
+    let dir = TempDir::new().unwrap();
+    let output = bench(&dir, &["speed"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ingest, list, join, tasks"));
+    let output = bench(&dir, &["start", "--database-url", "mysql://host/name"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = bench(&dir, &["start", "--rows", "0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
