@@ -10,10 +10,10 @@ use matome_connector::{
 use matome_model::canonical::Limits;
 use matome_model::clock::Clock;
 use matome_model::record_key::RecordKey;
-use matome_model::source::Dedupe;
+use matome_model::source::{Dedupe, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
-use matome_store::acquired_data::{Occurrences, Page, PageCounts, Records};
+use matome_store::acquired_data::{Occurrences, Page, PageCounts, Progress, Records};
 use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
@@ -52,7 +52,8 @@ struct Options {
 }
 
 /// The counts of a task, as its result and its progress show them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 struct Counts {
     /// Records read, bad ones included.
     read: u64,
@@ -157,23 +158,29 @@ impl AcquisitionHandler {
         let key = CheckpointKey { source_id: task.object_id, stream: task.stream.clone(), purpose: LIVE.to_owned() };
         let identity = (dedupe, record_key);
         let read = self.begin(&task, &ctx, key, &source, identity, quality, options.full).await?;
-        let mut counts = Counts::default();
+        // What the attempts before this one committed.
+        let earlier: Counts =
+            task.progress.as_ref().and_then(|counts| serde_json::from_str(counts.get()).ok()).unwrap_or_default();
+        let mut counts = earlier;
         if read.begun.read_ended {
-            // An attempt before this one committed its last page and died before it could say so.
-            return Ok(task.progress.as_ref().map_or_else(|| TaskOutcome::new(&counts), TaskOutcome::new));
+            // One of them committed the last page and died before it could say so.
+            return Ok(TaskOutcome::new(&counts));
+        }
+        if goes_on_behind(&source, dedupe, options.full) {
+            ctx.may_yield();
         }
         let result = self.read(connector, read, &ctx, &mut counts).await;
-        count_records(&counts);
+        count_records(&earlier, &counts);
         match result {
             Ok(()) => {
                 let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(
                     source.id = task.object_id,
                     task.id = task.id,
-                    records = counts.stored,
+                    records = counts.stored - earlier.stored,
                     duration_ms,
                     "stored {} records from source `{}`",
-                    counts.stored,
+                    counts.stored - earlier.stored,
                     source.name
                 );
                 Ok(TaskOutcome::new(&counts))
@@ -265,7 +272,7 @@ impl AcquisitionHandler {
                 return Err(stopped(ctx));
             }
             let (stats, warned) = (prepared.stats, prepared.warned);
-            let page = Arc::new(self.page(&read, ctx, prepared, page_seq, is_last));
+            let page = Arc::new(self.page(&read, ctx, prepared, page_seq, is_last, *counts));
             let timer = std::time::Instant::now();
             let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
             metrics::histogram!("matome_acquisition_page_commit_seconds").record(timer.elapsed().as_secs_f64());
@@ -280,11 +287,24 @@ impl AcquisitionHandler {
             if is_last {
                 return Ok(());
             }
-            ctx.progress(counts).await;
         }
     }
 
-    fn page(&self, read: &Read, ctx: &TaskContext, prepared: Prepared, page_seq: i64, is_last: bool) -> Page {
+    fn page(
+        &self,
+        read: &Read,
+        ctx: &TaskContext,
+        prepared: Prepared,
+        page_seq: i64,
+        is_last: bool,
+        before: Counts,
+    ) -> Page {
+        let (stats, warned) = (prepared.stats, prepared.warned);
+        let after = move |page: PageCounts| {
+            let mut counts = before;
+            counts.add(page, stats, warned);
+            counts.to_json()
+        };
         Page {
             fence: ctx.fence,
             task_id: read.task_id,
@@ -300,8 +320,14 @@ impl AcquisitionHandler {
                 state: prepared.checkpoint,
             },
             ends_read: is_last,
+            progress: Some(Progress(Arc::new(after))),
         }
     }
+}
+
+/// Whether another attempt starts where this one stops, so that to stop for another task of the lane loses nothing.
+fn goes_on_behind(source: &DataSource, dedupe: Dedupe, full: bool) -> bool {
+    !full && (dedupe == Dedupe::None || dedupe != Dedupe::Rows && source.source_type == SourceType::Api)
 }
 
 /// Reads and prepares pages until the source has no more. One page is held back until it is known whether
@@ -407,15 +433,16 @@ fn store_error(err: StoreError, ctx: &TaskContext) -> TaskError {
     }
 }
 
-fn count_records(counts: &Counts) {
+/// Adds to the metrics what this attempt did.
+fn count_records(earlier: &Counts, counts: &Counts) {
     for (outcome, records) in [
-        ("stored", counts.stored),
-        ("duplicate", counts.duplicate),
-        ("quarantined", counts.quarantined),
-        ("warned", counts.warned),
+        ("stored", counts.stored - earlier.stored),
+        ("duplicate", counts.duplicate - earlier.duplicate),
+        ("quarantined", counts.quarantined - earlier.quarantined),
+        ("warned", counts.warned - earlier.warned),
     ] {
         metrics::counter!("matome_acquisition_records_total", "outcome" => outcome).increment(records);
     }
-    metrics::counter!("matome_acquisition_updated_records_total").increment(counts.updated);
-    metrics::counter!("matome_acquisition_read_bytes_total").increment(counts.bytes);
+    metrics::counter!("matome_acquisition_updated_records_total").increment(counts.updated - earlier.updated);
+    metrics::counter!("matome_acquisition_read_bytes_total").increment(counts.bytes - earlier.bytes);
 }

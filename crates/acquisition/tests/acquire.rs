@@ -106,6 +106,44 @@ async fn a_read_that_was_cut_off_ends_with_the_rows_of_one_that_was_not() {
     }
 }
 
+#[tokio::test]
+async fn the_result_of_a_task_sums_up_what_all_its_attempts_stored() {
+    for bed in databases().await {
+        for dedupe in ["none", "hash"] {
+            let bench = Bench::new(&bed.db, &format!(r#","dedupe":"{dedupe}""#)).await;
+            let lines = many_lines(bed.db.page_rows() * 5);
+            bench.write_file(&lines);
+            let first = bench.claim().await;
+            let (handler, ctx) = (bench.handler(), TaskContext::new(bed.db.clone(), first.task.id, first.fence));
+            let (task, before) = (first.clone(), pages_committed(&bench).await);
+            let run = tokio::spawn(async move { handler.run(task, ctx).await });
+            while pages_committed(&bench).await < before + 2 {
+                assert!(!run.is_finished(), "it was to be cut off");
+                tokio::task::yield_now().await;
+            }
+            run.abort();
+            let _ = run.await;
+            let second = bench.take_over(&first).await;
+            let ctx = TaskContext::new(bed.db.clone(), second.task.id, second.fence);
+            let result = bench.handler().run(second, ctx).await.unwrap().result;
+            let stored = u64::try_from(bench.stored().await.len()).unwrap();
+            assert_eq!(count(&result, "stored"), stored, "{} {dedupe}", bed.name);
+            let all = u64::try_from(lines.len()).unwrap();
+            match dedupe {
+                // Goes on behind the last record, so each was read once.
+                "none" => assert_eq!((count(&result, "read"), stored), (all, all), "{}", bed.name),
+                _ => assert!(count(&result, "read") > all, "{}", bed.name),
+            }
+            assert_eq!(
+                count(&result, "read"),
+                count(&result, "stored") + count(&result, "duplicate"),
+                "{} {dedupe}",
+                bed.name
+            );
+        }
+    }
+}
+
 /// `dedupe: none` appends each read, so this one showed as a file stored twice.
 #[tokio::test]
 async fn a_worker_that_dies_after_the_last_page_has_nothing_read_again() {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use futures::FutureExt as _;
@@ -129,19 +130,25 @@ impl App {
     }
 
     /// Starts the workers of both queues, the beat and the housekeeping.
-    pub async fn start_workers(&self, acquisition_slots: usize, aggregation_slots: usize) -> Result<(), Failure> {
+    pub async fn start_workers(
+        &self,
+        acquisition_slots: usize,
+        aggregation_slots: usize,
+        deadline: Duration,
+    ) -> Result<(), Failure> {
         let app = &self.0;
         let process = Process::start(app.db.clone(), app.clock.clone(), self.introduction()).await?;
         let acquisition =
             AcquisitionHandler::new(app.db.clone(), app.registry.clone(), app.vault.clone(), app.clock.clone());
         let aggregation = AggregationHandler::new(app.db.clone(), app.engine.clone(), app.clock.clone(), app.limits);
-        let options = WorkerOptions::new(Queue::Acquisition, acquisition_slots);
+        let options = WorkerOptions { deadline, ..WorkerOptions::new(Queue::Acquisition, acquisition_slots) };
         let worker = Worker::new(&process, app.bus.clone(), options, Arc::new(acquisition));
         app.workers.spawn(worker.run(app.draining.clone()));
-        let options = WorkerOptions::new(Queue::Aggregation, aggregation_slots);
+        let options = WorkerOptions { deadline, ..WorkerOptions::new(Queue::Aggregation, aggregation_slots) };
         let worker = Worker::new(&process, app.bus.clone(), options, Arc::new(aggregation));
         app.workers.spawn(worker.run(app.draining.clone()));
         let beat = Beat::new(app.db.clone(), app.bus.clone(), app.clock.clone(), Some(process.boot()));
+        let beat = beat.with_deadline(deadline);
         app.workers.spawn(beat.run(app.draining.clone()));
         app.workers.spawn(housekeeping::run(app.db.clone(), app.clock.clone(), app.draining.clone()));
         *app.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);

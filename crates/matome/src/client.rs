@@ -78,7 +78,7 @@ impl Client {
         }
         let app = App::open(&args.storage, &args.reach, Names::default(), 512).await?;
         if works {
-            app.start_workers(2, 1).await?;
+            app.start_workers(2, 1, matome_tasks::ATTEMPT_DEADLINE).await?;
         }
         Ok(Self::InProcess { app: Box::new(app), language: console.language })
     }

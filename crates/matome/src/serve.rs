@@ -32,7 +32,8 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     }
     let names = Names { allowed_hosts: &args.allowed_hosts, bind: Some(address.ip()) };
     let app = App::open(&args.storage, &args.reach, names, args.aggregation_memory).await?;
-    app.start_workers(args.acquisition_slots, args.aggregation_slots).await?;
+    let deadline = Duration::from_secs(args.attempt_deadline);
+    app.start_workers(args.acquisition_slots, args.aggregation_slots, deadline).await?;
     let socket_dir = args.storage.database_url.is_none().then_some(args.storage.data_dir.as_path());
     let server = start(&app, listener, socket_dir).await?;
     info!("serving on http://{address}, documentation at http://{address}/api/docs/");

@@ -16,6 +16,7 @@ use futures::stream::BoxStream;
 use matome_model::clock::Timestamp;
 use matome_model::source::Dedupe;
 use matome_model::task::{Fence, LaneKind};
+use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::checkpoints::{self, Advance};
@@ -126,6 +127,16 @@ impl Records {
     }
 }
 
+/// Makes what a task says of itself after a page (a JSON object) out of what the page did.
+#[derive(Clone)]
+pub struct Progress(pub Arc<dyn Fn(PageCounts) -> Box<RawValue> + Send + Sync>);
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress(..)")
+    }
+}
+
 /// What one page transaction stores.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -148,6 +159,9 @@ pub struct Page {
     pub checkpoint: Advance,
     /// Whether this page ends the read: the source then counts as fetched at `acquired_at`, and the task as read.
     pub ends_read: bool,
+    /// What the task shows after it; committed with the page, so that the next attempt of a task goes on counting
+    /// where this one stopped.
+    pub progress: Option<Progress>,
 }
 
 /// What a page transaction did.
@@ -240,8 +254,6 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, as_i64(stored)).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);
     counters::add(conn, counters::QUARANTINE, key.source_id, &key.stream, new_in_quarantine).await?;
-    tasks::made_progress(conn, &page.fence).await?;
-
     let counts = PageCounts {
         read: as_u64(page.records.len() + page.quarantined.len()),
         stored: as_u64(stored),
@@ -249,6 +261,8 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
         duplicate: as_u64(page.records.len() - stored),
         quarantined: as_u64(page.quarantined.len()),
     };
+    let progress = page.progress.as_ref().map(|Progress(of)| of(counts));
+    tasks::made_progress(conn, &page.fence, progress.as_deref()).await?;
     Ok(Committed { counts, seen: selection.seen })
 }
 

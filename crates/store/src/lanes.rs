@@ -4,7 +4,7 @@
 //! pending tasks and are computed anew by every transition that may change them, while it holds the lock.
 
 use matome_model::clock::Timestamp;
-use matome_model::task::{LaneKind, Queue};
+use matome_model::task::{Fence, LaneKind, Queue};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
@@ -71,6 +71,14 @@ pub(crate) async fn lock_leased(conn: &mut Conn<'_>, worker: Option<Uuid>, limit
     let mut args: Vec<Arg<'_>> = vec![limit.into()];
     args.extend(worker.map(Arg::from));
     conn.fetch_all(AssertSqlSafe(sql), &args).await?.iter().map(LockedLane::from_row).collect()
+}
+
+/// Locks the lane of a lease, unless it has ended or somebody has the lane locked.
+pub(crate) async fn lock_lease(conn: &mut Conn<'_>, fence: &Fence) -> Result<Option<LockedLane>> {
+    let lock = conn.pick(" for update skip locked", "");
+    let sql = format!("select {COLUMNS} from lanes where id = $1 and lease_epoch = $2 and lease_worker = $3{lock}");
+    let args = [fence.lane_id.into(), fence.lease_epoch.into(), fence.worker.into()];
+    conn.fetch_optional(AssertSqlSafe(sql), &args).await?.as_ref().map(LockedLane::from_row).transpose()
 }
 
 const CREATE: &str = "insert into lanes (queue, kind, object_id, stream) values ($1, $2, $3, $4)

@@ -1,6 +1,7 @@
 //! Worker processes and their heartbeats.
 
 use matome_model::clock::Timestamp;
+use matome_model::task::Fence;
 use uuid::Uuid;
 
 use crate::db::{Conn, Dialect};
@@ -53,6 +54,8 @@ pub struct HeldLease {
     pub task_id: i64,
     /// Somebody asked the task to stop.
     pub cancel_requested: bool,
+    /// Another task of the lane is due that would come first if this one went back in line now.
+    pub others_wait: bool,
 }
 
 /// What a heartbeat learns.
@@ -67,7 +70,12 @@ pub enum Beat {
 const BEAT: &str = "update workers set beat_seq = beat_seq + 1, last_beat_at = $2, draining = $3
 where boot = $1 and gone_at is null";
 
-const HELD: &str = "select l.id, l.lease_epoch, l.lease_task, t.cancel_requested_at
+const HELD: &str = "select l.id, l.lease_epoch, l.lease_task, t.cancel_requested_at,
+    case when l.paused or l.not_before > $2 then 0
+        else (select count(*) from (
+            select 1 as one from tasks o where o.lane_id = l.id and o.status = 'pending'
+            and o.sort_key < $2 + (t.sort_key - t.run_at) and o.run_at <= $2 limit 1) due)
+    end as others
 from lanes l join tasks t on t.id = l.lease_task where l.lease_worker = $1";
 
 /// Shows that the worker lives, and tells it which leases it has and which tasks are to stop.
@@ -78,13 +86,14 @@ pub async fn beat(conn: &mut Conn<'_>, boot: Uuid, draining: bool, now: Timestam
     if conn.execute(BEAT, &[boot.into(), now.into(), draining.into()]).await? == 0 {
         return Ok(Beat::DeclaredDead);
     }
-    let rows = conn.fetch_all(HELD, &[boot.into()]).await?;
+    let rows = conn.fetch_all(HELD, &[boot.into(), now.into()]).await?;
     let held = rows.iter().map(|row| {
         Ok(HeldLease {
             lane_id: row.int("id")?,
             lease_epoch: row.int("lease_epoch")?,
             task_id: row.int("lease_task")?,
             cancel_requested: row.opt_time("cancel_requested_at")?.is_some(),
+            others_wait: row.int("others")? > 0,
         })
     });
     held.collect::<Result<Vec<_>>>().map(Beat::Alive)
@@ -130,6 +139,21 @@ and not exists (select 1 from workers w where w.boot = l.lease_worker and w.gone
 pub async fn holders_gone(conn: &mut Conn<'_>) -> Result<Vec<Uuid>> {
     let rows = conn.fetch_all(HOLDERS_GONE, &[]).await?;
     rows.iter().map(|row| row.uuid("boot")).collect()
+}
+
+const LEASED: &str = "select id, lease_epoch, lease_worker from lanes where lease_worker is not null";
+
+/// All leases there are.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn leased(conn: &mut Conn<'_>) -> Result<Vec<Fence>> {
+    let rows = conn.fetch_all(LEASED, &[]).await?;
+    let fence = |row: &crate::db::Row| {
+        let (lane_id, lease_epoch) = (row.int("id")?, row.int("lease_epoch")?);
+        Ok(Fence { lane_id, lease_epoch, worker: row.uuid("lease_worker")? })
+    };
+    rows.iter().map(fence).collect()
 }
 
 const END_SESSIONS: &str = "select pg_terminate_backend(pid) as ended from pg_stat_activity

@@ -399,6 +399,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             quarantined: vec![bad],
             checkpoint: Advance { key: key.clone(), page_seq, config_rev: 1, state: "{}".to_owned() },
             ends_read: page_seq == 1,
+            progress: None,
         };
         let committed = acquired_data::commit_page(conn, &page).await?;
         occurrences.lock().unwrap().advance(committed.seen);

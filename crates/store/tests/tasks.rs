@@ -407,7 +407,7 @@ async fn the_tenth_death_of_its_worker_fails_a_task_unless_a_page_commits() {
                 if with_progress && death == 2 {
                     write!(db, conn => async {
                         lease::lock(conn, &fence).await?;
-                        tasks::made_progress(conn, &fence).await
+                        tasks::made_progress(conn, &fence, None).await
                     })
                     .unwrap();
                 }

@@ -24,16 +24,24 @@ pub(crate) struct Done {
     pub(crate) took: Duration,
 }
 
-/// Runs the handler; whatever it does, panics included, there is an end to write.
-pub(crate) async fn run(handler: &dyn Handler, task: ClaimedTask, ctx: TaskContext) -> Done {
+/// Runs the handler for at most `deadline`; whatever it does, panics included, there is an end to write.
+pub(crate) async fn run(handler: &dyn Handler, task: ClaimedTask, ctx: TaskContext, deadline: Duration) -> Done {
     let (task_id, fence) = (task.task.id, task.fence);
     let started = Instant::now();
     let work = AssertUnwindSafe(async { handler.run(task, ctx.clone()).await }).catch_unwind();
     let result = tokio::select! {
         result = work => result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
         () = stopped_too_long(&ctx) => Err(TaskError::interrupted()),
+        () = stop_at(&ctx, deadline) => unreachable!("waits for the task"),
     };
-    Done { finish: Finish { task_id, fence, end: end(task_id, result, &ctx) }, took: started.elapsed() }
+    Done { finish: Finish { task_id, fence, end: end(task_id, result, &ctx, deadline) }, took: started.elapsed() }
+}
+
+/// Asks the task to stop when its time is over, and never returns.
+async fn stop_at(ctx: &TaskContext, deadline: Duration) {
+    tokio::time::sleep(deadline).await;
+    ctx.stop_with(StopReason::Deadline);
+    std::future::pending().await
 }
 
 async fn stopped_too_long(ctx: &TaskContext) {
@@ -47,7 +55,7 @@ async fn stopped_too_long(ctx: &TaskContext) {
     }
 }
 
-fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext) -> End {
+fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext, deadline: Duration) -> End {
     let reason = ctx.stop_reason();
     if reason == Some(StopReason::LeaseLost) {
         // When the lease is ours after all (only the heartbeat was late), this gives it back; else it is fenced.
@@ -61,6 +69,13 @@ fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext) 
     match err.advice {
         Advice::Fenced => End::Released { result: None },
         Advice::Interrupted if reason == Some(StopReason::Cancelled) => End::Cancelled { result: err.result },
+        Advice::Interrupted if reason == Some(StopReason::Yield) => End::Yielded { result: err.result },
+        Advice::Interrupted if reason == Some(StopReason::Deadline) => {
+            let late = format!("the attempt did not end within {} seconds", deadline.as_secs());
+            let late = TaskError { result: err.result, ..TaskError::retry("deadline", late) };
+            log(task_id, &late, "attempt stopped");
+            End::Retry { error: error_json(&late), result: late.result, after: None, jitter: rand::random() }
+        }
         Advice::Interrupted => End::Released { result: err.result },
         Advice::Fail => {
             log(task_id, &err, "task failed");

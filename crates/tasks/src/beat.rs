@@ -40,6 +40,12 @@ impl Beat {
         Self { db, bus, clock, sweeper: Sweeper::new(own, DEAD_AFTER), swept: now, repaired: now }
     }
 
+    /// The same beat where an attempt may take so long.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { sweeper: self.sweeper.with_deadline(deadline), ..self }
+    }
+
     /// Beats until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,11 @@ pub enum StopReason {
     LeaseLost,
     /// The process is shutting down: finish the page, return; the task becomes `pending` without an attempt.
     Drain,
+    /// Another task of the lane has waited long enough: finish the page, return; the task goes on after that one. Only
+    /// a task that said [`TaskContext::may_yield`] hears it.
+    Yield,
+    /// The attempt has taken longer than any may: finish the page, return; it counts as failed and is tried again.
+    Deadline,
 }
 
 /// What a handler gets beside its task. Cheap to clone.
@@ -54,6 +59,8 @@ struct Shared {
     task_id: i64,
     db: Db,
     reason: AtomicU8,
+    begun: Instant,
+    may_yield: AtomicBool,
     pulse: Pulse,
     /// When progress was last written.
     written: Mutex<Option<Instant>>,
@@ -77,7 +84,15 @@ impl TaskContext {
     }
 
     pub(crate) fn with_pulse(db: Db, task_id: i64, fence: Fence, pulse: Pulse) -> Self {
-        let shared = Shared { task_id, db, reason: AtomicU8::new(0), pulse, written: Mutex::new(None) };
+        let shared = Shared {
+            task_id,
+            db,
+            reason: AtomicU8::new(0),
+            begun: Instant::now(),
+            may_yield: AtomicBool::new(false),
+            pulse,
+            written: Mutex::new(None),
+        };
         Self { fence, stop: CancellationToken::new(), shared: Arc::new(shared) }
     }
 
@@ -87,6 +102,8 @@ impl TaskContext {
             StopReason::Cancelled => 1,
             StopReason::Drain => 2,
             StopReason::LeaseLost => 3,
+            StopReason::Yield => 4,
+            StopReason::Deadline => 5,
         };
         if reason == StopReason::LeaseLost {
             self.shared.reason.store(code, Ordering::SeqCst);
@@ -102,7 +119,22 @@ impl TaskContext {
             1 => Some(StopReason::Cancelled),
             2 => Some(StopReason::Drain),
             3 => Some(StopReason::LeaseLost),
+            4 => Some(StopReason::Yield),
+            5 => Some(StopReason::Deadline),
             _ => None,
+        }
+    }
+
+    /// Says that another attempt of this task goes on where this one stops: it may be asked to make room for another
+    /// task of its lane ([`StopReason::Yield`]).
+    pub fn may_yield(&self) {
+        self.shared.may_yield.store(true, Ordering::SeqCst);
+    }
+
+    /// Asks the task to make room, if it may and has run for `after`.
+    pub(crate) fn yield_after(&self, after: Duration) {
+        if self.shared.may_yield.load(Ordering::SeqCst) && self.shared.begun.elapsed() >= after {
+            self.stop_with(StopReason::Yield);
         }
     }
 

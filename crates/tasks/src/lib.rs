@@ -27,4 +27,4 @@ pub use handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskErr
 pub use liveness::{BEAT_EVERY, DEAD_AFTER, SELF_FENCE_AFTER};
 pub use process::Process;
 pub use sweeper::Sweeper;
-pub use worker::{Worker, WorkerOptions};
+pub use worker::{ATTEMPT_DEADLINE, Worker, WorkerOptions};

@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::handler::{ClaimedTask, StopReason, TaskContext};
-use crate::liveness::{BEAT_EVERY, Pulse, SELF_FENCE_AFTER};
+use crate::liveness::{BEAT_EVERY, Pulse, SELF_FENCE_AFTER, boot_time};
 
 /// However often somebody asks for a heartbeat out of turn, so long passes between two.
 const BEAT_AT_MOST_EVERY: Duration = Duration::from_millis(250);
+/// A task that may, and has run so long, makes room for another of its lane that is due.
+const YIELD_AFTER: Duration = Duration::from_secs(60);
 /// A lease that the database shows for so long without a task of ours behind it is given back.
 const UNKNOWN_LEASE_AFTER: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     worker: NewWorker,
     pulse: Pulse,
+    yield_after: Duration,
     running: Mutex<HashMap<(i64, i64), TaskContext>>,
     early: Notify,
 }
@@ -48,11 +51,20 @@ impl Process {
     /// # Errors
     /// When the database refuses the registration or is gone.
     pub async fn start(db: Db, clock: Clock, worker: NewWorker) -> Result<Self> {
+        Self::start_yielding(db, clock, worker, YIELD_AFTER).await
+    }
+
+    /// As [`Process::start`], with another time until a task makes room for another of its lane.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub async fn start_yielding(db: Db, clock: Clock, worker: NewWorker, yield_after: Duration) -> Result<Self> {
         let inner = Arc::new(Inner {
             db,
             clock,
             worker,
-            pulse: Pulse::start(SELF_FENCE_AFTER),
+            pulse: Pulse::start(SELF_FENCE_AFTER, boot_time),
+            yield_after,
             running: Mutex::default(),
             early: Notify::new(),
         });
@@ -127,7 +139,7 @@ impl Inner {
 
     async fn register(&self) -> Result<()> {
         let (worker, now) = (self.worker.clone(), self.clock.now());
-        let begun = Instant::now();
+        let begun = boot_time();
         self.db.write(move |conn| Box::pin(async move { workers::register(conn, &worker, now).await })).await?;
         self.pulse.beat(begun);
         Ok(())
@@ -154,7 +166,8 @@ impl Inner {
         }
     }
 
-    /// The heartbeat may itself be what hangs, so its age is watched beside it.
+    /// The heartbeat may itself be what hangs, so its age is watched beside it; and after the process or the machine
+    /// was suspended this is among the first things that run, since its wait is the shortest.
     async fn watch_for_ever(&self) {
         let mut was_fresh = true;
         loop {
@@ -174,7 +187,7 @@ impl Inner {
         // Registered before the transaction begins, hence seen by it, unless lost.
         let believed: Vec<((i64, i64), TaskContext)> =
             self.running().iter().map(|(key, ctx)| (*key, ctx.clone())).collect();
-        let begun = Instant::now();
+        let begun = boot_time();
         let (boot, now) = (self.worker.boot, self.clock.now());
         let beat = self.db.write(move |conn| Box::pin(async move { workers::beat(conn, boot, false, now).await }));
         let held = match tokio::time::timeout(SELF_FENCE_AFTER, beat).await {
@@ -196,6 +209,7 @@ impl Inner {
             match held.get(&key) {
                 None => ctx.stop_with(StopReason::LeaseLost),
                 Some(lease) if lease.cancel_requested => ctx.stop_with(StopReason::Cancelled),
+                Some(lease) if lease.others_wait => ctx.yield_after(self.yield_after),
                 Some(_) => {}
             }
         }

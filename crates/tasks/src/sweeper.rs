@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use matome_model::clock::Timestamp;
+use matome_model::task::Fence;
 use matome_store::db::Db;
 use matome_store::error::Result;
-use matome_store::tasks::{Stolen, steal};
+use matome_store::tasks::{Stolen, steal, steal_lease};
 use matome_store::workers;
 use uuid::Uuid;
 
+use crate::worker::ATTEMPT_DEADLINE;
+
+/// A lease may outlive the longest attempt by so much: for the page that its worker lets it finish.
+const OVERDUE_MARGIN: Duration = Duration::from_secs(600);
 /// Looks at which a counter must have stood still, however much time has passed: after a pause of the
 /// observer itself, time alone proves nothing.
 const STILL_LOOKS: u32 = 3;
@@ -20,6 +25,9 @@ pub struct Sweeper {
     own: Option<Uuid>,
     dead_after: Duration,
     seen: HashMap<Uuid, Seen>,
+    /// How long a lease may last, by this process's own clock.
+    overdue_after: Duration,
+    leases: HashMap<(i64, i64), Instant>,
 }
 
 #[derive(Debug)]
@@ -32,7 +40,26 @@ struct Seen {
 impl Sweeper {
     /// An observer in process `own`, which it never takes for dead.
     pub fn new(own: Option<Uuid>, dead_after: Duration) -> Self {
-        Self { own, dead_after, seen: HashMap::new() }
+        Self {
+            own,
+            dead_after,
+            seen: HashMap::new(),
+            overdue_after: ATTEMPT_DEADLINE + OVERDUE_MARGIN,
+            leases: HashMap::new(),
+        }
+    }
+
+    /// The same observer where an attempt may take so long. A worker stops its attempts itself; this is for one that
+    /// cannot, although its heart beats.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { overdue_after: deadline + OVERDUE_MARGIN, ..self }
+    }
+
+    /// The same observer where a lease may last so long.
+    #[must_use]
+    pub fn overdue_after(self, overdue_after: Duration) -> Self {
+        Self { overdue_after, ..self }
     }
 
     /// Looks once; takes the lanes back from workers that are dead or gone.
@@ -40,10 +67,14 @@ impl Sweeper {
     /// # Errors
     /// When the database refuses a statement or is gone.
     pub async fn look(&mut self, db: &Db, now: Timestamp) -> Result<Stolen> {
-        let (beats, gone) = {
+        let (beats, gone, leases) = {
             let mut reader = db.read().await?;
             let mut conn = reader.conn();
-            (workers::beats(&mut conn).await?, workers::holders_gone(&mut conn).await?)
+            (
+                workers::beats(&mut conn).await?,
+                workers::holders_gone(&mut conn).await?,
+                workers::leased(&mut conn).await?,
+            )
         };
         let mut stolen = Stolen::default();
         for (boot, beat_seq) in self.still(beats) {
@@ -64,8 +95,32 @@ impl Sweeper {
         for boot in gone.into_iter().filter(|boot| Some(*boot) != self.own) {
             add(&mut stolen, db.write(move |conn| Box::pin(async move { steal(conn, boot, now).await })).await?);
         }
+        for fence in self.overdue(&leases) {
+            let taken = db.write(move |conn| Box::pin(async move { steal_lease(conn, &fence, now).await })).await?;
+            if taken.total() > 0 {
+                let (lane_id, worker) = (fence.lane_id, fence.worker);
+                tracing::warn!(lane.id = lane_id, worker = %worker, "an attempt that does not end lost its lease");
+            }
+            add(&mut stolen, taken);
+        }
         metrics::counter!("matome_leases_stolen_total").increment(u64::try_from(stolen.total()).unwrap_or(0));
         Ok(stolen)
+    }
+
+    /// The leases that this observer has seen for too long.
+    fn overdue(&mut self, leases: &[Fence]) -> Vec<Fence> {
+        let now = Instant::now();
+        let seen = std::mem::take(&mut self.leases);
+        let mut overdue = Vec::new();
+        for fence in leases {
+            let key = (fence.lane_id, fence.lease_epoch);
+            let since = seen.get(&key).copied().unwrap_or(now);
+            if now.duration_since(since) >= self.overdue_after {
+                overdue.push(*fence);
+            }
+            self.leases.insert(key, since);
+        }
+        overdue
     }
 
     /// The workers whose counters have stood still for too long.

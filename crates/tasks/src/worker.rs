@@ -23,6 +23,9 @@ const POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_s
 /// Until a database that did not answer is asked again.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 
+/// An attempt that runs so long is stopped after its page and tried again, unless the operator says otherwise.
+pub const ATTEMPT_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+
 /// How a worker works.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerOptions {
@@ -32,12 +35,14 @@ pub struct WorkerOptions {
     pub slots: usize,
     /// When failed attempts are repeated.
     pub policy: RetryPolicy,
+    /// How long an attempt may take.
+    pub deadline: Duration,
 }
 
 impl WorkerOptions {
-    /// `slots` tasks at a time, with the default retries.
+    /// `slots` tasks at a time, with the default retries and deadline.
     pub fn new(queue: Queue, slots: usize) -> Self {
-        Self { queue, slots, policy: RetryPolicy::default() }
+        Self { queue, slots, policy: RetryPolicy::default(), deadline: ATTEMPT_DEADLINE }
     }
 }
 
@@ -213,7 +218,8 @@ impl Worker {
         let ctx = self.process.begin(&task);
         self.contexts.insert(task.task.id, ctx.clone());
         let handler = Arc::clone(&self.handler);
-        self.running.spawn(async move { attempt::run(handler.as_ref(), task, ctx).await });
+        let deadline = self.options.deadline;
+        self.running.spawn(async move { attempt::run(handler.as_ref(), task, ctx, deadline).await });
         metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);
     }
 
@@ -237,6 +243,7 @@ fn outcome(done: &Done, ended: Ended) -> &'static str {
     match (ended, &done.finish.end) {
         (Ended::Fenced, _) => "lease_lost",
         (Ended::Waiting { .. }, End::Released { .. }) => "released",
+        (Ended::Waiting { .. }, End::Yielded { .. }) => "yielded",
         (Ended::Waiting { .. }, _) => "retry",
         (Ended::Terminal(status), _) => TaskStatus::as_str(status),
     }

@@ -33,12 +33,15 @@ enum Act {
     Panic,
     /// Works on until it is asked to stop.
     UntilStopped,
+    /// Makes room for others the first time.
+    YieldOnce,
 }
 
 #[derive(Default)]
 struct Actor {
     acts: HashMap<i64, Act>,
     runs: Mutex<Vec<i64>>,
+    tasks: Mutex<Vec<i64>>,
     working: AtomicUsize,
     most: AtomicUsize,
     stops: Mutex<Vec<StopReason>>,
@@ -56,12 +59,17 @@ impl Actor {
     async fn act(&self, task: ClaimedTask, ctx: TaskContext) -> Result<TaskOutcome, TaskError> {
         let object_id = task.task.object_id;
         self.runs.lock().unwrap().push(object_id);
+        self.tasks.lock().unwrap().push(task.task.id);
         assert!(ctx.lease_valid());
         match self.acts.get(&object_id).copied().unwrap_or(Act::Succeed) {
             Act::Fail => Err(TaskError::fail("config", "the definition is wrong")),
             Act::FailOnce if task.task.attempt == 0 => Err(TaskError::retry("http_status", "answered 503")),
             Act::Panic => panic!("object {object_id} is cursed"),
-            Act::UntilStopped => {
+            Act::YieldOnce if self.runs_of(object_id) > 1 => Ok(TaskOutcome::new(&serde_json::json!({}))),
+            Act::UntilStopped | Act::YieldOnce => {
+                if matches!(self.acts[&object_id], Act::YieldOnce) {
+                    ctx.may_yield();
+                }
                 ctx.progress(&serde_json::json!({ "pages": 1 })).await;
                 ctx.stop.cancelled().await;
                 self.stops.lock().unwrap().extend(ctx.stop_reason());
@@ -98,10 +106,14 @@ struct Running {
 
 impl Running {
     async fn start(db: &Db, slots: usize, actor: &Arc<Actor>) -> Self {
+        Self::start_with(db, WorkerOptions::new(Queue::Acquisition, slots), actor).await
+    }
+
+    async fn start_with(db: &Db, options: WorkerOptions, actor: &Arc<Actor>) -> Self {
         let (bus, shutdown) = (Bus::in_process(), CancellationToken::new());
-        let process = Process::start(db.clone(), Clock::system(), introduce()).await.unwrap();
+        let process = Process::start_yielding(db.clone(), Clock::system(), introduce(), Duration::ZERO).await.unwrap();
         let policy = RetryPolicy { base: Duration::from_millis(20), ..RetryPolicy::default() };
-        let options = WorkerOptions { policy, ..WorkerOptions::new(Queue::Acquisition, slots) };
+        let options = WorkerOptions { policy, ..options };
         let worker = Worker::new(&process, bus.clone(), options, Arc::clone(actor) as Arc<dyn Handler>);
         let worker = tokio::spawn(worker.run(shutdown.clone()));
         Self { db: db.clone(), bus, process, worker, shutdown }
@@ -223,6 +235,80 @@ async fn a_drain_gives_the_task_back_and_the_next_process_goes_on_with_it() {
         let second = Running::start(db, 2, &Actor::new(&[])).await;
         wait_for_status(db, id, TaskStatus::Succeeded).await;
         second.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_task_makes_room_for_another_of_its_lane_and_goes_on_behind_it() {
+    for bed in databases().await {
+        let (db, actor) = (&bed.db, Actor::new(&[(1, Act::YieldOnce), (2, Act::UntilStopped)]));
+        let running = Running::start(db, 2, &actor).await;
+        let (first, deaf) = (running.enqueue(1).await, running.enqueue(2).await);
+        wait_for!("both run", actor.runs_of(1) == 1 && actor.runs_of(2) == 1);
+        // Nobody waits, so nobody makes room.
+        assert!(actor.stops.lock().unwrap().is_empty(), "{}", bed.name);
+        let (second, unheard) = (running.enqueue(1).await, running.enqueue(2).await);
+        assert!(second != first && unheard != deaf);
+        for id in [first, second] {
+            let task = wait_for_status(db, id, TaskStatus::Succeeded).await;
+            assert_eq!((task.attempt, task.crash_count), (0, 0), "{}", bed.name);
+        }
+        let of_lane: Vec<i64> =
+            actor.tasks.lock().unwrap().iter().copied().filter(|id| [first, second].contains(id)).collect();
+        assert_eq!(of_lane, [first, second, first], "{}", bed.name);
+        // A task that would have to begin anew is not asked.
+        assert_eq!(*actor.stops.lock().unwrap(), [StopReason::Yield], "{}", bed.name);
+        assert_eq!(find(db, deaf).await.status, TaskStatus::Running, "{}", bed.name);
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_stopped_and_tried_again() {
+    for bed in databases().await {
+        let (db, actor) = (&bed.db, Actor::new(&[(1, Act::UntilStopped)]));
+        let options =
+            WorkerOptions { deadline: Duration::from_millis(50), ..WorkerOptions::new(Queue::Acquisition, 1) };
+        let running = Running::start_with(db, options, &actor).await;
+        let id = running.enqueue(1).await;
+        wait_for!("it is tried again", actor.runs_of(1) >= 2);
+        assert_eq!(actor.stops.lock().unwrap()[0], StopReason::Deadline, "{}", bed.name);
+        let task = find(db, id).await;
+        assert!(task.attempt >= 1, "{}: {}", bed.name, task.attempt);
+        wait_for!(
+            "the error says it",
+            find(db, id).await.error.is_some_and(|error| error.get().contains("\"deadline\""))
+        );
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_lasts_too_long_is_taken_back_although_its_worker_beats() {
+    for bed in databases().await {
+        let db = &bed.db;
+        let (hung, id) = (introduce(), enqueue(db, 1).await);
+        let (boot, now) = (hung.boot, Clock::system().now());
+        db.write(move |conn| {
+            Box::pin(async move {
+                workers::register(conn, &hung, now).await?;
+                tasks::claim(conn, Queue::Acquisition, boot, 1, now).await
+            })
+        })
+        .await
+        .unwrap();
+        let mut sweeper = Sweeper::new(None, Duration::from_secs(600)).overdue_after(Duration::from_millis(50));
+        // However old the lease is by any wall clock, this observer has only just seen it.
+        let later = now + Duration::from_secs(365 * 86_400);
+        assert_eq!(sweeper.look(db, later).await.unwrap().total(), 0, "{}", bed.name);
+        wait_for!("it is taken back", sweeper.look(db, now).await.unwrap().total() == 1);
+        let task = find(db, id).await;
+        assert_eq!((task.status, task.crash_count), (TaskStatus::Pending, 1), "{}", bed.name);
+        // The next lease of the lane is another one.
+        db.write(move |conn| Box::pin(async move { tasks::claim(conn, Queue::Acquisition, boot, 1, now).await }))
+            .await
+            .unwrap();
+        assert_eq!(sweeper.look(db, now).await.unwrap().total(), 0, "{}", bed.name);
     }
 }
 

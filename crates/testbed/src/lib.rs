@@ -12,7 +12,7 @@
 //! PostgreSQL is the one that `scripts/test` (or `scripts/with-postgres`) starts. Without it a test fails: no
 //! test passes because something is absent.
 
-use matome_store::db::{DataDir, Db};
+use matome_store::db::{DataDir, Db, Snapshot};
 use matome_store::migrate;
 use sqlx::Connection as _;
 use tempfile::TempDir;
@@ -28,7 +28,27 @@ pub struct TestDb {
     pub name: &'static str,
     /// The database.
     pub db: Db,
-    _dir: Option<TempDir>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Dir(TempDir),
+    Url(String),
+}
+
+impl TestDb {
+    /// A view of it as it is now, for [`matome_store::check`].
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub async fn snapshot(&self) -> Snapshot {
+        let snapshot = match &self.place {
+            Place::Dir(dir) => Snapshot::of_file(&dir.path().join("matome.db")).await,
+            Place::Url(url) => Snapshot::of_postgres(url).await,
+        };
+        snapshot.expect("the database can be read")
+    }
 }
 
 /// One fresh database of each kind.
@@ -48,7 +68,7 @@ pub async fn sqlite() -> TestDb {
     let data_dir = DataDir::acquire(dir.path()).expect("a new directory is free");
     let db = Db::open_embedded(data_dir).await.expect("a new database opens");
     migrate::migrate(&db).await.expect("an empty database can be migrated");
-    TestDb { name: "sqlite", db, _dir: Some(dir) }
+    TestDb { name: "sqlite", db, place: Place::Dir(dir) }
 }
 
 /// A fresh schema on the test server.
@@ -59,7 +79,7 @@ pub async fn postgres() -> TestDb {
     let url = postgres_schema().await;
     let db = Db::connect_postgres(&url, Uuid::new_v4(), 10).await.expect("the new schema can be reached");
     migrate::migrate(&db).await.expect("an empty schema can be migrated");
-    TestDb { name: "postgres", db, _dir: None }
+    TestDb { name: "postgres", db, place: Place::Url(url) }
 }
 
 /// Makes an empty schema on the test server and returns a URL that works in it.

@@ -28,6 +28,9 @@ pub struct ServeArgs {
     /// Memory of one aggregation in MiB.
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub aggregation_memory: u64,
+    /// Seconds that one attempt at a task may take; then it is stopped after its page and tried again.
+    #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..), value_name = "SECS")]
+    pub attempt_deadline: u64,
 }
 
 #[derive(Args, Clone, Debug)]

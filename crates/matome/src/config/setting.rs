@@ -84,6 +84,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("acquisition_slots", &["MATOME_ACQUISITION_SLOTS"], Kind::Count, "8"),
     setting("aggregation_slots", &["MATOME_AGGREGATION_SLOTS"], Kind::Count, "2"),
     setting("aggregation_memory", &["MATOME_AGGREGATION_MEMORY"], Kind::Count, "512"),
+    setting("attempt_deadline", &["MATOME_ATTEMPT_DEADLINE"], Kind::Count, "86400"),
     setting("server", &["MATOME_URL", "MATOME_SERVER"], Kind::Text, ""),
     Setting { is_secret: true, ..setting("token", &["MATOME_TOKEN"], Kind::Text, "") },
     setting("lang", &["MATOME_LANG"], Kind::Choice(&["en", "ja"]), ""),

@@ -42,7 +42,7 @@ pub async fn run(args: DemoArgs, console: &Console) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
     let app =
         App::open(&storage, &reach, Names { bind: Some(address.ip()), ..Names::default() }, AGGREGATION_MEMORY).await?;
-    app.start_workers(4, 2).await?;
+    app.start_workers(4, 2, matome_tasks::ATTEMPT_DEADLINE).await?;
     let server = serve::start(&app, listener, Some(&args.data_dir)).await?;
 
     let client = Client::InProcess { app: Box::new(app.clone()), language: console.language };

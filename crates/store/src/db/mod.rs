@@ -32,9 +32,25 @@ use sqlite_writer::SqliteWriter;
 /// A unit of work: gets a connection inside a transaction, owns all else it needs.
 pub type Work<T> = Box<dyn for<'a, 'c> FnOnce(&'a mut Conn<'c>) -> BoxFuture<'a, Result<T>> + Send>;
 
+/// Sees every unit of work just before its commit and just after, and may let it fail there: how tests look at each
+/// place where a database or a process can be lost.
+pub trait CommitHook: Send + Sync + std::fmt::Debug {
+    /// Before a commit; returns its number. An error rolls the unit back.
+    ///
+    /// # Errors
+    /// What the caller is to see instead.
+    fn before(&self) -> Result<usize>;
+
+    /// After commit `number`, which is durable.
+    ///
+    /// # Errors
+    /// What the caller is to see instead of its result.
+    fn after(&self, number: usize) -> Result<()>;
+}
+
 /// A database. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Db(Arc<Backend>);
+pub struct Db(Arc<Backend>, Option<Arc<dyn CommitHook>>);
 
 #[derive(Debug)]
 enum Backend {
@@ -64,7 +80,10 @@ impl Db {
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(30))
             .connect_lazy_with(sqlite_options(&file).read_only(true));
-        Ok(Self(Arc::new(Backend::Sqlite { writer: SqliteWriter::start(writer), readers, _data_dir: Some(data_dir) })))
+        Ok(Self(
+            Arc::new(Backend::Sqlite { writer: SqliteWriter::start(writer), readers, _data_dir: Some(data_dir) }),
+            None,
+        ))
     }
 
     /// Connects to PostgreSQL. `boot` names this process in `pg_stat_activity`, so that the sessions of a
@@ -100,7 +119,13 @@ impl Db {
             }
             pool => pool.map_err(StoreError::from)?,
         };
-        Ok(Self(Arc::new(Backend::Postgres { pool, application_name })))
+        Ok(Self(Arc::new(Backend::Postgres { pool, application_name }), None))
+    }
+
+    /// The same database, whose units of work `hook` sees.
+    #[must_use]
+    pub fn with_commit_hook(&self, hook: Arc<dyn CommitHook>) -> Self {
+        Self(Arc::clone(&self.0), Some(hook))
     }
 
     /// Which database it is.
@@ -167,6 +192,19 @@ impl Db {
     }
 
     async fn transaction<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
+        let Some(hook) = &self.1 else { return self.run_transaction(is_data, work).await };
+        let before = Arc::clone(hook);
+        let hooked: Work<(T, usize)> = Box::new(move |conn| {
+            Box::pin(async move {
+                let result = work(conn).await?;
+                Ok((result, before.before()?))
+            })
+        });
+        let (result, number) = self.run_transaction(is_data, hooked).await?;
+        hook.after(number).map(|()| result)
+    }
+
+    async fn run_transaction<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
         match &*self.0 {
             Backend::Sqlite { writer, .. } => writer.submit(is_data, work).await,
             Backend::Postgres { pool, .. } => {

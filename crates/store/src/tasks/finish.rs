@@ -45,6 +45,12 @@ pub enum End {
         /// Counts up to there.
         result: Option<Box<RawValue>>,
     },
+    /// Given back, so that another task of its lane that waits has its turn: waits again behind that one, without an
+    /// attempt.
+    Yielded {
+        /// Counts up to there.
+        result: Option<Box<RawValue>>,
+    },
     /// Stopped because a person asked for it.
     Cancelled {
         /// Counts up to there.
@@ -88,7 +94,7 @@ const READ: &str =
 
 /// Ends attempts, several in one transaction; answers in the order of `finishes`.
 ///
-/// A request to cancel wins over a retry and over a release. A fenced attempt changes nothing.
+/// A request to cancel wins over a retry, over a release and over a yield. A fenced attempt changes nothing.
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
@@ -186,6 +192,13 @@ fn decide(finish: &Finish, task: &Running, policy: &RetryPolicy, now: Timestamp)
         }
         End::Released { result } => {
             change.result.clone_from(result);
+            if task.cancel_requested {
+                change.status = TaskStatus::Cancelled;
+            }
+        }
+        End::Yielded { result } => {
+            change.result.clone_from(result);
+            change.run_at = Some(now);
             if task.cancel_requested {
                 change.status = TaskStatus::Cancelled;
             }

@@ -20,7 +20,7 @@ use matome_model::task::{Fence, Priority, Queue, TaskStatus, Trigger};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::db::{Conn, Row};
+use crate::db::{Arg, Conn, Row};
 use crate::error::{Result, StoreError};
 
 pub use cancel::{CancelledAll, cancel, cancel_all};
@@ -28,7 +28,7 @@ pub use claim::{claim, promote};
 pub use enqueue::{Enqueued, NewTask, Retried, enqueue, retry_ended};
 pub use finish::{End, Ended, Finish, finish};
 pub use retry::RetryPolicy;
-pub use sweep::{Repaired, Stolen, repair, steal, void_leases};
+pub use sweep::{Repaired, Stolen, repair, steal, steal_lease, void_leases};
 
 /// A row of `tasks`, whole.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ pub struct TaskRow {
     pub fire_time: Option<Timestamp>,
     /// Options of the run, a JSON object.
     pub payload: Box<RawValue>,
-    /// Counts so far while it runs, a JSON object.
+    /// Counts so far of all its attempts, a JSON object.
     pub progress: Option<Box<RawValue>>,
     /// Counts at the end, a JSON object.
     pub result: Option<Box<RawValue>>,
@@ -172,14 +172,15 @@ pub async fn set_progress(conn: &mut Conn<'_>, task_id: i64, fence: &Fence, coun
 }
 
 // Called behind `lease::lock`, so the lane is locked already.
-const MADE_PROGRESS: &str = "update tasks set attempt = 0, crash_count = 0
-where lane_id = $1 and status = 'running' and lease_epoch = $2 and (attempt <> 0 or crash_count <> 0)";
+const MADE_PROGRESS: &str = "update tasks set attempt = 0, crash_count = 0, progress = coalesce($3, progress)
+where lane_id = $1 and status = 'running' and lease_epoch = $2";
 
 /// Says that a page of the running task commits in this transaction: earlier failures and crashes no longer
-/// count against it. Call it after [`crate::lease::lock`].
+/// count against it, and `counts` (a JSON object) is how far it is. Call it after [`crate::lease::lock`].
 ///
 /// # Errors
 /// When the database refuses the statement or is gone.
-pub async fn made_progress(conn: &mut Conn<'_>, fence: &Fence) -> Result<()> {
-    conn.execute(MADE_PROGRESS, &[fence.lane_id.into(), fence.lease_epoch.into()]).await.map(drop)
+pub async fn made_progress(conn: &mut Conn<'_>, fence: &Fence, counts: Option<&RawValue>) -> Result<()> {
+    let args = [fence.lane_id.into(), fence.lease_epoch.into(), Arg::Json(counts.map(RawValue::get))];
+    conn.execute(MADE_PROGRESS, &args).await.map(drop)
 }

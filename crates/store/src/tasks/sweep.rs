@@ -1,7 +1,7 @@
 //! Taking lanes back from workers that died, and putting right what should never be.
 
 use matome_model::clock::Timestamp;
-use matome_model::task::TaskStatus;
+use matome_model::task::{Fence, TaskStatus};
 use serde_json::value::RawValue;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
@@ -45,6 +45,16 @@ impl Stolen {
 /// When the database refuses a statement or is gone.
 pub async fn steal(conn: &mut Conn<'_>, worker: Uuid, now: Timestamp) -> Result<Stolen> {
     let lanes = lanes::lock_leased(conn, Some(worker), LANES_AT_ONCE).await?;
+    take_back(conn, &lanes, now).await
+}
+
+/// Takes back one lane whose lease has lasted too long, if it still is that lease. A lane that a session has locked is
+/// left for the next call.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn steal_lease(conn: &mut Conn<'_>, fence: &Fence, now: Timestamp) -> Result<Stolen> {
+    let lanes: Vec<LockedLane> = lanes::lock_lease(conn, fence).await?.into_iter().collect();
     take_back(conn, &lanes, now).await
 }
 

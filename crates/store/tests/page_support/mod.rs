@@ -127,6 +127,7 @@ impl Reading {
             quarantined: Vec::new(),
             checkpoint: Advance { key: self.key(), page_seq: self.page_seq, config_rev: 1, state: "{}".to_owned() },
             ends_read: false,
+            progress: None,
         }
     }
 
