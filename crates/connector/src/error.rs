@@ -134,6 +134,62 @@ pub enum ConnectorError {
         /// How it showed.
         problem: String,
     },
+    /// An answer that says by the rules of its source that it is none.
+    #[error("{position}: the server says {message}")]
+    Answer {
+        /// Which request.
+        position: Box<Position>,
+        /// What it says.
+        message: String,
+        /// What the rule asks for: to try again, after this time if the source named one.
+        retry: Option<Option<Duration>>,
+    },
+    /// No access token was given out.
+    #[error("{position}: there is no access token: {problem}")]
+    Token {
+        /// The address that gives out tokens.
+        position: Box<Position>,
+        /// What was wrong.
+        problem: String,
+    },
+    /// The source said that nothing may be asked for until later.
+    #[error("{position}: the source takes no more requests for {} s", wait.as_secs())]
+    Spent {
+        /// Which request.
+        position: Box<Position>,
+        /// How long.
+        wait: Duration,
+    },
+    /// A source that declared rising cursors gave a lower one.
+    #[error(
+        "{position}: the cursor went back from `{before}` to `{now}`, though `incremental.order` says that it rises; remove `order`, or have the source sort"
+    )]
+    Regress {
+        /// Which record.
+        position: Box<Position>,
+        /// The cursor of the record before.
+        before: String,
+        /// Its own.
+        now: String,
+    },
+    /// No record has a cursor.
+    #[error(
+        "no record has {kind} at `{path}` (`incremental.cursor`), so there is nothing to go on from; what was read is stored"
+    )]
+    NoCursor {
+        /// Where it was looked for.
+        path: String,
+        /// What was looked for.
+        kind: &'static str,
+    },
+    /// More bytes than one read may bring.
+    #[error("{position}: the read has brought more than {limit} bytes; split the source")]
+    TooMuch {
+        /// Which page.
+        position: Box<Position>,
+        /// The limit.
+        limit: u64,
+    },
     /// A checkpoint that this version did not write.
     #[error("the checkpoint can not be read; save a change of the source's config to read it anew")]
     Checkpoint(#[source] serde_json::Error),
@@ -180,6 +236,8 @@ impl ConnectorError {
                 | std::io::ErrorKind::UnexpectedEof => Advice::Fail,
                 _ => retry,
             },
+            Self::Answer { retry: Some(after), .. } => Advice::Retry { after: *after },
+            Self::Spent { wait, .. } => Advice::Retry { after: Some(*wait) },
             Self::Cancelled | Self::Broken => retry,
             Self::Draft
             | Self::Config(_)
@@ -192,6 +250,11 @@ impl ConnectorError {
             | Self::Changed { .. }
             | Self::Document { .. }
             | Self::Loop { .. }
+            | Self::Answer { retry: None, .. }
+            | Self::Token { .. }
+            | Self::Regress { .. }
+            | Self::NoCursor { .. }
+            | Self::TooMuch { .. }
             | Self::Checkpoint(_) => Advice::Fail,
         }
     }
@@ -203,7 +266,12 @@ impl ConnectorError {
             | Self::Document { position, .. }
             | Self::Egress { position, .. }
             | Self::Status { position, .. }
-            | Self::Loop { position, .. } => Some(position),
+            | Self::Loop { position, .. }
+            | Self::Answer { position, .. }
+            | Self::Token { position, .. }
+            | Self::Spent { position, .. }
+            | Self::Regress { position, .. }
+            | Self::TooMuch { position, .. } => Some(position),
             _ => None,
         }
     }

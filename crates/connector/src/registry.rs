@@ -6,7 +6,7 @@ use matome_egress::HttpClient;
 use matome_model::clock::Clock;
 use matome_model::source::SourceType;
 
-use crate::api::ApiConnector;
+use crate::api::{ApiConnector, Tokens};
 use crate::config::{ParsedConfig, validate_config};
 use crate::error::ConnectorError;
 use crate::file::{FileConnector, FileRoots};
@@ -18,12 +18,13 @@ pub struct Registry {
     roots: Arc<FileRoots>,
     client: HttpClient,
     clock: Clock,
+    tokens: Tokens,
 }
 
 impl Registry {
     /// Connectors that read files beneath `roots` and make requests with `client`.
     pub fn new(roots: FileRoots, client: HttpClient, clock: Clock) -> Self {
-        Self { roots: Arc::new(roots), client, clock }
+        Self { roots: Arc::new(roots), client, clock, tokens: Tokens::default() }
     }
 
     /// The connector that `config` describes.
@@ -35,7 +36,8 @@ impl Registry {
             ParsedConfig::Draft => Err(ConnectorError::Draft),
             ParsedConfig::File(config) => Ok(Box::new(FileConnector::new(*config, self.roots.clone()))),
             ParsedConfig::Api(config) => {
-                Ok(Box::new(ApiConnector::new(*config, self.client.clone(), self.clock.clone())))
+                let (client, clock) = (self.client.clone(), self.clock.clone());
+                Ok(Box::new(ApiConnector::new(*config, client, clock, self.tokens.clone())))
             }
         }
     }

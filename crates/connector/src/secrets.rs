@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
-/// `/auth/token`, `/auth/password`, `/auth/value`, by the type of `auth`.
+/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`.
 ///
 /// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
 pub fn secret_paths(config: &str) -> Vec<String> {
@@ -17,7 +17,8 @@ pub fn secret_paths(config: &str) -> Vec<String> {
         Some("bearer") => &["token"],
         Some("basic") => &["password"],
         Some("header" | "query") => &["value"],
-        _ => &["token", "password", "value"],
+        Some("oauth2_client_credentials") => &["client_secret"],
+        _ => &["token", "password", "value", "client_secret"],
     };
     leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")).collect()
 }
@@ -33,6 +34,10 @@ mod tests {
             (r#"{"auth":{"type":"basic","username":"u","password":"x"}}"#, vec!["/auth/password"]),
             (r#"{"auth":{"type":"header","name":"n","value":{"$secret":true}}}"#, vec!["/auth/value"]),
             (r#"{"auth":{"type":"query","name":"n","value":"x"}}"#, vec!["/auth/value"]),
+            (
+                r#"{"auth":{"type":"oauth2_client_credentials","client_id":"i","client_secret":"x"}}"#,
+                vec!["/auth/client_secret"],
+            ),
             (r#"{"auth":{"type":"odd","token":"x","value":"y"}}"#, vec!["/auth/token", "/auth/value"]),
             (r#"{"labels":{"auth":{"token":"mine"}}}"#, vec![]),
             ("{}", vec![]),

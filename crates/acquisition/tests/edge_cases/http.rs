@@ -1,5 +1,4 @@
-//! HTTP, 105 to 118, as far as the `api` source has it: there are no cursors (114, 116, 117) and no rules for errors
-//! inside of good answers (106) in this version.
+//! HTTP, 105 to 118.
 
 use std::time::Duration;
 
@@ -7,10 +6,13 @@ use crate::case::{Case, Input, failed, http, nothing, quarantined, stored};
 use crate::server::{Answer, ok, status};
 
 const LINKED: &str = r#","records":"$.results","pagination":{"type":"next_link","next":"$.next"}"#;
+const COUNTED: &str = r#","records":"$.results","pagination":{"type":"offset","size":1,"total":"$.total"}"#;
+const TOKENS: &str = r#","records":"$.results","pagination":{"type":"cursor","next":"$.next"}"#;
+const SINCE: &str = r#","incremental":{"cursor":"$.at","param":"since"}"#;
 const JSON: &str = "Content-Type: application/json\r\n";
 
 pub fn cases() -> Vec<Case> {
-    [answers(), transport(), pages(), waits()].into_iter().flatten().collect()
+    [answers(), transport(), pages(), cursors(), waits()].into_iter().flatten().collect()
 }
 
 fn one_page(number: &'static str, answer: Answer, expected: crate::case::Outcome) -> Case {
@@ -33,6 +35,24 @@ fn answers() -> Vec<Case> {
             vec![("/1", ok(JSON, r#"{"error":"no such key"}"#))],
             r#","records":"$.results""#,
             failed("document", "nothing at `$.results`"),
+        ),
+        http(
+            "106, by a rule",
+            vec![("/1", ok(JSON, r#"{"error":{"code":7,"text":"no such key"},"results":[{"a":1}]}"#))],
+            r#","records":"$.results","errors":[{"path":"$.error","action":"fail","message":"$.error.text"}]"#,
+            stored([r#"{"a":1}"#]).and_failed("api_error", "the server says no such key"),
+        ),
+        http(
+            "106, by a rule that asks for another try",
+            vec![("/1", ok(JSON, r#"{"status":"busy"}"#))],
+            r#","records":"$.results","errors":[{"path":"$.status","equals":"busy","action":"retry"}]"#,
+            failed("api_error", "something is wrong").retried(None),
+        ),
+        http(
+            "106, a status that means nothing there",
+            vec![("/1", status("404 Not Found", "Content-Length: 0\r\n", ""))],
+            r#","errors":[{"status":404,"action":"empty"}]"#,
+            nothing(),
         ),
         one_page("107, 204", status("204 No Content", "", ""), nothing()),
         Case {
@@ -161,6 +181,95 @@ fn pages() -> Vec<Case> {
         },
         // Nobody counts on the total.
         http("115", vec![("/1", page(one, "null"))], LINKED, stored([one])),
+        // One that is declared makes a short page go on, and no more than that: too low, too high.
+        http(
+            "115, too low",
+            vec![
+                ("/1?limit=1&offset=0", ok(JSON, format!(r#"{{"total":1,"results":[{one}]}}"#))),
+                ("/1?limit=1&offset=1", ok(JSON, format!(r#"{{"total":1,"results":[{two}]}}"#))),
+                ("/1?limit=1&offset=2", ok(JSON, r#"{"total":1,"results":[]}"#)),
+            ],
+            COUNTED,
+            stored([one, two]),
+        ),
+        http(
+            "115, too high",
+            vec![("/1?limit=1&offset=0", page(one, "null")), ("/1?limit=1&offset=1", page("", "null"))],
+            COUNTED,
+            stored([one]),
+        ),
+        // By offset a row that is deleted moves the others up: one is missed until the next read.
+        Case {
+            number: "114, by offset",
+            input: Input::Http {
+                answers: vec![
+                    ("/1?limit=1&offset=0", page(one, "null")),
+                    ("/1?limit=1&offset=1", page(three, "null")),
+                    ("/1?limit=1&offset=2", page("", "null")),
+                    ("/1?limit=1&offset=0", page(two, "null")),
+                ],
+                options: COUNTED,
+                runs: 2,
+            },
+            expected: stored([one, three, two]),
+        },
+        http(
+            "112, the same page under each number",
+            vec![("/1?limit=1&offset=0", page(one, "null")), ("/1?limit=1&offset=1", page(one, "null"))],
+            COUNTED,
+            stored([one]).and_failed("pagination_loop", "the same page for another question"),
+        ),
+        http(
+            "112, a token that comes again",
+            vec![("/1", page(one, r#""a""#)), ("/1?cursor=a", page(two, r#""a""#))],
+            TOKENS,
+            stored([one, two]).and_failed("pagination_loop", "read already"),
+        ),
+        // The token is a parameter, whatever it looks like.
+        http(
+            "112, a token that is an address",
+            vec![("/1", page(one, r#""http://10.0.0.1/""#)), ("/1?cursor=http%3A%2F%2F10.0.0.1%2F", page(two, "null"))],
+            TOKENS,
+            stored([one, two]),
+        ),
+    ]
+}
+
+fn cursors() -> Vec<Case> {
+    let row = |id: u32, at: &str| format!(r#"{{"at":"{at}","id":{id}}}"#);
+    let rows = |rows: &[&String]| {
+        let rows = rows.iter().map(|row| row.as_str()).collect::<Vec<_>>().join(",");
+        ok(JSON, format!("[{rows}]"))
+    };
+    let (first, second) = (row(1, "2025-12-01T00:00:00Z"), row(2, "2025-12-02T00:00:00Z"));
+    let (late, equal) = (row(3, "2025-12-01T23:58:00Z"), row(4, "2025-12-02T00:00:00Z"));
+    vec![
+        http(
+            "116",
+            vec![("/1", rows(&[&second, &first]))],
+            r#","incremental":{"cursor":"$.at","param":"since","order":"asc"}"#,
+            stored([&second, &first]).and_failed("cursor_regress", "went back from `2025-12-02T00:00:00Z`"),
+        ),
+        http("116, undeclared", vec![("/1", rows(&[&second, &first]))], SINCE, stored([&second, &first])),
+        // Five minutes before the last one, inclusive: what is late within them, and what is equal to it.
+        Case {
+            number: "117",
+            input: Input::Http {
+                answers: vec![
+                    ("/1", rows(&[&first, &second])),
+                    ("/1?since=2025-12-01T23%3A55%3A00Z", rows(&[&late, &second, &equal])),
+                ],
+                options: SINCE,
+                runs: 2,
+            },
+            expected: stored([&first, &second, &late, &equal]),
+        },
+        http(
+            "117, no cursor at all",
+            vec![("/1", ok(JSON, r#"[{"id":1}]"#))],
+            SINCE,
+            stored([r#"{"id":1}"#]).and_failed("cursor", "`$.at`"),
+        ),
     ]
 }
 
@@ -177,5 +286,11 @@ fn waits() -> Vec<Case> {
         limited("118, ten years", "315360000", Some(86_400)),
         limited("118, negative", "-5", None),
         limited("118, words", "soon", None),
+        http(
+            "118, by a header of the source",
+            vec![("/1", status("403 Forbidden", "Content-Length: 0\r\nX-Left: 0\r\nX-Reset: 90\r\n", ""))],
+            r#","rate":{"remaining":"X-Left","reset":"X-Reset"}"#,
+            failed("rate", "no more requests for 90 s").retried(Some(Duration::from_secs(90))),
+        ),
     ]
 }

@@ -7,7 +7,8 @@ use matome_model::field_error::Words;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome};
+use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome, url};
+use super::tokens::ClientCredentials;
 use crate::config::Fields;
 
 /// `auth`: the credentials of an API. Sent to the origin of `url` only.
@@ -39,6 +40,8 @@ pub enum Auth {
         /// Its value.
         value: SecretString,
     },
+    /// `{"type":"oauth2_client_credentials","token_url":...,"client_id":...,"client_secret":...}`.
+    ClientCredentials(Box<ClientCredentials>),
 }
 
 impl Auth {
@@ -49,7 +52,7 @@ impl Auth {
             auth.require("type");
             auth.forget_rest();
         }
-        let kinds = [("bearer", 0), ("basic", 1), ("header", 2), ("query", 3)];
+        let kinds = [("bearer", 0), ("basic", 1), ("header", 2), ("query", 3), ("oauth2_client_credentials", 4)];
         let parsed = match auth.choice("type", &kinds) {
             Some(0) => header_secret(&mut auth, "token", "Bearer ").map(|token| Self::Bearer { token }),
             Some(1) => {
@@ -78,6 +81,7 @@ impl Auth {
                 let value = header_secret(&mut auth, "value", "");
                 name.zip(value).map(|(name, value)| Self::Header { name, value })
             }
+            Some(4) => client_credentials(&mut auth),
             Some(_) => {
                 let name = auth.required_string("name");
                 let value = auth.required_string("value").map(SecretString::from);
@@ -92,9 +96,21 @@ impl Auth {
         parsed
     }
 
-    /// The header that carries it, if one does.
-    pub(super) fn add_header(&self, headers: &mut HeaderMap) {
+    /// The client whose token is sent, if one is.
+    pub(super) fn client(&self) -> Option<&ClientCredentials> {
+        match self {
+            Self::ClientCredentials(client) => Some(client),
+            _ => None,
+        }
+    }
+
+    /// The header that carries it, if one does; `token` is what [`Auth::client`] was given.
+    pub(super) fn add_header(&self, headers: &mut HeaderMap, token: Option<&SecretString>) {
         let (name, text) = match self {
+            Self::ClientCredentials(_) => match token {
+                Some(token) => (AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
+                None => return,
+            },
             Self::Bearer { token } => (AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
             Self::Basic { username, password } => {
                 let pair = format!("{username}:{}", password.expose_secret());
@@ -133,6 +149,18 @@ impl Auth {
             url.query_pairs_mut().extend_pairs(kept);
         }
     }
+}
+
+fn client_credentials(auth: &mut Fields) -> Option<Auth> {
+    let token_url = url(auth, "token_url");
+    let client_id = auth.required_string("client_id");
+    let client_secret = auth.required_string("client_secret").map(SecretString::from);
+    let scope = auth.string("scope");
+    let audience = auth.string("audience");
+    let in_body = auth.choice("credentials", &[("header", false), ("body", true)]).unwrap_or(false);
+    let (token_url, client_id, client_secret) = (token_url?, client_id?, client_secret?);
+    let client = ClientCredentials { token_url, client_id, client_secret, scope, audience, in_body };
+    Some(Auth::ClientCredentials(Box::new(client)))
 }
 
 fn header_secret(auth: &mut Fields, field: &str, before: &str) -> Option<SecretString> {

@@ -1,127 +1,149 @@
 //! The options of an `api` source.
 
-use matome_egress::header::{self, HeaderMap, HeaderName, HeaderValue};
+use matome_egress::header::{self, HeaderName};
 use matome_model::field_error::Words;
 use matome_model::source::Dedupe;
 use url::Url;
 
+use super::answers::Rule;
 use super::auth::Auth;
+use super::incremental::Incremental;
+use super::list::List;
+use super::parents::Parent;
+use super::rate::RateConfig;
+use super::template::{Known, Placeholder};
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
-use crate::json::JsonPath;
-
-/// How to get from one page to the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pagination {
-    /// There is one page.
-    None,
-    /// `{"type":"next_link","next":"$.next"}`: the page names the address of the next; null, empty or absent ends.
-    NextLink {
-        /// Where in a page the link is: members only.
-        next: JsonPath,
-    },
-    /// `{"type":"page_number"}`: pages are numbered; an empty one, one shorter than `size`, or a 404 behind the first
-    /// ends.
-    PageNumber {
-        /// The parameter with the number; default `page`.
-        param: String,
-        /// The number of the first page; default 1.
-        start: u64,
-        /// The parameter with the number of records wanted, and that number.
-        size: Option<(Option<String>, u64)>,
-    },
-}
 
 /// An `api` source.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// `url` with `params` and what the pagination adds: the address of the first page. No secrets.
-    pub url: Url,
-    /// `headers`: sent to the origin of `url`.
-    pub headers: HeaderMap,
-    /// `records`: where in a page the records are; default `$`.
-    pub records: JsonPath,
-    /// `pagination`; default: one page.
-    pub pagination: Pagination,
-    /// `auth`: credentials.
+    /// What is read: one list, or one for each parent record.
+    pub list: List,
+    /// `parent`: the list whose records name the lists to read.
+    pub parent: Option<Parent>,
+    /// `incremental`: reading only what is new.
+    pub incremental: Option<Incremental>,
+    /// `auth`: credentials, for the origin of `url`.
     pub auth: Option<Auth>,
+    /// `errors`: what to make of some answers; the first that holds decides.
+    pub errors: Vec<Rule>,
+    /// `rate`: how often may be asked.
+    pub rate: RateConfig,
     /// Options of every source.
     pub common: CommonConfig,
 }
 
 impl ApiConfig {
-    /// What pages depend on; validators of another scope are worthless.
-    pub(super) fn scope(&self) -> String {
-        format!("{} {} {:?}", self.url, self.records, self.pagination)
+    /// What is read, in text: a checkpoint of another scope says nothing about it. Has no secrets.
+    pub fn scope(&self) -> String {
+        let mut scope = self.list.scope();
+        if let Some(Incremental { cursor, kind, param, .. }) = &self.incremental {
+            let param = param.as_deref().unwrap_or_default();
+            scope.push_str(&format!(" incremental {cursor} {} {param}", kind.as_str()));
+        }
+        if let Some(parent) = &self.parent {
+            scope.push_str(&format!(" parent {} {:?}", parent.list.scope(), parent.include));
+        }
+        scope
     }
 }
 
 /// Checks the options of an `api` source.
 pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
     let common = parse_common(&mut fields, Dedupe::Hash);
-    let url = url(&mut fields);
-    fields.choice("method", &[("GET", ())]);
-    let params = fields.texts("params");
-    let headers = headers(&mut fields);
-    let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
-    let pagination = pagination(&mut fields);
+    let is_incremental = fields.has("incremental");
+    let incremental = Incremental::parse(&mut fields);
+    let known = Known {
+        cursor: is_incremental,
+        start: incremental.as_ref().is_some_and(|incremental| incremental.start.is_some()),
+        parent: fields.has("parent"),
+        page: false,
+    };
+    let list = List::parse(&mut fields, known);
+    let parent = list.as_ref().and_then(|list| Parent::parse(&mut fields, list));
+    if list.is_none() {
+        fields.raw("parent");
+    }
     let auth = Auth::parse(&mut fields);
+    let errors = Rule::parse_all(&mut fields);
+    let rate = RateConfig::parse(&mut fields);
+    if let (Some(list), Some(incremental)) = (&list, &incremental) {
+        check_incremental(&mut fields, list, incremental, parent.is_some(), common.dedupe);
+    }
     fields.finish()?;
-    let Some(mut url) = url else { return Err(Vec::new()) };
-    if !params.is_empty() {
-        url.query_pairs_mut().extend_pairs(&params);
+    let Some(mut list) = list else { return Err(Vec::new()) };
+    list.carry_cursor(incremental.as_ref().and_then(|incremental| incremental.param.clone()));
+    Ok(ApiConfig { list, parent, incremental, auth, errors, rate, common })
+}
+
+fn check_incremental(fields: &mut Fields, list: &List, incremental: &Incremental, has_parent: bool, dedupe: Dedupe) {
+    let places_cursor = list.placeholders().any(|placeholder| *placeholder == Placeholder::Cursor);
+    if incremental.param.is_none() && !places_cursor {
+        fields.fail_inside(
+            "incremental",
+            "param",
+            Words::new(
+                "Name the parameter that asks for records from a cursor on, or put `{cursor}` into `url`, `params`, `headers`, `body` or `form`.",
+                "カーソル以降のレコードを求めるパラメータ名を指定するか、`url`, `params`, `headers`, `body`, `form` のどれかに `{cursor}` を入れてください。",
+            ),
+        );
     }
-    if let Pagination::PageNumber { param, start, size } = &pagination {
-        if let Some((Some(size_param), size)) = size {
-            set_param(&mut url, size_param, *size);
+    if places_cursor && incremental.start.is_none() {
+        fields.fail_inside(
+            "incremental",
+            "start",
+            Words::new(
+                "This field is required with `{cursor}`: the first read needs a value, too.",
+                "`{cursor}` を使うときは必須です。最初の読み取りにも値が必要です。",
+            ),
+        );
+    }
+    if incremental.is_sorted && has_parent {
+        fields.fail_inside(
+            "incremental",
+            "order",
+            Words::new(
+                "The lists of several parents are not in one order: leave it out.",
+                "親ごとのリスト全体は一つの順序になりません。省いてください。",
+            ),
+        );
+    }
+    if matches!(dedupe, Dedupe::Rows | Dedupe::None) {
+        fields.fail(
+            "dedupe",
+            Words::new(
+                "An incremental read meets the last records again, which `rows` and `none` can not tell: leave it out.",
+                "増分の読み取りは直前のレコードをもう一度受け取りますが、`rows` と `none` では見分けられません。省いてください。",
+            ),
+        );
+    }
+}
+
+/// Reads an address that has no placeholders.
+pub(super) fn url(fields: &mut Fields, name: &str) -> Option<Url> {
+    let text = fields.required_string(name)?;
+    match url_of(&text) {
+        Ok(url) => Some(url),
+        Err(words) => {
+            fields.fail(name, words);
+            None
         }
-        set_param(&mut url, param, *start);
     }
-    Ok(ApiConfig { url, headers, records, pagination, auth, common })
 }
 
-/// Sets a parameter of an address, whatever it was before.
-pub(super) fn set_param(url: &mut Url, name: &str, value: u64) {
-    let others: Vec<(String, String)> =
-        url.query_pairs().filter(|(key, _)| key != name).map(|(key, value)| (key.into(), value.into())).collect();
-    url.query_pairs_mut().clear().extend_pairs(others).append_pair(name, &value.to_string());
-}
-
-fn url(fields: &mut Fields) -> Option<Url> {
-    let text = fields.required_string("url")?;
-    let message = match Url::parse(text.trim()) {
+/// An address that can be asked for.
+pub(super) fn url_of(text: &str) -> Result<Url, Words> {
+    match Url::parse(text.trim()) {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-            Words::new("Only `http` and `https` can be read.", "読めるのは `http` と `https` だけです。")
+            Err(Words::new("Only `http` and `https` can be read.", "読めるのは `http` と `https` だけです。"))
         }
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => belongs_into_auth(),
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => Err(belongs_into_auth()),
         Ok(mut url) => {
             url.set_fragment(None);
-            return Some(url);
+            Ok(url)
         }
-        Err(_) => Words::new("Enter a valid URL.", "URLを正しく入力してください。"),
-    };
-    fields.fail("url", message);
-    None
-}
-
-fn headers(fields: &mut Fields) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
-    for (name, value) in fields.texts("headers") {
-        let Words { english, japanese } = match (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
-            (Ok(name), _) if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(&name) => {
-                belongs_into_auth()
-            }
-            (Ok(name), _) if is_set_by_matome(&name) => set_by_matome(),
-            (Ok(name), Ok(value)) => {
-                headers.insert(name, value);
-                continue;
-            }
-            (Err(_), _) => not_a_header_name(),
-            (_, Err(_)) => not_for_a_header(),
-        };
-        fields.fail("headers", Words::new(format!("`{name}`: {english}"), format!("`{name}`: {japanese}")));
+        Err(_) => Err(Words::new("Enter a valid URL.", "URLを正しく入力してください。")),
     }
-    headers
 }
 
 /// Whether matome sets this header itself, so that a config may not: what frames a request, names its host, or makes
@@ -151,73 +173,17 @@ pub(super) fn not_for_a_header() -> Words {
     Words::new("It has characters that a header can not carry.", "ヘッダで送れない文字が含まれています。")
 }
 
-fn belongs_into_auth() -> Words {
+pub(super) fn belongs_into_auth() -> Words {
     Words::new(
         "Put credentials in `auth`, where they are encrypted.",
         "認証情報は暗号化される `auth` に入れてください。",
     )
 }
 
-fn pagination(fields: &mut Fields) -> Pagination {
-    let Some(mut pagination) = fields.nested("pagination") else { return Pagination::None };
-    if !pagination.has("type") {
-        pagination.require("type");
-        pagination.forget_rest();
-    }
-    let parsed = match pagination.choice("type", &[("next_link", true), ("page_number", false)]) {
-        Some(true) => next_link(&mut pagination),
-        Some(false) => page_number(&mut pagination),
-        None => {
-            pagination.forget_rest();
-            Pagination::None
-        }
-    };
-    fields.absorb(pagination);
-    parsed
-}
-
-fn next_link(pagination: &mut Fields) -> Pagination {
-    if !pagination.has("next") {
-        pagination.required_string("next");
-        return Pagination::None;
-    }
-    match pagination.parsed::<JsonPath>("next") {
-        Some(next) if next.is_members_only() && next != JsonPath::root() => Pagination::NextLink { next },
-        Some(_) => {
-            pagination.fail(
-                "next",
-                Words::new(
-                    "Give the path of one value, for example `$.next` or `$.paging.next`.",
-                    "値1つのパスを指定してください。例: `$.next` や `$.paging.next`。",
-                ),
-            );
-            Pagination::None
-        }
-        None => Pagination::None,
-    }
-}
-
-fn page_number(pagination: &mut Fields) -> Pagination {
-    let param = pagination.string("param").unwrap_or_else(|| "page".to_owned());
-    let start = pagination.integer("start", 0, u64::from(u32::MAX)).unwrap_or(1);
-    let has_size = pagination.has("size");
-    let size_param = pagination.string("size_param");
-    let size = pagination.integer("size", 1, 1_000_000);
-    if size_param.is_some() && !has_size {
-        pagination.fail(
-            "size",
-            Words::new("This field is required with `size_param`.", "`size_param` を使うときは必須です。"),
-        );
-    }
-    if size_param.as_deref() == Some(&param) {
-        pagination.fail("size_param", Words::new("It must differ from `param`.", "`param` と違うものにしてください。"));
-    }
-    Pagination::PageNumber { param, start, size: size.map(|size| (size_param, size)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::template::Values;
     use crate::config::tests::errors;
     use crate::{ParsedConfig, validate_config};
     use matome_model::source::SourceType;
@@ -238,7 +204,7 @@ mod tests {
             (r#"{"url":"http://h/","pagination":{"type":"next_link"}}"#, "pagination.next"),
             (r#"{"url":"http://h/","pagination":{"type":"next_link","next":"$.a[*]"}}"#, "pagination.next"),
             (r#"{"url":"http://h/","pagination":{"type":"next_link","next":5}}"#, "pagination.next"),
-            (r#"{"url":"http://h/","pagination":{"type":"offset","next":5}}"#, "pagination.type"),
+            (r#"{"url":"http://h/","pagination":{"type":"pages","next":5}}"#, "pagination.type"),
             (r#"{"url":"http://h/","pagination":{"next":"$.next"}}"#, "pagination.type"),
             (r#"{"url":"http://h/","pagination":{"type":"page_number","pages":1}}"#, "pagination.pages"),
             (r#"{"url":"http://h/","pagination":"next"}"#, "pagination"),
@@ -249,7 +215,73 @@ mod tests {
             (r#"{"url":"http://h/","headers":{"Authorization":"x"}}"#, "headers"),
             (r#"{"url":"http://h/","params":{"a":[1]}}"#, "params.a"),
             (r#"{"url":"http://h/","records":"$..x"}"#, "records"),
-            (r#"{"url":"http://h/","method":"POST"}"#, "method"),
+            (r#"{"url":"http://h/","method":"PUT"}"#, "method"),
+            (r#"{"url":"http://h/","method":"GET","body":{}}"#, "method"),
+            (r#"{"url":"http://h/","body":"x"}"#, "body"),
+            (r#"{"url":"http://h/","body":{"q":"{x}"}}"#, "body"),
+            (r#"{"url":"http://h/","body":{},"form":{}}"#, "form"),
+            (r#"{"url":"http://h/","form":{"a":"{page}"}}"#, "form.a"),
+            (r#"{"url":"http://h/","params":{"a":"{x"}}"#, "params.a"),
+            (r#"{"url":"http://h/","headers":{"X-A":"{nox}"}}"#, "headers"),
+            (r#"{"url":"http://h{now}/"}"#, "url"),
+            (r#"{"url":"{now}"}"#, "url"),
+            (r#"{"url":"http://h/{parent.id}"}"#, "url"),
+            (r#"{"url":"http://h/","pagination":{"type":"offset"}}"#, "pagination.size"),
+            (r#"{"url":"http://h/","pagination":{"type":"offset","size":0}}"#, "pagination.size"),
+            (
+                r#"{"url":"http://h/","pagination":{"type":"offset","size":5,"size_param":"offset"}}"#,
+                "pagination.size_param",
+            ),
+            (r#"{"url":"http://h/","pagination":{"type":"offset","size":5,"total":"$"}}"#, "pagination.total"),
+            (r#"{"url":"http://h/","pagination":{"type":"cursor"}}"#, "pagination.next"),
+            (r#"{"url":"http://h/","pagination":{"type":"cursor","next":"$.n","header":"X-N"}}"#, "pagination.header"),
+            (r#"{"url":"http://h/","pagination":{"type":"cursor","header":"a b"}}"#, "pagination.header"),
+            (r#"{"url":"http://h/","pagination":{"type":"link_header","next":"$.n"}}"#, "pagination.next"),
+            (r#"{"url":"http://h/","incremental":{"param":"since"}}"#, "incremental.cursor"),
+            (r#"{"url":"http://h/","incremental":{"cursor":"$.at"}}"#, "incremental.param"),
+            (r#"{"url":"http://h/?a={cursor}","incremental":{"cursor":"$.at"}}"#, "incremental.start"),
+            (
+                r#"{"url":"http://h/","incremental":{"cursor":"$.at","param":"s","start":"yesterday"}}"#,
+                "incremental.start",
+            ),
+            (r#"{"url":"http://h/","incremental":{"cursor":"$.at","param":"s","kind":"float"}}"#, "incremental.kind"),
+            (
+                r#"{"url":"http://h/","incremental":{"cursor":"$.at","param":"s","kind":"text","overlap":5}}"#,
+                "incremental.overlap",
+            ),
+            (r#"{"url":"http://h/","dedupe":"rows","incremental":{"cursor":"$.at","param":"s"}}"#, "dedupe"),
+            (
+                r#"{"url":"http://h/{parent.id}","parent":{"url":"http://h/"},"incremental":{"cursor":"$.at","param":"s","order":"asc"}}"#,
+                "incremental.order",
+            ),
+            (r#"{"url":"http://h/","parent":{"url":"http://h/"}}"#, "parent"),
+            (r#"{"url":"http://h/{parent.id}","parent":{}}"#, "parent.url"),
+            (r#"{"url":"http://h/{parent.id}","parent":{"url":"http://h/{cursor}"}}"#, "parent.url"),
+            (
+                r#"{"url":"http://h/{parent.id}","parent":{"url":"http://h/","include":{"u":"$.a[*]"}}}"#,
+                "parent.include.u",
+            ),
+            (r#"{"url":"http://h/{parent.id}","parent":{"url":"http://h/","auth":{}}}"#, "parent.auth"),
+            (r#"{"url":"http://h/","errors":{}}"#, "errors"),
+            (r#"{"url":"http://h/","errors":[{"action":"skip"}]}"#, "errors.0.status"),
+            (r#"{"url":"http://h/","errors":[{"status":404}]}"#, "errors.0.action"),
+            (
+                r#"{"url":"http://h/","errors":[{"status":404,"action":"empty"},{"status":"9xx","action":"skip"}]}"#,
+                "errors.1.status",
+            ),
+            (r#"{"url":"http://h/","errors":[{"status":404,"equals":1,"action":"skip"}]}"#, "errors.0.path"),
+            (r#"{"url":"http://h/","rate":{}}"#, "rate.requests"),
+            (r#"{"url":"http://h/","rate":{"requests":1}}"#, "rate.per_secs"),
+            (r#"{"url":"http://h/","rate":{"requests":0,"per_secs":1}}"#, "rate.requests"),
+            (r#"{"url":"http://h/","rate":{"remaining":"X-Left"}}"#, "rate.reset"),
+            (
+                r#"{"url":"http://h/","auth":{"type":"oauth2_client_credentials","token_url":"ftp://h/","client_id":"i","client_secret":"s"}}"#,
+                "auth.token_url",
+            ),
+            (
+                r#"{"url":"http://h/","auth":{"type":"oauth2_client_credentials","token_url":"https://h/","client_id":"i"}}"#,
+                "auth.client_secret",
+            ),
         ] {
             let errors = errors(SourceType::Api, text);
             assert_eq!(errors.len(), 1, "{text}: {errors:?}");
@@ -261,18 +293,48 @@ mod tests {
         );
     }
 
+    fn first(config: &ApiConfig) -> String {
+        config.list.first(&Values { now: "2026-01-01T00:00:00Z", cursor: Some("7"), ..Values::default() }).unwrap()
+    }
+
     #[test]
     fn parameters_and_the_first_page_are_in_the_address() {
+        for (options, address) in [
+            (
+                r#""params":{"b":2,"c":true},"pagination":{"type":"page_number","size_param":"n","size":50}"#,
+                "http://h/x?a=1&b=2&c=true&n=50&page=1",
+            ),
+            (r#""pagination":{"type":"offset","size":50}"#, "http://h/x?a=1&limit=50&offset=0"),
+            (r#""pagination":{"type":"cursor","next":"$.n"}"#, "http://h/x?a=1"),
+            (r#""incremental":{"cursor":"$.id","kind":"integer","param":"a"}"#, "http://h/x?a=7"),
+            (
+                r#""body":{"p":"{page}"},"pagination":{"type":"page_number"},"params":{"t":"{now}"}"#,
+                "http://h/x?a=1&t=2026-01-01T00%3A00%3A00Z#page=1",
+            ),
+        ] {
+            let config = config(&format!(r#"{{"url":"http://h/x?a=1",{options}}}"#));
+            assert_eq!(first(&config), address);
+            assert_eq!(config.common.dedupe, Dedupe::Hash);
+        }
+    }
+
+    #[test]
+    fn what_version_1_could_say_has_the_scope_of_version_1() {
         let config = config(
-            r#"{"url":"http://h/x?a=1","params":{"b":2,"c":true},"pagination":{"type":"page_number","size_param":"n","size":50}}"#,
+            r#"{"url":"http://h/x?a=1","records":"$.r","pagination":{"type":"page_number"},"errors":[{"status":404,"action":"empty"}]}"#,
         );
-        assert_eq!(config.url.as_str(), "http://h/x?a=1&b=2&c=true&n=50&page=1");
-        assert_eq!(config.common.dedupe, Dedupe::Hash);
+        let expected = r#"http://h/x?a=1&page=1 $.r PageNumber { param: "page", start: 1, size: None }"#;
+        assert_eq!(config.scope(), expected);
     }
 
     #[test]
     fn secrets_are_not_in_the_debug_form() {
-        let config = config(r#"{"url":"http://h/","auth":{"type":"query","name":"key","value":"s3cret"}}"#);
-        assert!(!format!("{config:?} {}", config.scope()).contains("s3cret"));
+        for auth in [
+            r#"{"type":"query","name":"key","value":"s3cret"}"#,
+            r#"{"type":"oauth2_client_credentials","token_url":"https://h/","client_id":"i","client_secret":"s3cret"}"#,
+        ] {
+            let config = config(&format!(r#"{{"url":"http://h/","auth":{auth}}}"#));
+            assert!(!format!("{config:?} {}", config.scope()).contains("s3cret"));
+        }
     }
 }

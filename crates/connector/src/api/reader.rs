@@ -1,59 +1,62 @@
-//! Reads page after page; a page is split while it streams in.
+//! Reads a list page by page, or one list for each parent record, and says in each checkpoint where to go on.
 
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hasher};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
 use futures::future::BoxFuture;
-use matome_egress::header::{self, HeaderMap, HeaderValue};
-use matome_egress::{HttpClient, Request, Response, StatusCode};
-use matome_model::clock::Clock;
+use matome_model::canonical::QuarantineReason;
+use matome_model::clock::iso8601;
 use matome_model::source::Dedupe;
 use serde_json::value::to_raw_value;
-use url::Url;
+use tokio::time::Instant;
 
-use super::config::{ApiConfig, Pagination, set_param};
-use super::state::{Page, State};
-use crate::error::{ConnectorError, RETRY_AFTER_LIMIT};
-use crate::json::Splitter;
+use super::config::ApiConfig;
+use super::exchange::Exchange;
+use super::marks::{self, PageMarks};
+use super::pages::{OpenPage, Opened, Walk, Wanted};
+use super::parents::{Parent, ParentValues};
+use super::state::{ParentPlace, State};
+use super::template::{Placeholder, Unfit, Values};
+use crate::error::ConnectorError;
 use crate::read::{ReadRequest, Reader};
-use crate::record::{Batch, DocumentError, Found, Item, Parse, Position, ReadStats};
+use crate::record::{Batch, DocumentError, Item, Position};
 
-/// Pages of one read.
-const PAGE_LIMIT: usize = 1_000_000;
+/// Records of short lists wait for each other so long; then they are handed on however few they are.
+const GATHER_TIME: Duration = Duration::from_secs(1);
+/// What the parents of one page may hold in values.
+const PARENTS_LIMIT_BYTES: usize = 32 << 20;
 
 pub(super) struct ApiReader {
     config: Arc<ApiConfig>,
-    client: HttpClient,
-    clock: Clock,
+    exchange: Exchange,
     request: ReadRequest,
     state: State,
-    stats: ReadStats,
-    /// The requests of this read, from 1.
-    requests: u64,
-    /// Every page of this read.
-    seen: HashSet<String>,
+    /// What was seen of the list that is being read.
+    walk: Walk,
+    page: Option<(Box<OpenPage>, PageMarks)>,
     /// The page that the read was resumed at, while nothing else was read.
-    resumed: bool,
-    /// Records of the page before, to notice a server that ignores page numbers.
-    page_hash: u64,
-    page: Option<OpenPage>,
-    /// Why the page that is open can not be read to its end; what came before is handed on first.
-    broken: Option<ConnectorError>,
-    ended: bool,
+    is_resumed: bool,
+    parents: Option<Parents>,
+    /// Records of lists that have ended, and since when they wait.
+    gathered: Vec<Item>,
+    gathered_since: Option<Instant>,
+    /// Why the read can not go on; what came before is handed on first.
+    failure: Option<ConnectorError>,
+    has_ended: bool,
 }
 
-/// A page that is being read.
-struct OpenPage {
-    url: Url,
-    response: Response,
-    splitter: Splitter,
-    found: Found,
-    hasher: DefaultHasher,
-    /// The body has ended; what is left of `found` is still to be handed on.
-    complete: bool,
+/// The parents whose children are still to be read.
+#[derive(Default)]
+struct Parents {
+    walk: Walk,
+    /// The page that `waiting` is from.
+    at: Option<String>,
+    waiting: VecDeque<ParentValues>,
+    /// The page behind it.
+    next: Option<String>,
+    /// Where an earlier attempt stopped.
+    resume: Option<ParentPlace>,
 }
 
 impl Reader for ApiReader {
@@ -72,8 +75,7 @@ impl Reader for ApiReader {
 impl ApiReader {
     pub(super) fn new(
         config: Arc<ApiConfig>,
-        client: HttpClient,
-        clock: Clock,
+        exchange: Exchange,
         request: ReadRequest,
     ) -> Result<Self, ConnectorError> {
         let scope = config.scope();
@@ -82,319 +84,381 @@ impl ApiReader {
             None => State::default(),
         };
         let mut state = if before.scope == scope { before } else { State { scope, ..State::default() } };
-        state.version = 1;
+        state.version = 2;
         // `rows` counts equal rows within one read, so it has to see all of them.
-        let resumed = !state.complete && state.at.is_some() && config.common.dedupe != Dedupe::Rows;
-        if !resumed {
-            state.at = Some(config.url.to_string());
-            state.records = 0;
-        }
-        state.complete = false;
-        let (stats, seen) = (ReadStats::default(), HashSet::new());
-        Ok(Self {
+        // A list that has ended is a place too: nothing but the end of the read is left.
+        let has_place = match config.parent {
+            Some(_) => state.parent.is_some(),
+            None => state.at.is_some() || !state.began.is_empty(),
+        };
+        let is_resumed = !state.complete && has_place && config.common.dedupe != Dedupe::Rows;
+        let parents = config.parent.is_some().then(Parents::default);
+        let mut reader = Self {
             config,
-            client,
-            clock,
+            exchange,
             request,
             state,
-            stats,
-            requests: 0,
-            seen,
-            resumed,
-            page_hash: 0,
+            walk: Walk::default(),
             page: None,
-            broken: None,
-            ended: false,
-        })
+            is_resumed,
+            parents,
+            gathered: Vec::new(),
+            gathered_since: None,
+            failure: None,
+            has_ended: false,
+        };
+        if !is_resumed {
+            reader.begin()?;
+        } else if let Some(parents) = &mut reader.parents {
+            parents.resume = reader.state.parent.clone();
+            parents.next = parents.resume.as_ref().map(|place| place.at.clone());
+        }
+        if reader.state.began.is_empty() {
+            // Resumed from a checkpoint of version 1.
+            reader.state.began = iso8601(reader.exchange.now());
+        }
+        Ok(reader)
+    }
+
+    /// Starts at the first page.
+    fn begin(&mut self) -> Result<(), ConnectorError> {
+        let config = self.config.clone();
+        let state = &mut self.state;
+        let since = config.incremental.as_ref().and_then(|incremental| incremental.bound(state.high.as_deref()));
+        if since != state.since || config.list.placeholders().any(|placeholder| *placeholder == Placeholder::Now) {
+            // Other pages: what is known about those of the read before says nothing.
+            state.pages.clear();
+        }
+        state.since = since;
+        state.began = iso8601(self.exchange.now());
+        (state.top, state.last, state.parent) = (None, None, None);
+        (state.has_records, state.has_cursor, state.skipped, state.complete) = (false, false, false, false);
+        self.walk = Walk::default();
+        let first = match (&config.parent, &mut self.parents) {
+            (Some(parent), Some(parents)) => {
+                let first = parent.list.first(&values(&config, &self.state, false));
+                *parents =
+                    Parents { next: Some(first.map_err(|unfit| unfit_at(&config, unfit))?), ..Parents::default() };
+                None
+            }
+            _ => {
+                let first = config.list.first(&values(&config, &self.state, false));
+                Some(first.map_err(|unfit| unfit_at(&config, unfit))?)
+            }
+        };
+        self.state.go_on(first);
+        Ok(())
     }
 
     async fn next_batch(&mut self) -> Result<Option<Batch>, ConnectorError> {
         let (max_items, max_bytes) = (self.request.max_items, self.request.max_bytes);
         loop {
-            if self.ended {
+            if self.has_ended {
                 return Ok(None);
             }
-            let Some(page) = &mut self.page else {
-                match self.state.at.clone() {
-                    Some(url) => self.open(&url).await?,
-                    None => {
-                        self.ended = true;
-                        self.state.complete = true;
-                        return self.batch(Vec::new()).map(Some);
+            if self.failure.is_some() {
+                let left = self.page.as_mut().map(|(page, _)| page.found.take(max_items, max_bytes));
+                let items = left.unwrap_or_default();
+                if items.is_empty() && self.gathered.is_empty() {
+                    self.page = None;
+                    return self.failure.take().map_or(Ok(None), Err);
+                }
+                return self.part(items).map(Some);
+            }
+            let step = match &mut self.page {
+                None => self.advance().await,
+                Some((page, _)) => {
+                    if let Some(items) = page.found.take_full(max_items, max_bytes) {
+                        return self.part(items).map(Some);
+                    }
+                    if page.complete {
+                        let items = page.found.take(max_items, max_bytes);
+                        if !page.found.is_empty() {
+                            return self.part(items).map(Some);
+                        }
+                        self.close(items)
+                    } else {
+                        page.pull(&self.config.list, &self.config.errors, &mut self.exchange).await.map(|()| None)
                     }
                 }
-                continue;
             };
-            if self.broken.is_some() {
-                let items = page.found.take(max_items, max_bytes);
-                return match self.broken.take_if(|_| items.is_empty()) {
-                    Some(error) => Err(error),
-                    None => self.part(items).map(Some),
-                };
-            }
-            if !page.complete {
-                if let Some(items) = page.found.take_full(max_items, max_bytes) {
-                    return self.part(items).map(Some);
+            match step {
+                Ok(Some(batch)) => return Ok(Some(batch)),
+                Ok(None) => {}
+                Err(error) => {
+                    if matches!(error, ConnectorError::Egress { .. }) {
+                        // What came of a page whose connection broke comes again with the whole of it.
+                        self.page = None;
+                    }
+                    self.failure = Some(error);
                 }
-            } else {
-                let items = page.found.take(max_items, max_bytes);
-                if !page.found.is_empty() {
-                    return self.part(items).map(Some);
-                }
-                return self.close(items).map(Some);
             }
-            self.pull().await?;
         }
+    }
+
+    /// Without an open page: opens the next one, or goes to the next parent, or ends.
+    async fn advance(&mut self) -> Result<Option<Batch>, ConnectorError> {
+        if self.is_gathered() {
+            return self.batch(Vec::new()).map(Some);
+        }
+        if let Some(name) = self.state.at.clone()
+            && self.parents.as_ref().is_none_or(|parents| parents.resume.is_none())
+        {
+            self.open(&name).await?;
+            return Ok(None);
+        }
+        if self.parents.is_some() && self.next_parent().await? {
+            return Ok(None);
+        }
+        if let Some(incremental) = &self.config.clone().incremental {
+            marks::finish(&mut self.state, incremental)?;
+        }
+        self.state.parent = None;
+        self.state.complete = true;
+        self.has_ended = true;
+        self.batch(Vec::new()).map(Some)
+    }
+
+    /// Whether records of lists that have ended should wait no longer.
+    fn is_gathered(&self) -> bool {
+        self.gathered.len() >= self.request.max_items.div_ceil(2)
+            || self.gathered_since.is_some_and(|since| since.elapsed() >= GATHER_TIME)
     }
 
     /// Part of a page: a later read has to begin at this page again.
     fn part(&mut self, items: Vec<Item>) -> Result<Batch, ConnectorError> {
-        if let Some(last) = items.last() {
-            self.state.records = last.position().record;
+        let last = items.last().map(|item| item.position().record);
+        let items = self.look_at(items);
+        if let Some(last) = last {
+            self.state.records = last;
         }
         self.batch(items)
     }
 
-    fn batch(&mut self, items: Vec<Item>) -> Result<Batch, ConnectorError> {
-        let checkpoint = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
-        Ok(Batch { items, checkpoint, stats: std::mem::take(&mut self.stats) })
-    }
-
-    fn position(&self, url: &Url) -> Position {
-        Position { document: url.as_str().into(), request: Some(self.requests), line: None, record: 0 }
-    }
-
-    /// Requests a page. Afterwards it is open, or passed over because it is unchanged.
-    async fn open(&mut self, text: &str) -> Result<(), ConnectorError> {
-        let url = Url::parse(text).map_err(|_| {
-            let position = Position { document: text.into(), request: None, line: None, record: 0 };
-            ConnectorError::document(position, DocumentError { line: None, problem: "it is no address".to_owned() })
-        })?;
-        self.requests += 1;
-        let position = Box::new(self.position(&url));
-        if !self.seen.insert(text.to_owned()) {
-            return Err(ConnectorError::Loop { position, problem: "this page was read already".to_owned() });
-        }
-        if self.seen.len() > PAGE_LIMIT {
-            return Err(ConnectorError::Loop { position, problem: format!("there are more than {PAGE_LIMIT} pages") });
-        }
-        let validators = self.state.page(text).filter(|_| self.may_skip(text)).cloned();
-        let request = self.request_for(&url, validators.as_ref());
-        let response = match self.client.send(request).await {
-            Ok(response) => response,
-            Err(source) => return Err(ConnectorError::Egress { position, source }),
-        };
-        self.stats.requests += 1;
-        let resumed = std::mem::take(&mut self.resumed);
-        match (response.status, validators) {
-            (StatusCode::NOT_MODIFIED, Some(page)) => {
-                self.stats.not_modified += 1;
-                self.state.at = page.next;
-                self.state.records = 0;
-                return Ok(());
-            }
-            (StatusCode::NO_CONTENT, _) => {
-                self.state.at = None;
-                self.state.records = 0;
-                return Ok(());
-            }
-            (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::GONE, _)
-                if resumed && !self.request.resume_inside && text != self.config.url.as_str() =>
-            {
-                // The link is older than the server remembers: begin anew, what comes again is known already.
-                self.seen.clear();
-                self.state.at = Some(self.config.url.to_string());
-                self.state.records = 0;
-                return Ok(());
-            }
-            (StatusCode::NOT_FOUND, _)
-                if matches!(self.config.pagination, Pagination::PageNumber { .. }) && self.seen.len() > 1 =>
-            {
-                self.state.at = None;
-                self.state.records = 0;
-                return Ok(());
-            }
-            (status, _) if status != StatusCode::OK => {
-                let retry_after = retry_after(&response.headers, self.clock.now());
-                return Err(ConnectorError::Status { position, status, retry_after });
-            }
-            _ => {}
-        }
-        if let Some(kind) = text_of(&response.headers, &header::CONTENT_TYPE)
-            && ["text/html", "application/xhtml"].iter().any(|page| kind.to_ascii_lowercase().starts_with(page))
+    /// Notes the cursors of records and gives them what is included from their parent.
+    fn look_at(&mut self, items: Vec<Item>) -> Vec<Item> {
+        let config = self.config.clone();
+        if let (Some(incremental), Some((_, marks))) = (&config.incremental, &mut self.page)
+            && let Err(error) = marks.look_at(&items, incremental, &self.state.began)
         {
-            let problem = format!("the server answered with a page for people (`{kind}`), not with JSON");
-            return Err(ConnectorError::document(*position, DocumentError { line: None, problem }));
+            // The records are good, only their order is not; they are handed on, and the read ends behind them.
+            self.failure.get_or_insert(error);
         }
-        let next = match &self.config.pagination {
-            Pagination::NextLink { next } => Some(next),
-            _ => None,
+        let (Some(parent), Some(place)) = (&config.parent, &self.state.parent) else { return items };
+        let include = |item: Item| match item {
+            Item::Record { raw, position } => Item::Record { raw: parent.include_in(raw, &place.values), position },
+            rejected => rejected,
         };
-        let skip = if self.request.resume_inside { self.state.records } else { 0 };
-        self.page = Some(OpenPage {
-            splitter: Splitter::new(self.config.records.clone(), next),
-            found: Found::new(url.as_str().into(), Some(self.requests), skip),
-            hasher: DefaultHasher::new(),
-            complete: false,
-            response,
-            url,
-        });
+        items.into_iter().map(include).collect()
+    }
+
+    /// What was gathered, these items behind it, and the state as it is.
+    fn batch(&mut self, items: Vec<Item>) -> Result<Batch, ConnectorError> {
+        let mut all = std::mem::take(&mut self.gathered);
+        self.gathered_since = None;
+        all.extend(items);
+        let checkpoint = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
+        Ok(Batch { items: all, checkpoint, stats: std::mem::take(&mut self.exchange.stats) })
+    }
+
+    fn gather(&mut self, items: Vec<Item>) {
+        if !items.is_empty() {
+            self.gathered_since.get_or_insert_with(Instant::now);
+            self.gathered.extend(items);
+        }
+    }
+
+    /// Requests a page. Afterwards it is open, or passed over.
+    async fn open(&mut self, name: &str) -> Result<(), ConnectorError> {
+        let config = self.config.clone();
+        let is_resumed = std::mem::take(&mut self.is_resumed) && !self.request.resume_inside;
+        let is_first = config.list.first(&values(&config, &self.state, true)).is_ok_and(|first| first == name);
+        let wanted = Wanted {
+            name,
+            values: values(&config, &self.state, true),
+            known: self.state.page(name).filter(|_| self.may_skip(name)),
+            is_resumed: is_resumed && !is_first,
+            skip: if self.request.resume_inside { self.state.records } else { 0 },
+        };
+        match self.walk.open(&config.list, &config.errors, &mut self.exchange, wanted).await? {
+            Opened::Page(page) => {
+                let marks = PageMarks::behind(&self.state);
+                self.page = Some((page, marks));
+            }
+            Opened::NotModified(next) => self.state.go_on(next),
+            Opened::End => self.state.go_on(None),
+            Opened::Skipped(next) => {
+                self.state.skipped = true;
+                self.state.go_on(next);
+            }
+            // The link is older than the server remembers: begin anew, what comes again is known already.
+            Opened::Gone if self.parents.is_none() => self.begin()?,
+            Opened::Gone => self.begin_list()?,
+        }
         Ok(())
     }
 
     /// Whether a page may answer "not modified". With `rows` only a page that is all there is: equal rows on other
-    /// pages are counted together.
-    fn may_skip(&self, url: &str) -> bool {
-        let alone = || self.state.page(url).is_some_and(|page| page.next.is_none()) && self.config.url.as_str() == url;
-        (self.config.common.dedupe != Dedupe::Rows || alone()) && self.state.records == 0
-    }
-
-    fn request_for(&self, url: &Url, validators: Option<&Page>) -> Request {
-        let mut request = Request { timeout: self.config.common.timeout, ..Request::new(url.clone()) };
-        let conditions = validators
-            .into_iter()
-            .flat_map(|page| [(header::IF_NONE_MATCH, &page.etag), (header::IF_MODIFIED_SINCE, &page.last_modified)]);
-        for (name, value) in conditions {
-            if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
-                request.headers.insert(name, value);
-            }
-        }
-        if url.origin() == self.config.url.origin() {
-            request.origin_headers = self.config.headers.clone();
-            if let Some(auth) = &self.config.auth {
-                auth.add_header(&mut request.origin_headers);
-                auth.add_query(&mut request.url);
-            }
-        } else if let Some(accept) = self.config.headers.get(header::ACCEPT) {
-            request.headers.insert(header::ACCEPT, accept.clone());
-        }
-        request
-    }
-
-    /// Takes the next piece of the open page apart.
-    async fn pull(&mut self) -> Result<(), ConnectorError> {
-        let Some(page) = &mut self.page else { return Ok(()) };
-        let piece = match page.response.chunk().await {
-            Ok(piece) => piece,
-            Err(source) => {
-                let position = Box::new(page.found.here(None));
-                return Err(ConnectorError::Egress { position, source });
-            }
+    /// pages are counted together. Lists of parents are too many to remember.
+    fn may_skip(&self, name: &str) -> bool {
+        let alone = || {
+            self.state.page(name).is_some_and(|page| page.next.is_none())
+                && self.config.list.first(&values(&self.config, &self.state, true)).is_ok_and(|first| first == name)
         };
-        let parsed = match &piece {
-            Some(bytes) => {
-                self.stats.bytes += bytes.len() as u64;
-                page.hasher.write(bytes);
-                page.splitter.feed(bytes, &mut page.found)
-            }
-            None => page.splitter.finish(&mut page.found),
-        };
-        page.complete = piece.is_none();
-        self.broken = parsed.err().map(|error| ConnectorError::document(page.found.here(None), error));
-        Ok(())
+        (self.config.common.dedupe != Dedupe::Rows || alone())
+            && self.state.records == 0
+            && self.config.parent.is_none()
+            && self.config.list.is_conditional()
     }
 
     /// The last part of a page, with which the page itself and the way to the next are committed.
-    fn close(&mut self, items: Vec<Item>) -> Result<Batch, ConnectorError> {
-        let Some(page) = self.page.take() else { return self.batch(items) };
-        let next = self.next_url(&page)?;
-        if matches!(self.config.pagination, Pagination::PageNumber { .. }) && page.found.count() > 0 {
-            let hash = page.hasher.finish();
-            if hash == self.page_hash {
-                let position = Box::new(self.position(&page.url));
-                let problem = "the server gives the same page for every number".to_owned();
-                return Err(ConnectorError::Loop { position, problem });
-            }
-            self.page_hash = hash;
-        }
-        self.state.remember(Page {
-            url: page.url.to_string(),
-            etag: text_of(&page.response.headers, &header::ETAG),
-            last_modified: text_of(&page.response.headers, &header::LAST_MODIFIED),
-            next: next.as_ref().map(Url::to_string),
-        });
-        self.state.at = next.map(String::from);
-        self.state.records = 0;
-        self.batch(items)
-    }
-
-    fn next_url(&self, page: &OpenPage) -> Result<Option<Url>, ConnectorError> {
-        let fail = |problem: String| {
-            Err(ConnectorError::document(self.position(&page.url), DocumentError { line: None, problem }))
+    fn close(&mut self, items: Vec<Item>) -> Result<Option<Batch>, ConnectorError> {
+        let config = self.config.clone();
+        let items = self.look_at(items);
+        let Some((page, marks)) = self.page.take() else { return self.batch(items).map(Some) };
+        let next = match self.failure.is_some() {
+            true => None,
+            false => Some(self.walk.next(&config.list, &self.exchange, &page, &values(&config, &self.state, true))),
         };
-        match &self.config.pagination {
-            Pagination::None => Ok(None),
-            Pagination::PageNumber { param, start, size } => {
-                let count = page.found.count();
-                if count == 0 || size.as_ref().is_some_and(|(_, size)| count < *size) {
-                    return Ok(None);
+        let next = match next {
+            Some(Ok(next)) => next,
+            failed => {
+                // The page stays where the read goes on; what it had is not lost.
+                if let Some(Err(error)) = failed {
+                    self.failure = Some(error);
                 }
-                let value = page.url.query_pairs().find(|(key, _)| key == param.as_str());
-                let number = value.and_then(|(_, value)| value.parse().ok()).unwrap_or(*start);
-                let mut next = page.url.clone();
-                set_param(&mut next, param, number + 1);
-                Ok(Some(next))
+                return self.batch(items).map(Some);
             }
-            Pagination::NextLink { next } => {
-                let Some(captured) = page.splitter.captured() else { return Ok(None) };
-                let link = match serde_json::from_slice::<Option<String>>(captured) {
-                    Ok(Some(link)) if !link.is_empty() => link,
-                    Ok(_) => return Ok(None),
-                    Err(_) => return fail(format!("what it has at `{next}` (`pagination.next`) is no link")),
-                };
-                let Ok(mut url) = page.response.url.join(&link) else {
-                    return fail(format!("what it has at `{next}` (`pagination.next`) is no address"));
-                };
-                url.set_fragment(None);
-                // A link must not smuggle credentials in; and ours, if the server repeats them, must not be kept.
-                let _ = url.set_username("");
-                let _ = url.set_password(None);
-                if let Some(auth) = &self.config.auth {
-                    auth.strip_query(&mut url);
-                }
-                Ok(Some(url))
+        };
+        if let Some(incremental) = &config.incremental {
+            marks.commit(&mut self.state, incremental);
+        }
+        self.state.skipped |= page.is_skipped;
+        if config.parent.is_none() && config.list.is_conditional() {
+            self.state.remember(page.known(next.as_deref()));
+        }
+        self.state.go_on(next);
+        if config.parent.is_none() {
+            return self.batch(items).map(Some);
+        }
+        self.gather(items);
+        Ok(None)
+    }
+
+    /// Goes to the first page of the next parent's children; false when there is none.
+    async fn next_parent(&mut self) -> Result<bool, ConnectorError> {
+        let config = self.config.clone();
+        let Some(parent) = &config.parent else { return Ok(false) };
+        loop {
+            if self.is_gathered() {
+                return Ok(true);
+            }
+            let Some(parents) = &mut self.parents else { return Ok(false) };
+            if let Some(values) = parents.waiting.pop_front() {
+                let at = parents.at.clone().unwrap_or_default();
+                self.state.parent = Some(ParentPlace { at, values });
+                self.begin_list()?;
+                return Ok(true);
+            }
+            let Some(name) = parents.next.take() else { return Ok(false) };
+            self.open_parents(parent, &name).await?;
+            if self.state.at.is_some() {
+                // Resumed inside of a list.
+                return Ok(true);
             }
         }
     }
-}
 
-fn text_of(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
-    Some(headers.get(name)?.to_str().ok()?.to_owned())
-}
-
-/// What `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3). At most a day.
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match value.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let at = NaiveDateTime::parse_from_str(value, "%a, %d %b %Y %H:%M:%S GMT").ok()?.and_utc();
-            (at - now).to_std().unwrap_or(Duration::ZERO)
-        }
-    };
-    Some(wait.min(RETRY_AFTER_LIMIT))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_and_at_most_a_day() {
-        let now = DateTime::from_timestamp(784_111_777, 0).unwrap();
-        for (value, seconds) in [
-            ("120", Some(120)),
-            ("0", Some(0)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("Sun, 06 Nov 2044 08:49:37 GMT", Some(86_400)),
-            ("99999999999", Some(86_400)),
-            ("-5", None),
-            ("soon", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::RETRY_AFTER, value.parse().unwrap());
-            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{value}");
-        }
+    /// The children of the current parent from their first page on.
+    fn begin_list(&mut self) -> Result<(), ConnectorError> {
+        self.walk = Walk::default();
+        let first = self.config.list.first(&values(&self.config, &self.state, true));
+        let first = first.map_err(|unfit| unfit_at(&self.config, unfit))?;
+        self.state.go_on(Some(first));
+        Ok(())
     }
+
+    /// Reads a page of parents, of which it keeps what is needed only.
+    async fn open_parents(&mut self, parent: &Parent, name: &str) -> Result<(), ConnectorError> {
+        let config = self.config.clone();
+        let Some(parents) = &mut self.parents else { return Ok(()) };
+        let resume = parents.resume.take();
+        let own = values(&config, &self.state, false);
+        let wanted = Wanted {
+            name,
+            values: own,
+            known: None,
+            is_resumed: resume.is_some() && !self.request.resume_inside,
+            skip: 0,
+        };
+        let mut page = match parents.walk.open(&parent.list, &config.errors, &mut self.exchange, wanted).await? {
+            Opened::Page(page) => page,
+            Opened::Gone => return self.begin(),
+            Opened::Skipped(next) => {
+                parents.next = next;
+                self.state.skipped = true;
+                return Ok(());
+            }
+            Opened::NotModified(_) | Opened::End => return Ok(()),
+        };
+        let mut bytes = 0;
+        let mut rejected = Vec::new();
+        while !page.complete {
+            page.pull(&parent.list, &config.errors, &mut self.exchange).await?;
+            for item in page.found.take(usize::MAX, usize::MAX) {
+                let values = parent.values(item.raw());
+                let fits =
+                    config.list.first(&Values { parent: Some(&values), ..self::values(&config, &self.state, false) });
+                match (item, fits) {
+                    (Item::Record { .. }, Ok(_)) => {
+                        bytes += values.iter().map(|(path, value)| path.len() + value.len()).sum::<usize>();
+                        parents.waiting.push_back(values);
+                    }
+                    (Item::Record { raw, position }, Err(Unfit(detail))) => {
+                        rejected.push(Item::Rejected { raw, reason: QuarantineReason::Parent, detail, position });
+                    }
+                    (item, _) => rejected.push(item),
+                }
+            }
+            if bytes > PARENTS_LIMIT_BYTES {
+                let problem = format!("what is needed of its parents has more than {PARENTS_LIMIT_BYTES} bytes");
+                let position = self.exchange.position(name);
+                return Err(ConnectorError::document(position, DocumentError { line: None, problem }));
+            }
+        }
+        parents.next = parents.walk.next(&parent.list, &self.exchange, &page, &own)?;
+        parents.at = Some(name.to_owned());
+        self.state.skipped |= page.is_skipped;
+        if let Some(place) = resume {
+            // By its values, since others may have come or gone before it.
+            match parents.waiting.iter().position(|values| *values == place.values) {
+                Some(at) => {
+                    parents.waiting.drain(..=at);
+                }
+                // It is gone: its page begins anew, and the place in its list says nothing any more.
+                None => self.state.go_on(None),
+            }
+        }
+        self.gather(rejected);
+        Ok(())
+    }
+}
+
+/// What placeholders stand for.
+fn values<'a>(config: &'a ApiConfig, state: &'a State, of_children: bool) -> Values<'a> {
+    let incremental = config.incremental.as_ref();
+    Values {
+        cursor: state.since.as_deref(),
+        cursor_is_number: incremental.is_some_and(|incremental| incremental.kind == super::CursorKind::Integer),
+        start: incremental.and_then(|incremental| incremental.start.as_deref()),
+        now: &state.began,
+        parent: state.parent.as_ref().filter(|_| of_children).map(|place| &place.values),
+        ..Values::default()
+    }
+}
+
+fn unfit_at(config: &ApiConfig, Unfit(problem): Unfit) -> ConnectorError {
+    let document = config.list.origin().ascii_serialization().into();
+    let position = Position { document, request: None, line: None, record: 0 };
+    ConnectorError::document(position, DocumentError { line: None, problem })
 }

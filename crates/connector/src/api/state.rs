@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::parents::ParentValues;
+
 /// Pages whose validators are kept.
 const PAGE_LIMIT: usize = 1_000;
 
@@ -17,8 +19,47 @@ pub(super) struct State {
     pub(super) at: Option<String>,
     /// Records of that page that are committed already.
     pub(super) records: u64,
-    /// Of complete pages, by address.
+    /// Of complete pages, by their names.
     pub(super) pages: Vec<Page>,
+    /// When this read began: what `{now}` is, and what no mark passes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) began: String,
+    /// The lower bound that this read asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<String>,
+    /// The mark: the highest cursor below which nothing is missing, in the source's own text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) high: Option<String>,
+    /// The highest cursor of this read so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) top: Option<String>,
+    /// The cursor of the last record, where they rise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) last: Option<String>,
+    /// This read had records.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) has_records: bool,
+    /// And one of them a cursor.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) has_cursor: bool,
+    /// A page of this read was passed over.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) skipped: bool,
+    /// The parent whose children are being read, or were read last when there is no page to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<ParentPlace>,
+}
+
+/// A parent record, and the page that has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ParentPlace {
+    pub(super) at: String,
+    pub(super) values: ParentValues,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like this")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What makes a request for a page conditional, and where it led.
@@ -48,5 +89,11 @@ impl State {
             (None, true) if self.pages.len() < PAGE_LIMIT => self.pages.push(page),
             (None, _) => {}
         }
+    }
+
+    /// The list goes on at another page, or has ended.
+    pub(super) fn go_on(&mut self, at: Option<String>) {
+        self.at = at;
+        self.records = 0;
     }
 }

@@ -62,6 +62,23 @@ impl Fields {
         self.errors.extend(errors.map(|error| FieldError { path: [path.as_slice(), &error.path].concat(), ..error }));
     }
 
+    /// Notes what is wrong with the object itself.
+    pub(crate) fn fail_here(&mut self, message: Words) {
+        self.errors.push(FieldError { path: self.path.clone(), message });
+    }
+
+    /// The names that are not taken yet.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.left.keys().cloned().collect()
+    }
+
+    /// Notes what is wrong with `key` in the object `name`.
+    pub(crate) fn fail_inside(&mut self, name: &str, key: &str, message: Words) {
+        let mut path = self.path.clone();
+        path.extend([name.to_owned(), key.to_owned()]);
+        self.errors.push(FieldError { path, message });
+    }
+
     /// Notes that `name` is missing.
     pub(crate) fn require(&mut self, name: &str) {
         self.fail(name, Words::required());
@@ -152,6 +169,50 @@ impl Fields {
         None
     }
 
+    /// A string or a number, as text; a number as it is written.
+    pub(crate) fn scalar(&mut self, name: &str) -> Option<String> {
+        let raw = self.raw(name)?;
+        match raw.get().as_bytes().first() {
+            Some(b'-' | b'0'..=b'9') => return Some(raw.get().to_owned()),
+            Some(b'n') => self.fail(name, Words::null()),
+            Some(b'"') => match serde_json::from_str::<String>(raw.get()) {
+                Ok(text) if text.trim().is_empty() => self.fail(name, Words::blank()),
+                Ok(text) => return Some(text),
+                Err(error) => self.fail(name, not_valid(&error)),
+            },
+            _ => self.fail(name, Words::no_string()),
+        }
+        None
+    }
+
+    /// The objects of an array, at most 100; give each back with [`Fields::absorb`].
+    pub(crate) fn list(&mut self, name: &str) -> Vec<Fields> {
+        let Some(raw) = self.raw(name) else { return Vec::new() };
+        let items: Vec<Box<RawValue>> = match serde_json::from_str(raw.get()) {
+            Ok(items) => items,
+            Err(_) => {
+                let words = Words::new("Expected a list of objects.", "オブジェクトの配列を指定してください。");
+                self.fail(name, words);
+                return Vec::new();
+            }
+        };
+        if items.len() > 100 {
+            let words = Words::new("At most 100 are possible.", "100個までです。");
+            self.fail(name, words);
+            return Vec::new();
+        }
+        let mut list = Vec::with_capacity(items.len());
+        for (at, item) in items.iter().enumerate() {
+            let mut path = self.path.clone();
+            path.extend([name.to_owned(), at.to_string()]);
+            match Self::of(item, path) {
+                Ok(fields) => list.push(fields),
+                Err(error) => self.errors.push(error),
+            }
+        }
+        list
+    }
+
     /// A string that parses into something whose error says what is wrong.
     pub(crate) fn parsed<T: std::str::FromStr<Err: Into<Words>>>(&mut self, name: &str) -> Option<T> {
         let text = self.string(name)?;
@@ -176,11 +237,7 @@ impl Fields {
             match value {
                 Value::String(text) => texts.push((key, text)),
                 Value::Number(_) | Value::Bool(_) => texts.push((key, value.to_string())),
-                _ => {
-                    let mut path = self.path.clone();
-                    path.extend([name.to_owned(), key]);
-                    self.errors.push(FieldError { path, message: Words::no_string() });
-                }
+                _ => self.fail_inside(name, &key, Words::no_string()),
             }
         }
         texts

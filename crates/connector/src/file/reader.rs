@@ -217,7 +217,7 @@ impl Pump {
     fn parser(&self, decoding: &Decoding) -> Box<dyn Parse> {
         match self.config.format {
             Format::Ndjson => Box::new(Lines::new(decoding.of_records())),
-            Format::Json => Box::new(Splitter::new(self.config.records.clone(), None)),
+            Format::Json => Box::new(Splitter::new(self.config.records.clone(), &[])),
             Format::Csv => Box::new(Csv::new(self.config.csv.clone(), decoding.of_records())),
         }
     }

@@ -12,7 +12,7 @@ use crate::record::{DocumentError, Found, Parse};
 pub(crate) const RECORD_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// How much of a rejected record is kept.
 pub(crate) const KEPT_BYTES: usize = 64 * 1024;
-/// Names on the way to the records, and captured links.
+/// Names on the way to the records, and captured values.
 const SMALL_LIMIT_BYTES: usize = 64 * 1024;
 
 /// How far a path is matched at some place: so many steps, or not at all.
@@ -21,7 +21,7 @@ type Match = Option<usize>;
 struct Frame {
     is_object: bool,
     records: Match,
-    capture: Match,
+    captures: Vec<Match>,
     index: u64,
     /// Each element is a record.
     expands: bool,
@@ -61,20 +61,25 @@ struct Scan {
     in_string: bool,
     escaped: bool,
     size: usize,
-    /// Of a record that the captured value may be inside of.
-    capture: Match,
+    /// How far each capture is matched by the value itself.
+    captures: Vec<Match>,
+}
+
+/// A value besides the records that is wanted.
+struct Capture {
+    path: String,
+    steps: Vec<Step>,
+    value: Option<Vec<u8>>,
 }
 
 /// Splits one document. A fresh one is needed for the next.
 pub(crate) struct Splitter {
     records: Option<JsonPath>,
-    capture: Vec<Step>,
-    wants_capture: bool,
-    captured: Option<Vec<u8>>,
+    captures: Vec<Capture>,
     stack: Vec<Frame>,
     state: State,
     key: Vec<u8>,
-    key_matches: (Match, Match),
+    key_matches: (Match, Vec<Match>),
     scan: Scan,
     held: Vec<u8>,
     line: u64,
@@ -83,22 +88,32 @@ pub(crate) struct Splitter {
 }
 
 impl Splitter {
-    /// Yields what `records` selects (an array at its end is taken apart), and captures the value at `capture`.
-    pub(crate) fn new(records: JsonPath, capture: Option<&JsonPath>) -> Self {
-        let steps = capture.map(|path| path.steps.clone());
-        Self::with(Some(records), steps)
+    /// Yields what `records` selects (an array at its end is taken apart), and captures the values at `captures`,
+    /// which are paths of members only.
+    pub(crate) fn new(records: JsonPath, captures: &[&JsonPath]) -> Self {
+        let capture = |path: &&JsonPath| Capture { path: path.to_string(), steps: path.steps.clone(), value: None };
+        Self::with(Some(records), captures.iter().map(capture).collect())
     }
 
-    fn with(records: Option<JsonPath>, capture: Option<Vec<Step>>) -> Self {
+    /// The values that one JSON text has at `paths`, which are paths of members only; none of a broken text.
+    pub(crate) fn pick(text: &[u8], paths: &[&JsonPath]) -> Vec<Option<Vec<u8>>> {
+        let capture = |path: &&JsonPath| Capture { path: path.to_string(), steps: path.steps.clone(), value: None };
+        let mut splitter = Self::with(None, paths.iter().map(capture).collect());
+        let mut found = Found::new("".into(), None, 0);
+        match splitter.feed(text, &mut found).and_then(|()| splitter.finish(&mut found)) {
+            Ok(()) => splitter.captures.into_iter().map(|capture| capture.value).collect(),
+            Err(_) => vec![None; paths.len()],
+        }
+    }
+
+    fn with(records: Option<JsonPath>, captures: Vec<Capture>) -> Self {
         Self {
             records,
-            wants_capture: capture.is_some(),
-            capture: capture.unwrap_or_default(),
-            captured: None,
+            captures,
             stack: Vec::new(),
             state: State::Value,
             key: Vec::new(),
-            key_matches: (None, None),
+            key_matches: (None, Vec::new()),
             scan: Scan {
                 target: Target::Skip,
                 shape: Shape::Literal,
@@ -106,7 +121,7 @@ impl Splitter {
                 in_string: false,
                 escaped: false,
                 size: 0,
-                capture: None,
+                captures: Vec::new(),
             },
             held: Vec::new(),
             line: 1,
@@ -115,9 +130,14 @@ impl Splitter {
         }
     }
 
-    /// The JSON text of the captured value, if the document has it.
-    pub(crate) fn captured(&self) -> Option<&[u8]> {
-        self.captured.as_deref()
+    /// The JSON text of a captured value, if the document has it; by its place in the list of captures.
+    pub(crate) fn captured(&self, index: usize) -> Option<&[u8]> {
+        self.captures.get(index)?.value.as_deref()
+    }
+
+    /// Whether the document has been read to its end.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.state == State::Done
     }
 
     fn error(&self, problem: impl Into<String>) -> DocumentError {
@@ -129,26 +149,26 @@ impl Splitter {
     }
 
     /// How far both paths are matched by the value that starts now.
-    fn matches_here(&self) -> (Match, Match, bool) {
+    fn matches_here(&mut self) -> (Match, Vec<Match>, bool) {
         let last = self.records.as_ref().and_then(|path| path.steps.last());
         let ends_in_wildcard = matches!(last, Some(Step::Wildcard));
         match self.stack.last() {
-            None => (self.records.as_ref().map(|_| 0), self.wants_capture.then_some(0), false),
+            None => (self.records.as_ref().map(|_| 0), vec![Some(0); self.captures.len()], false),
             Some(frame) if frame.is_object => {
-                let (records, capture) = self.key_matches;
-                (records, capture, false)
+                let (records, captures) = std::mem::take(&mut self.key_matches);
+                (records, captures, false)
             }
             Some(frame) => {
                 let steps = self.records.as_ref().map_or(&[][..], |path| &path.steps);
                 if frame.expands {
-                    return (Some(steps.len()), None, true);
+                    return (Some(steps.len()), Vec::new(), true);
                 }
                 let records = frame.records.filter(|&at| match steps.get(at) {
                     Some(Step::Wildcard) => true,
                     Some(Step::Index(index)) => *index == frame.index,
                     _ => false,
                 });
-                (records.map(|at| at + 1), None, ends_in_wildcard)
+                (records.map(|at| at + 1), Vec::new(), ends_in_wildcard)
             }
         }
     }
@@ -167,9 +187,10 @@ impl Splitter {
         let step = |steps: &[Step], at: usize| matches!(steps.get(at), Some(Step::Member(wanted)) if *wanted == name);
         let frame = self.stack.last().expect("a key is only read inside an object");
         let records = self.records.as_ref().map_or(&[][..], |path| &path.steps);
+        let captures = frame.captures.iter().zip(&self.captures);
         self.key_matches = (
             frame.records.filter(|&at| step(records, at)).map(|at| at + 1),
-            frame.capture.filter(|&at| step(&self.capture, at)).map(|at| at + 1),
+            captures.map(|(match_, capture)| match_.filter(|&at| step(&capture.steps, at)).map(|at| at + 1)).collect(),
         );
         Ok(())
     }
@@ -182,18 +203,18 @@ impl Splitter {
         if self.stack.is_empty() && !matches!(byte, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') {
             return Err(self.unexpected(byte, "a document"));
         }
-        let (records, capture, is_element) = self.matches_here();
+        let (records, captures, is_element) = self.matches_here();
         let steps = self.records.as_ref().map_or(0, |path| path.steps.len());
         let container = matches!(byte, b'{' | b'[');
         if self.records.is_some() && records == Some(steps) {
             self.found_path = true;
             if byte == b'[' && !is_element {
-                self.push(false, None, capture, true);
+                self.push(false, None, Vec::new(), true);
             } else if byte == b'n' && !is_element {
                 // `null` where the records should be: there are none.
-                self.begin_scan(Target::Skip, byte, None);
+                self.begin_scan(Target::Skip, byte, Vec::new());
             } else {
-                self.begin_scan(Target::Record, byte, capture);
+                self.begin_scan(Target::Record, byte, captures);
             }
             return Ok(());
         }
@@ -207,29 +228,31 @@ impl Splitter {
                 return Err(self.error(format!("what `{path}` takes apart is not an array")));
             }
         }
-        if self.wants_capture && capture == Some(self.capture.len()) {
-            self.begin_scan(Target::Capture, byte, None);
-        } else if container && (records.is_some() || capture.is_some()) {
-            self.push(byte == b'{', records, capture, false);
+        let is_captured =
+            captures.iter().zip(&self.captures).any(|(match_, capture)| *match_ == Some(capture.steps.len()));
+        if is_captured && records.is_none() {
+            self.begin_scan(Target::Capture, byte, captures);
+        } else if container && (records.is_some() || captures.iter().any(Option::is_some)) {
+            self.push(byte == b'{', records, captures, false);
         } else {
-            self.begin_scan(Target::Skip, byte, None);
+            self.begin_scan(Target::Skip, byte, Vec::new());
         }
         Ok(())
     }
 
-    fn push(&mut self, is_object: bool, records: Match, capture: Match, expands: bool) {
-        self.stack.push(Frame { is_object, records, capture, index: 0, expands });
+    fn push(&mut self, is_object: bool, records: Match, captures: Vec<Match>, expands: bool) {
+        self.stack.push(Frame { is_object, records, captures, index: 0, expands });
         self.state = if is_object { State::KeyOrEnd } else { State::ValueOrEnd };
     }
 
-    fn begin_scan(&mut self, target: Target, byte: u8, capture: Match) {
+    fn begin_scan(&mut self, target: Target, byte: u8, captures: Vec<Match>) {
         let shape = match byte {
             b'{' | b'[' => Shape::Container,
             b'"' => Shape::String,
             _ => Shape::Literal,
         };
         self.held.clear();
-        self.scan = Scan { target, shape, depth: 0, in_string: false, escaped: false, size: 0, capture };
+        self.scan = Scan { target, shape, depth: 0, in_string: false, escaped: false, size: 0, captures };
         self.state = State::Scan;
     }
 
@@ -300,20 +323,44 @@ impl Splitter {
                 found.rejected(line, &self.held, QuarantineReason::RecordLimit, detail);
             }
             Target::Record => {
-                if let Some(at) = self.scan.capture.filter(|_| self.wants_capture) {
-                    let mut inner = Self::with(None, Some(self.capture[at..].to_vec()));
-                    // A record that is no valid JSON goes to quarantine; then it has no link either.
-                    if inner.feed(&self.held, found).is_ok() && inner.captured.is_some() {
-                        self.captured = inner.captured;
-                    }
-                }
+                self.capture_inside(found)?;
                 found.record(line, std::mem::take(&mut self.held));
             }
             Target::Capture => {
-                if self.scan.size > SMALL_LIMIT_BYTES {
-                    return Err(self.error("the link to the next page is too long"));
+                self.capture_inside(found)?;
+                self.held.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is captured out of the value that has just ended: itself, or something inside of it.
+    fn capture_inside(&mut self, found: &mut Found) -> Result<(), DocumentError> {
+        let matches = std::mem::take(&mut self.scan.captures);
+        if matches.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let mut inner = Self::with(None, Vec::new());
+        let mut outer = Vec::new();
+        for (index, at) in matches.into_iter().enumerate() {
+            let (Some(at), Some(capture)) = (at, self.captures.get_mut(index)) else { continue };
+            if at < capture.steps.len() {
+                outer.push(index);
+                let (path, steps) = (capture.path.clone(), capture.steps[at..].to_vec());
+                inner.captures.push(Capture { path, steps, value: None });
+            } else if self.scan.size > SMALL_LIMIT_BYTES {
+                let problem = format!("what it has at `{}` is too long", capture.path);
+                return Err(DocumentError::new(self.line, problem));
+            } else {
+                capture.value = Some(self.held.clone());
+            }
+        }
+        // What is no valid JSON goes to quarantine as a record; then it has nothing to capture either.
+        if !outer.is_empty() && inner.feed(&self.held, found).is_ok() {
+            for (index, capture) in outer.into_iter().zip(inner.captures) {
+                if capture.value.is_some() {
+                    self.captures[index].value = capture.value;
                 }
-                self.captured = Some(std::mem::take(&mut self.held));
             }
         }
         Ok(())
@@ -431,7 +478,7 @@ mod tests {
         step: usize,
     ) -> Result<(Vec<String>, Option<String>), String> {
         let next: Option<JsonPath> = next.map(|path| path.parse().unwrap());
-        let mut splitter = Splitter::new(records.parse().unwrap(), next.as_ref());
+        let mut splitter = Splitter::new(records.parse().unwrap(), &next.iter().collect::<Vec<_>>());
         let mut found = Found::new("d".into(), None, 0);
         let mut run = || {
             for piece in document.chunks(step) {
@@ -440,7 +487,7 @@ mod tests {
             splitter.finish(&mut found)
         };
         run().map_err(|error: DocumentError| error.problem)?;
-        let captured = splitter.captured().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let captured = splitter.captured(0).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         let items = found.take(usize::MAX, usize::MAX).into_iter();
         Ok((items.map(|item: Item| String::from_utf8_lossy(item.raw()).into_owned()).collect(), captured))
     }
@@ -495,6 +542,31 @@ mod tests {
     }
 
     #[test]
+    fn several_values_are_captured_even_inside_of_each_other() {
+        let paths: Vec<JsonPath> =
+            ["$.error", "$.error.message", "$.meta.next", "$.none"].map(|path| path.parse().unwrap()).into();
+        let paths: Vec<&JsonPath> = paths.iter().collect();
+        let document = br#"{"meta":{"next":7,"x":[{"next":8}]},"error":{"message":"no \"key\""},"rows":[{"error":1}]}"#;
+        let expected = [Some("{\"message\":\"no \\\"key\\\"\"}"), Some("\"no \\\"key\\\"\""), Some("7"), None];
+        for step in [1, 5, 1000] {
+            let mut splitter = Splitter::new("$.rows".parse().unwrap(), &paths);
+            let mut found = Found::new("d".into(), None, 0);
+            for piece in document.chunks(step) {
+                splitter.feed(piece, &mut found).unwrap();
+            }
+            splitter.finish(&mut found).unwrap();
+            let captured = (0..4).map(|at| splitter.captured(at).map(|text| std::str::from_utf8(text).unwrap()));
+            assert_eq!(captured.collect::<Vec<_>>(), expected);
+        }
+        let picked = Splitter::pick(document, &paths);
+        assert_eq!(
+            picked.iter().map(|text| text.as_ref().map(|text| std::str::from_utf8(text).unwrap())).collect::<Vec<_>>(),
+            expected
+        );
+        assert_eq!(Splitter::pick(b"{\"error\":", &paths), [None, None, None, None]);
+    }
+
+    #[test]
     fn broken_documents_say_what_is_wrong() {
         for (path, document, says) in [
             ("$", "", "empty"),
@@ -522,7 +594,7 @@ mod tests {
     fn a_record_at_the_limit_passes_and_one_past_it_is_rejected() {
         let record = |size: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(size - 8));
         let document = format!("[{},{},{{}}]", record(RECORD_LIMIT_BYTES), record(RECORD_LIMIT_BYTES + 1));
-        let mut splitter = Splitter::new(JsonPath::root(), None);
+        let mut splitter = Splitter::new(JsonPath::root(), &[]);
         let mut found = Found::new("d".into(), None, 0);
         for piece in document.as_bytes().chunks(65_536) {
             splitter.feed(piece, &mut found).unwrap();

@@ -65,6 +65,8 @@ reasons! {
     Truncated "truncated" "send the record again as a whole";
     /// Bytes that the declared encoding does not know.
     Encoding "encoding" "declare the encoding that the source really uses";
+    /// A parent record lacks a value that the requests for its children need.
+    Parent "parent" "give each parent record the values that the placeholders `{parent...}` name";
     /// The record breaks the schema of its source, or a CSV value its declared type.
     Schema "schema" "correct the record or the schema of the source";
     /// The record's key is missing, null, an object or an array.

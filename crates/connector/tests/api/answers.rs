@@ -1,108 +1,13 @@
-//! The API connector against real servers on loopback.
-#![allow(clippy::unwrap_used)]
+//! Pages, statuses and credentials, as version 1 had them.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use matome_connector::{Advice, Batch, Connector, ConnectorError, FileRoots, ReadRequest, Registry};
-use matome_egress::{HttpClient, Policy};
-use matome_model::clock::Clock;
-use matome_model::source::SourceType;
+use matome_connector::{Advice, ConnectorError, ReadRequest};
 
-/// A server that answers by a function and keeps what it was asked.
-struct Server {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<(Uri, HeaderMap)>>>,
-}
-
-impl Server {
-    async fn start(answer: impl Fn(&Uri, &HeaderMap) -> Response + Clone + Send + Sync + 'static) -> Self {
-        let asked: Arc<Mutex<Vec<(Uri, HeaderMap)>>> = Arc::default();
-        let log = asked.clone();
-        let router = Router::new().fallback(move |request: Request| {
-            let (answer, log) = (answer.clone(), log.clone());
-            async move {
-                log.lock().unwrap().push((request.uri().clone(), request.headers().clone()));
-                answer(request.uri(), request.headers())
-            }
-        });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, asked }
-    }
-
-    fn asked(&self) -> Vec<(Uri, HeaderMap)> {
-        std::mem::take(&mut self.asked.lock().unwrap())
-    }
-
-    fn paths(&self) -> Vec<String> {
-        self.asked().into_iter().map(|(uri, _)| uri.to_string()).collect()
-    }
-
-    /// A connector with `{}` in the config replaced by the server's address.
-    fn connector(&self, config: &str) -> Box<dyn Connector> {
-        connector(&[self.address], &config.replace("HOST", &self.address.to_string()))
-    }
-}
-
-fn connector(allowed: &[SocketAddr], config: &str) -> Box<dyn Connector> {
-    let rules = allowed.iter().map(|address| address.to_string().parse().unwrap());
-    let clock = Clock::fixed("2026-01-01T00:00:00Z".parse().unwrap());
-    let registry = Registry::new(FileRoots::default(), HttpClient::new(Policy::new(rules)), clock);
-    registry.open(SourceType::Api, config).unwrap()
-}
-
-async fn read_all(connector: &dyn Connector, request: ReadRequest) -> Result<Vec<Batch>, ConnectorError> {
-    let mut reader = connector.read(request).await?;
-    let mut batches = Vec::new();
-    while let Some(batch) = reader.next().await? {
-        batches.push(batch);
-    }
-    Ok(batches)
-}
-
-fn raws(batches: &[Batch]) -> Vec<String> {
-    let items = batches.iter().flat_map(|batch| &batch.items);
-    items.map(|item| String::from_utf8(item.raw().to_vec()).unwrap()).collect()
-}
-
-fn after(batches: &[Batch]) -> ReadRequest {
-    ReadRequest { checkpoint: Some(batches.last().unwrap().checkpoint.clone()), ..ReadRequest::default() }
-}
-
-async fn records(connector: &dyn Connector) -> Vec<String> {
-    raws(&read_all(connector, ReadRequest::default()).await.unwrap())
-}
-
-async fn failure(connector: &dyn Connector) -> ConnectorError {
-    read_all(connector, ReadRequest::default()).await.unwrap_err()
-}
-
-/// The error with its causes, as a task keeps it.
-fn chain(error: &ConnectorError) -> String {
-    let mut text = format!("{error} {error:?}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(" {cause} {cause:?}"));
-        source = cause.source();
-    }
-    text
-}
-
-fn json(text: impl Into<String>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
-}
-
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
-    let query = uri.query()?;
-    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
-}
+use crate::support::{Server, after, chain, connector, failure, json, parameter, raws, read_all, records};
 
 /// Three pages of two records, linked.
 fn linked(uri: &Uri, _: &HeaderMap) -> Response {
@@ -340,7 +245,7 @@ async fn each_kind_of_auth_is_sent_and_never_shown() {
         let config = LINKED.replace("\"url\"", &format!("\"auth\":{auth},\"url\""));
         let batches = read_all(&*server.connector(&config), ReadRequest::default()).await.unwrap();
         assert_eq!(raws(&batches), SIX);
-        assert!(server.asked().iter().all(|(_, headers)| headers[name] == value), "{auth}");
+        assert!(server.asked().iter().all(|asked| asked.headers[name] == value), "{auth}");
         assert!(!format!("{batches:?}").contains("s3cret"));
         let error = failure(&*server.connector(&config.replace("/users", "/bad"))).await;
         assert!(!chain(&error).contains("s3cret") && !chain(&error).contains("YW5u"), "{}", chain(&error));
@@ -378,9 +283,9 @@ async fn a_next_link_to_another_origin_gets_no_credentials() {
     let batches =
         read_all(&*connector(&[server.address, other.address], &config), ReadRequest::default()).await.unwrap();
     assert_eq!(raws(&batches).len(), 2);
-    let (_, headers) = &server.asked()[0];
+    let headers = &server.asked()[0].headers;
     assert!(headers.contains_key("authorization") && headers["x-tenant"] == "t");
-    let (_, headers) = &other.asked()[0];
+    let headers = &other.asked()[0].headers;
     assert!(!headers.contains_key("authorization") && !headers.contains_key("x-tenant"), "{headers:?}");
     let error = failure(&*connector(&[server.address], &config)).await;
     assert_eq!(error.advice(), Advice::Fail);

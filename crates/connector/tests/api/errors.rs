@@ -1,0 +1,81 @@
+//! Answers that say an error.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use matome_connector::{Advice, ConnectorError, ReadRequest};
+
+use crate::support::{Server, failure, json, raws, read_until, records};
+
+fn with_errors(rules: &str, path: &str) -> String {
+    format!(r#"{{"url":"http://HOST/{path}","records":"$.rows","errors":[{rules}]}}"#)
+}
+
+#[tokio::test]
+async fn an_answer_of_200_that_says_an_error_fails_with_its_words() {
+    let server = Server::answering(|asked| match asked.uri.path() {
+        "/text" => json(r#"{"error":{"message":"no\u0000 such key"}}"#),
+        "/rows" => json(r#"{"rows":[{"n":1}],"error":"halfway"}"#),
+        "/null" => json(r#"{"rows":[{"n":1}],"error":null}"#),
+        "/no" => json(r#"{"rows":[{"n":1}],"ok":false,"why":["a",1]}"#),
+        _ => json(r#"{"rows":[{"n":1}],"error":false,"ok":true}"#),
+    })
+    .await;
+    let rule = r#"{"path":"$.error","action":"fail","message":"$.error.message"},{"path":"$.ok","equals":false,"action":"retry","message":"$.why"}"#;
+    let error = failure(&*server.connector(&with_errors(rule, "text"))).await;
+    assert!(matches!(error, ConnectorError::Answer { .. }) && error.advice() == Advice::Fail, "{error}");
+    assert!(error.to_string().ends_with("the server says no  such key"), "{error}");
+    let (batches, error) = read_until(&*server.connector(&with_errors(rule, "rows")), ReadRequest::default()).await;
+    assert_eq!(raws(&batches), [r#"{"n":1}"#]);
+    assert!(error.unwrap().to_string().contains("something is wrong"));
+    assert_eq!(records(&*server.connector(&with_errors(rule, "null"))).await.len(), 1);
+    assert_eq!(records(&*server.connector(&with_errors(rule, "fine"))).await.len(), 1);
+    let error = failure(&*server.connector(&with_errors(rule, "no"))).await;
+    assert_eq!(error.advice(), Advice::Retry { after: None });
+    assert!(error.to_string().ends_with(r#"["a",1]"#), "{error}");
+}
+
+#[tokio::test]
+async fn rules_turn_statuses_into_what_they_mean() {
+    let server = Server::answering(|asked| {
+        let status: u16 = asked.uri.path()[1..].parse().unwrap();
+        (StatusCode::from_u16(status).unwrap(), [("retry-after", "7")], r#"{"code":"none","text":"there is nothing"}"#)
+            .into_response()
+    })
+    .await;
+    let rules = r#"{"status":404,"action":"empty"},{"status":400,"path":"$.code","equals":"none","action":"skip"},
+        {"status":400,"action":"fail"},{"status":403,"action":"retry","message":"$.text"},{"status":"5xx","action":"fail","message":"$.text"}"#;
+    let read =
+        async |path: &str| read_until(&*server.connector(&with_errors(rules, path)), ReadRequest::default()).await;
+    for path in ["404", "400"] {
+        let (batches, error) = read(path).await;
+        assert!(raws(&batches).is_empty() && error.is_none(), "{path}: {error:?}");
+    }
+    let error = read("403").await.1.unwrap();
+    assert_eq!(error.advice(), Advice::Retry { after: Some(Duration::from_secs(7)) });
+    let error = read("503").await.1.unwrap();
+    assert_eq!(error.advice(), Advice::Fail);
+    assert!(error.to_string().contains("503 Service Unavailable: there is nothing"), "{error}");
+    // What no rule is about is as it was.
+    assert!(matches!(read("401").await.1, Some(ConnectorError::Status { .. })));
+    assert_eq!(read("429").await.1.unwrap().advice(), Advice::Retry { after: Some(Duration::from_secs(7)) });
+}
+
+#[tokio::test]
+async fn a_page_that_is_passed_over_is_not_the_end_of_counted_pages() {
+    let server = Server::answering(|asked| match asked.parameter("page").as_deref() {
+        Some("1") => json(r#"{"rows":[{"n":1}]}"#),
+        Some("2") => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Some("3") => json(r#"{"broken":true,"rows":[{"n":3}]}"#),
+        Some("4") => json(r#"{"rows":[{"n":4}]}"#),
+        _ if asked.uri.path() == "/all" => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        _ => json(r#"{"rows":[]}"#),
+    })
+    .await;
+    let rules = r#"{"status":500,"action":"skip"},{"path":"$.broken","action":"skip"}"#;
+    let config = |path: &str| with_errors(rules, path).replacen('{', r#"{"pagination":{"type":"page_number"},"#, 1);
+    assert_eq!(records(&*server.connector(&config("few"))).await, [r#"{"n":1}"#, r#"{"n":3}"#, r#"{"n":4}"#]);
+    let error = failure(&*server.connector(&config("all"))).await;
+    assert!(matches!(error, ConnectorError::Loop { .. }) && error.to_string().contains("100 pages"), "{error}");
+}

@@ -1,0 +1,12 @@
+//! The API connector against real servers on loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod answers;
+mod auth;
+mod errors;
+mod incremental;
+mod pages;
+mod parents;
+mod rate;
+mod support;
