@@ -250,6 +250,9 @@ async fn answer(endpoint: &Endpoint, state: ApiState, mut parts: Parts, body: &m
     if !is_granted {
         return Err(ApiError::Forbidden);
     }
+    if state.db.is_full() && adds_data(&parts.method, parts.uri.path()) {
+        return Err(ApiError::DiskFull);
+    }
     let has_body = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
     let bytes = if has_body { read(std::mem::take(body)).await? } else { Bytes::new() };
     let parameter = match parts.extract::<RawPathParams>().await {
@@ -259,6 +262,13 @@ async fn answer(endpoint: &Endpoint, state: ApiState, mut parts: Parts, body: &m
     let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let path = parts.uri.path().to_owned();
     (operation.handler)(Call { state, origin, path, query, headers: parts.headers, parameter, bytes }).await
+}
+
+/// Whether a request would need room. What gives room back, stops work or only looks is let through to a full disk.
+fn adds_data(method: &Method, path: &str) -> bool {
+    const SPARED: [&str; 5] = ["/pause", "/cancel", "/discard", "/test", "/preview"];
+    let path = path.trim_end_matches('/');
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH) && !SPARED.iter().any(|action| path.ends_with(action))
 }
 
 async fn read(body: HttpBody) -> Result<Bytes> {

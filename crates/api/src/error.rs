@@ -44,6 +44,8 @@ pub enum ApiError {
     },
     /// The body is of another media type.
     UnsupportedMediaType(String),
+    /// There is no room for more data.
+    DiskFull,
     /// The store failed.
     Store(StoreError),
 }
@@ -82,6 +84,7 @@ impl ApiError {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::DiskFull | Self::Store(StoreError::DiskFull(_)) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(err) if err.is_transient() || matches!(err, StoreError::Closed) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -110,6 +113,10 @@ impl ApiError {
             Self::NotAcceptable => detail(Message::NotAcceptable),
             Self::TooLarge { limit } => detail(Message::BodyTooLarge { limit }),
             Self::UnsupportedMediaType(media_type) => detail(Message::UnsupportedMediaType { media_type }),
+            Self::DiskFull | Self::Store(StoreError::DiskFull(_)) => {
+                extra = Some((header::RETRY_AFTER, HeaderValue::from_static("30")));
+                detail(Message::DiskFull)
+            }
             Self::Store(err) => {
                 if status == StatusCode::SERVICE_UNAVAILABLE {
                     extra = Some((header::RETRY_AFTER, HeaderValue::from_static("2")));

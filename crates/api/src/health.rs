@@ -33,6 +33,8 @@ async fn ready(call: Call) -> Result<Response> {
         checks.insert(name.to_owned(), Value::String(outcome.err().unwrap_or_else(|| "ok".to_owned())));
     };
     check("database", database(&call.state.db).await);
+    let is_full = call.state.db.is_full();
+    check("storage", if is_full { Err("disk_full".to_owned()) } else { Ok(()) });
     let draining = call.state.draining.is_cancelled();
     check("running", if draining { Err("the process is stopping".to_owned()) } else { Ok(()) });
     let (status, word) =
@@ -62,6 +64,7 @@ async fn metrics(call: Call) -> Result<Response> {
     let gauge = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
     metrics::gauge!("matome_db_connections", "state" => "used").set(gauge(used));
     metrics::gauge!("matome_db_connections", "state" => "idle").set(gauge(open.saturating_sub(used)));
+    metrics::gauge!("matome_db_full").set(if call.state.db.is_full() { 1.0 } else { 0.0 });
     let mut response = Response::new(Body::from(handle.render()));
     let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);

@@ -82,6 +82,7 @@ pub enum Message {
     NoCredentials,
     InvalidToken,
     PermissionDenied,
+    DiskFull,
     TaskEnded {
         id: i64,
         status: &'static str,
@@ -193,6 +194,14 @@ impl Message {
             Self::PermissionDenied => (
                 "You do not have permission to perform this action.".into(),
                 "このアクションを実行する権限がありません。".into(),
+            ),
+            Self::DiskFull => (
+                "There is no room for more data: free some disk space, raise max_database, or delete what is not needed. \
+                 What is stored is safe, and waiting tasks go on by themselves."
+                    .into(),
+                "これ以上データを保存する空きがありません。ディスクの空きを作るか、max_database を上げるか、不要なものを削除してください。\
+                 保存済みのものは失われず、待っているタスクは空きができれば自動で再開します。"
+                    .into(),
             ),
             Self::TaskEnded { id, status } => (
                 format!("Task {id} has ended already ({status})."),

@@ -1,6 +1,8 @@
 //! One process put together: database, secrets, connectors, engine, router, workers.
 
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -195,6 +197,10 @@ async fn open_database(storage: &StorageArgs, boot: Uuid, clock: &Clock) -> Resu
     }
     let db = Db::open_embedded(DataDir::acquire(&storage.data_dir)?).await?;
     migrate::migrate(&db).await?;
+    if let Some(mib) = storage.max_database {
+        db.limit_size(mib << 20).await?;
+    }
+    db.look_for_room().await?;
     // This process holds the directory, so whoever held a lease is gone.
     let now = clock.now();
     let voided = db.write(move |conn| async move { tasks::void_leases(conn, now).await }.boxed()).await?;
@@ -233,14 +239,16 @@ async fn open_vault(storage: &StorageArgs, db: &Db) -> Result<Vault, Failure> {
 
 /// On PostgreSQL the data directory holds only the key and the scratch folder.
 fn make_data_dir(storage: &StorageArgs) -> Result<(), Failure> {
-    std::fs::create_dir_all(&storage.data_dir).map_err(|err| {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(&storage.data_dir).map_err(|err| {
         Failure::new(Exit::Config, Message::CannotMake { dir: storage.data_dir.display().to_string() })
             .because(&err)
             .help(Message::CheckDataDir)
     })
 }
 
-fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
+/// What sources may reach, opened.
+pub fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
     let parse = |rule: &String| {
         rule.parse::<EgressRule>().map_err(|err| {
             let what = Message::EgressRuleWrong { rule: rule.clone() };
@@ -258,14 +266,19 @@ fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
     Ok(Registry::new(roots, HttpClient::new(Policy::new(rules)), clock))
 }
 
-fn engine(storage: &StorageArgs) -> Result<Engine, Failure> {
+/// An engine whose children work beneath `scratch_root`.
+pub fn engine_in(scratch_root: &Path) -> Result<Engine, Failure> {
     let program = std::env::current_exe().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-    let engine = Engine::new(EngineSettings {
+    Ok(Engine::new(EngineSettings {
         program,
         arguments: vec![ENGINE_CHILD.into()],
-        scratch_root: storage.data_dir.join("scratch"),
+        scratch_root: scratch_root.to_owned(),
         slots: 4,
-    });
+    }))
+}
+
+fn engine(storage: &StorageArgs) -> Result<Engine, Failure> {
+    let engine = engine_in(&storage.data_dir.join("scratch"))?;
     // Several processes may share the folder on PostgreSQL.
     if storage.database_url.is_none()
         && let Err(err) = engine.clear_scratch()

@@ -73,9 +73,6 @@ impl Client {
             let client = http_client(console).unix_socket(socket).build().map_err(|err| unreachable(&target, &err))?;
             return Ok(Self::Http { client, base: "http://localhost".to_owned(), token: None, target });
         }
-        if args.storage.database_url.is_none() && !args.storage.data_dir.join("matome.db").exists() {
-            std::fs::create_dir_all(&args.storage.data_dir).ok();
-        }
         let app = App::open(&args.storage, &args.reach, Names::default(), 512).await?;
         if works {
             app.start_workers(2, 1, matome_tasks::ATTEMPT_DEADLINE).await?;
@@ -225,6 +222,7 @@ impl Answer {
             404 => Failure::new(Exit::NotFound, message),
             409 | 423 => Failure::new(Exit::Conflict, message),
             503 => Failure::new(Exit::Unreachable, message),
+            507 => Failure::new(Exit::Failed, message).help(Message::FreeSpace),
             _ => Failure::new(Exit::Failed, message),
         }
     }
@@ -260,7 +258,8 @@ fn location(headers: &HeaderMap) -> Option<String> {
     headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-async fn socket_answers(socket: &Path) -> bool {
+/// Whether a server listens on the socket of a data directory.
+pub async fn socket_answers(socket: &Path) -> bool {
     tokio::net::UnixStream::connect(socket).await.is_ok()
 }
 

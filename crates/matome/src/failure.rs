@@ -18,6 +18,7 @@ pub enum Exit {
     Conflict = 6,
     Unreachable = 7,
     Partial = 8,
+    Differences = 9,
     Interrupted = 130,
     Terminated = 143,
 }

@@ -1,7 +1,7 @@
 //! What is removed behind: data of deleted sources, rows of runs that nobody sees. In small batches, so that
 //! nothing else waits long.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use matome_model::clock::Clock;
@@ -14,10 +14,19 @@ use tokio_util::sync::CancellationToken;
 const BATCH: i64 = 500;
 /// Between two looks when there was nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
+/// Between two looks whether there is room to write.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Keeps house until `shutdown`.
 pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
+    let mut looked = None::<Instant>;
     while !shutdown.is_cancelled() {
+        if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            looked = Some(Instant::now());
+            if let Err(err) = db.look_for_room().await {
+                tracing::warn!(error = %err, "how much room there is cannot be found out");
+            }
+        }
         let pause = match once(&db, &clock).await {
             Ok(true) => Duration::from_millis(10),
             Ok(false) => IDLE,

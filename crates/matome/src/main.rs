@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-        let result = runtime.block_on(run(cli.command, &console));
+        let result = runtime.block_on(run(cli.command, &config, &console));
         // Blocking reads of a source may still be under way; nothing waits for them.
         runtime.shutdown_background();
         result
@@ -118,20 +118,20 @@ fn language(environment: &Environment, setting: Option<&str>) -> Language {
     setting.or_else(|| names.into_iter().find_map(set)).and_then(Language::of_locale).unwrap_or_default()
 }
 
-async fn run(command: Command, console: &Console) -> Result<(), Failure> {
+async fn run(command: Command, config: &Config, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => Box::pin(serve::run(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args, console)).await,
         Command::Bench(args) => Box::pin(bench::run(args, console)).await,
-        other => until_signal(other, console).await,
+        other => until_signal(other, config, console).await,
     }
 }
 
 /// A command that ends by itself, unless a signal comes first.
-async fn until_signal(command: Command, console: &Console) -> Result<(), Failure> {
+async fn until_signal(command: Command, config: &Config, console: &Console) -> Result<(), Failure> {
     let mut signals = serve::Signals::catch()?;
     tokio::select! {
-        result = short(command, console) => result,
+        result = short(command, config, console) => result,
         exit = signals.next() => {
             let what = if exit == Exit::Interrupted { Message::Interrupted } else { Message::Terminated };
             Err(Failure::new(exit, what).help(Message::GoesOnWithout))
@@ -139,7 +139,7 @@ async fn until_signal(command: Command, console: &Console) -> Result<(), Failure
     }
 }
 
-async fn short(command: Command, console: &Console) -> Result<(), Failure> {
+async fn short(command: Command, config: &Config, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Migrate(args) => Box::pin(migrate::run(args, console)).await,
         Command::Token(command) => Box::pin(commands::token::run(command, console)).await,
@@ -148,6 +148,9 @@ async fn short(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Task(command) => Box::pin(commands::task::run(command, console)).await,
         Command::Data(command) => Box::pin(commands::data::run(command, console)).await,
         Command::Db(command) => Box::pin(commands::db::run(command, console)).await,
+        Command::Doctor(args) => Box::pin(commands::doctor::run(args, config, console)).await,
+        Command::Healthcheck(args) => Box::pin(commands::healthcheck::run(args)).await,
+        Command::Completions(args) => commands::completions::run(&args),
         Command::Serve(_) | Command::Demo(_) | Command::Bench(_) | Command::Config(_) | Command::EngineChild => {
             unreachable!("handled before")
         }

@@ -138,6 +138,62 @@ catalogue! {
     BadUsage => "the command line cannot be understood", "コマンドラインを解釈できません";
     SeeHelp { command } => "`{command} --help` describes it", "`{command} --help` に説明があります";
 
+    // Doctor and healthcheck.
+    NotReady { url } => "`{url}` does not say that it is ready", "`{url}` が準備完了を返しません";
+    SeeLog => "look at the log of `matome serve`, or name another server with --url",
+        "`matome serve` のログを見るか、--url で別のサーバーを指定してください";
+    DoctorWarns { n } => "{n} warnings", "警告が {n} 件あります";
+    DoctorFails { n } => "{n} things do not work", "動かないものが {n} 件あります";
+    SeeFixes => "the column `fix` says what to do about each", "それぞれの対処は「対処」の列にあります";
+    SettingsRead { files } => "settings can be used; files: {files}", "設定は使えます。ファイル: {files}";
+    BindLoopback { address } => "`serve` listens on {address}, this machine only", "`serve` は {address} で待ち受けます (このマシンのみ)";
+    BindOutside { address } =>
+        "`serve` listens on {address} without TLS: tokens travel in the clear",
+        "`serve` は TLS なしで {address} で待ち受けます。トークンが平文で流れます";
+    UseTlsProxy => "listen on 127.0.0.1 and put a proxy with TLS in front",
+        "127.0.0.1 で待ち受け、TLS を持つプロキシを前に置いてください";
+    AnyHost => "requests may name any host", "リクエストはどのホスト名でも使えます";
+    NameHosts => "name the hosts of this server in allowed_hosts", "このサーバーのホスト名を allowed_hosts に指定してください";
+    ReachGood { n } => "{n} file roots can be read, the egress rules too", "{n} 個のファイルルートと到達先の規則は使えます";
+    MadeAtStart => "nothing to do: it is made at the first start", "対処は不要です。最初の起動時に作られます";
+    MigratedAtStart => "nothing to do: `serve` migrates it at its next start", "対処は不要です。`serve` が次の起動時に移行します";
+    DirPrivate { dir, mode } => "`{dir}` is its owner's only (mode {mode})", "`{dir}` は所有者だけが使えます (モード {mode})";
+    DirOpen { dir, mode } => "`{dir}` can be entered by others (mode {mode})", "`{dir}` にはほかの人も入れます (モード {mode})";
+    MakePrivate { mode, path } => "chmod {mode} {path} makes it private", "chmod {mode} {path} で所有者だけのものになります";
+    NoKeyFile { file } => "there is no key `{file}` yet", "鍵 `{file}` はまだありません";
+    KeyPrivate { file, mode } => "`{file}` is its owner's only (mode {mode})", "`{file}` は所有者だけが読めます (モード {mode})";
+    KeyOpen { file, mode } => "`{file}` can be read by others (mode {mode})", "`{file}` はほかの人も読めます (モード {mode})";
+    DiskRoom { mib, percent } => "{mib} MiB are free on the disk ({percent} %)", "ディスクの空きは {mib} MiB です ({percent} %)";
+    FreeSpaceSoon => "free some space, or move the data directory to a larger disk",
+        "空き容量を作るか、データディレクトリを大きなディスクに移してください";
+    DatabaseAnswers { version, connect, answer } =>
+        "{version}: connected in {connect} ms, answered in {answer} ms", "{version}: 接続 {connect} ms、応答 {answer} ms";
+    CheckLoad => "look at the load of the machine and the way to it", "マシンの負荷と経路を調べてください";
+    ClockSkew { secs } => "the database's clock is {secs} s ahead of this one", "データベースの時計がこの時計より {secs} 秒進んでいます";
+    SetClocks => "set both clocks by NTP", "NTP で時計を合わせてください";
+    ServerRuns => "a server works on the data directory", "サーバーがデータディレクトリを使って動いています";
+    ServerRests => "no server works on the data directory", "データディレクトリを使っているサーバーはありません";
+    SecretsSealed { n } => "{n} secrets cannot be opened with the key that is there", "{n} 個の秘密の値は今ある鍵では開けません";
+    OpenFiles { n } => "{n} files may be open at once", "同時に開けるファイルは {n} 個です";
+    RaiseFiles => "raise it to 1024 or more: ulimit -n 4096, or LimitNOFILE= of the service",
+        "1024 以上に上げてください: ulimit -n 4096、またはサービスの LimitNOFILE=";
+    ClockSays { time } => "the clock says {time}", "時計は {time} です";
+    EngineFails => "the child that runs SQL does not start", "SQL を実行する子プロセスが始まりません";
+    WallStands { name } => "{name} shuts in the child that runs SQL", "SQL を実行する子プロセスは {name} で閉じ込められています";
+    WallPartial { name, why } =>
+        "{name} shuts in the child that runs SQL only in part: {why}",
+        "SQL を実行する子プロセスは {name} で一部だけ閉じ込められています: {why}";
+    WallMissing { name, why } =>
+        "{name} does not shut in the child that runs SQL: {why}",
+        "SQL を実行する子プロセスは {name} で閉じ込められていません: {why}";
+    NewerKernel => "a newer kernel, or a container that allows it, has it; limits of the process hold in any case",
+        "新しいカーネルか、許可されたコンテナで使えます。プロセスの制限はどの場合も効きます";
+    WallLeaks { escapes } => "the child that runs SQL could do what it must not: {escapes}",
+        "SQL を実行する子プロセスが、してはならないことをできました: {escapes}";
+    EngineStarts { millis, memory } =>
+        "the child that runs SQL answers after {millis} ms; resource limits hold, {memory} MiB a query",
+        "SQL を実行する子プロセスは {millis} ms で応答します。資源の制限が効き、一つのクエリは {memory} MiB までです";
+
     // Asking and answering.
     DeleteSource { name } =>
         "delete source `{name}` with all its records", "データソース `{name}` をすべてのレコードごと削除します";

@@ -14,7 +14,10 @@ pub async fn run(args: StorageArgs, console: &Console) -> Result<(), Failure> {
         Some(url) => Db::connect_postgres(url, Uuid::now_v7(), 2).await?,
         None => Db::open_embedded(DataDir::acquire(&args.data_dir)?).await?,
     };
+    let mut progress = console.progress("migrate", "versions", None);
+    progress.at(0, "running");
     let migrated = migrate::migrate(&db).await?;
+    progress.end(u64::try_from(migrated.to - migrated.from).unwrap_or(0), "succeeded");
     db.close().await;
     if migrated.from == migrated.to {
         console.notice(Message::SchemaCurrent { to: migrated.to.to_string() });

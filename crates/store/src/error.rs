@@ -125,7 +125,8 @@ impl From<sqlx::Error> for StoreError {
                     return Self::Unique { constraint, source: err };
                 }
                 match code.as_ref() {
-                    "13" | "53100" => Self::DiskFull(err),
+                    // 13 is SQLITE_FULL, 4874 a write-ahead log whose index finds no room.
+                    "13" | "4874" | "53100" => Self::DiskFull(err),
                     // Class 08: connection; 57P01..03: the server is going away or starting;
                     // 40001, 40P01: serialisation and deadlock; SQLite 5 and 261: busy.
                     c if c.starts_with("08") || c.starts_with("57P0") => Self::Unreachable(err),

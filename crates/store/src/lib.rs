@@ -4,6 +4,7 @@
 //! are written once, with `$1` parameters; where the databases truly differ the two texts stand side by side
 //! in [`db::Conn::pick`]. Rows come back as typed structs; a lookup that finds nothing is `Ok(None)`.
 
+pub mod about;
 pub mod acquired_data;
 pub mod aggregated_data;
 pub mod aggregation_runs;

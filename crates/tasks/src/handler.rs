@@ -15,6 +15,9 @@ use matome_store::tasks::set_progress;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+/// When a task whose page found no room is tried again, if there is room by then.
+const DISK_FULL_PAUSE: Duration = Duration::from_secs(10);
+
 use crate::liveness::Pulse;
 
 /// Progress is written at most this often.
@@ -289,7 +292,8 @@ impl From<StoreError> for TaskError {
         let (advice, reason) = match &err {
             StoreError::Fenced { .. } => (Advice::Fenced, "lease_lost"),
             StoreError::Closed => (Advice::Interrupted, "interrupted"),
-            StoreError::DiskFull(_) => (Advice::Retry { after: None }, "disk_full"),
+            // No fault of the task: it waits, and the attempt does not count.
+            StoreError::DiskFull(_) => (Advice::Retry { after: Some(DISK_FULL_PAUSE) }, "disk_full"),
             _ => (Advice::Retry { after: None }, "store"),
         };
         Self::from_error(advice, reason, &err)

@@ -105,9 +105,10 @@ impl Inner {
         self.worker.boot
     }
 
-    /// Whether this process may claim: a process that missed its heartbeats must not.
+    /// Whether this process may claim: a process that missed its heartbeats must not, and without room to write a task
+    /// would only fail.
     pub(crate) fn may_claim(&self) -> bool {
-        self.pulse.is_fresh()
+        self.pulse.is_fresh() && !self.db.is_full()
     }
 
     /// Makes the context of a claimed task; from now on a lost lease or a cancel reaches it.

@@ -7,6 +7,7 @@ mod bench;
 mod config;
 mod data;
 mod db;
+mod doctor;
 mod serve;
 mod source;
 mod task;
@@ -24,6 +25,7 @@ pub use bench::{BenchArgs, BenchGroup};
 pub use config::ConfigCommand;
 pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
+pub use doctor::{CompletionsArgs, DoctorArgs, HealthcheckArgs, Shell};
 pub use serve::{DemoArgs, ServeArgs};
 pub use source::SourceCommand;
 pub use task::{TaskCommand, TaskTarget};
@@ -121,6 +123,16 @@ pub enum Command {
     Config(ConfigCommand),
     /// Measures this build on this machine, beside psql and a bare insert. Takes some minutes.
     Bench(BenchArgs),
+    /// Looks for what is wrong, or soon will be, with settings, data directory, database and machine. Changes nothing.
+    #[command(
+        after_help = "Exit codes: 0 nothing is wrong, 1 something does not work, 9 there are warnings and --strict is given."
+    )]
+    Doctor(DoctorArgs),
+    /// Says by its exit code whether a server is ready: 0 or 1. Needs no token; for containers.
+    Healthcheck(HealthcheckArgs),
+    /// Prints the completions for a shell.
+    #[command(after_help = "Example: source <(matome completions bash)")]
+    Completions(CompletionsArgs),
     /// The child process that plans and executes SQL. Started by matome itself.
     #[command(hide = true, name = crate::ENGINE_CHILD)]
     EngineChild,
@@ -138,6 +150,9 @@ pub struct StorageArgs {
     /// File with the key that encrypts secrets [default: DIR/master.key, made at first start]
     #[arg(long, value_name = "FILE")]
     pub master_key_file: Option<PathBuf>,
+    /// Size that the embedded database may reach, in MiB [default: as the disk allows]
+    #[arg(long, value_name = "MIB")]
+    pub max_database: Option<u64>,
 }
 
 /// The embedded database has a flag of its own.

@@ -35,9 +35,10 @@ pub fn failure(err: &clap::Error) -> Option<Failure> {
     if let Some(cause) = std::error::Error::source(err) {
         failure = failure.why(said(cause.to_string()));
     }
-    let suggested = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue];
-    let help = match (suggested.into_iter().find_map(text), text(ContextKind::ValidValue)) {
-        (Some(name), _) => Message::DidYouMean { name },
+    let suggested =
+        [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand].into_iter().find_map(|kind| err.get(kind));
+    let help = match (suggested, text(ContextKind::ValidValue)) {
+        (Some(names), _) => Message::DidYouMean { name: best(names) },
         (None, Some(names)) if !names.is_empty() => Message::KnownAre { names },
         _ => Message::SeeHelp { command: command(err) },
     };
@@ -52,10 +53,18 @@ fn context(value: &ContextValue) -> String {
     }
 }
 
+/// The best suggestion; clap puts it last.
+fn best(suggested: &ContextValue) -> String {
+    match suggested {
+        ContextValue::Strings(names) => names.last().cloned().unwrap_or_default(),
+        other => context(other),
+    }
+}
+
 /// The command that was meant: the words of its usage line before the first argument.
 fn command(err: &clap::Error) -> String {
     let usage = err.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
     let words = usage.split_whitespace().skip_while(|word| *word != "matome");
-    let words: Vec<&str> = words.take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-')).collect();
+    let words: Vec<&str> = words.take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
     if words.is_empty() { "matome".to_owned() } else { words.join(" ") }
 }

@@ -1,9 +1,12 @@
 //! The commands, one module per noun: clients of the API, and `db`, which looks at the database itself.
 
 pub mod aggregate;
+pub mod completions;
 pub mod config;
 pub mod data;
 pub mod db;
+pub mod doctor;
+pub mod healthcheck;
 pub mod source;
 pub mod task;
 pub mod token;

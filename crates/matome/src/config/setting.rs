@@ -77,6 +77,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("data_dir", &["MATOME_DATA_DIR"], Kind::Path, "matome-data"),
     Setting { is_secret: true, ..setting("database_url", &["DATABASE_URL", "MATOME_DATABASE_URL"], Kind::Text, "") },
     setting("master_key_file", &["MASTER_KEY_FILE", "MATOME_MASTER_KEY_FILE"], Kind::Path, ""),
+    setting("max_database", &["MATOME_MAX_DATABASE"], Kind::Count, ""),
     setting("file_roots", &["FILE_ROOTS", "MATOME_FILE_ROOTS"], Kind::Paths, ""),
     setting("egress_allow", &["EGRESS_ALLOW", "MATOME_EGRESS_ALLOW"], Kind::List, ""),
     setting("bind", &["MATOME_BIND"], Kind::Address, "127.0.0.1:8000"),

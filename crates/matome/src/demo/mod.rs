@@ -33,7 +33,8 @@ pub async fn run(args: DemoArgs, console: &Console) -> Result<(), Failure> {
     setup::write_files(&files)?;
     let shutdown = CancellationToken::new();
     let service = service::Service::start(shutdown.clone()).await.map_err(|err| cannot_listen("127.0.0.1", &err))?;
-    let storage = StorageArgs { data_dir: args.data_dir.clone(), database_url: None, master_key_file: None };
+    let storage =
+        StorageArgs { data_dir: args.data_dir.clone(), database_url: None, master_key_file: None, max_database: None };
     let reach = ReachArgs {
         file_roots: vec![files.canonicalize().unwrap_or(files)],
         egress_allow: vec![format!("127.0.0.1/32:{}", service.address.port())],

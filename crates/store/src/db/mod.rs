@@ -5,11 +5,12 @@
 
 mod conn;
 mod data_dir;
+mod room;
 mod snapshot;
 mod sqlite_writer;
 mod value;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub use snapshot::Snapshot;
 pub use value::{Arg, Row};
 
 use crate::error::{Result, StoreError};
+use room::Room;
 use sqlite_writer::SqliteWriter;
 
 /// A unit of work: gets a connection inside a transaction, owns all else it needs.
@@ -50,12 +52,16 @@ pub trait CommitHook: Send + Sync + std::fmt::Debug {
 
 /// A database. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Db(Arc<Backend>, Option<Arc<dyn CommitHook>>);
+pub struct Db {
+    backend: Arc<Backend>,
+    room: Arc<Room>,
+    hook: Option<Arc<dyn CommitHook>>,
+}
 
 #[derive(Debug)]
 enum Backend {
     Postgres { pool: PgPool, application_name: String },
-    Sqlite { writer: SqliteWriter, readers: SqlitePool, _data_dir: Option<DataDir> },
+    Sqlite { writer: SqliteWriter, readers: SqlitePool, file: PathBuf, _data_dir: Option<DataDir> },
 }
 
 impl Db {
@@ -80,10 +86,8 @@ impl Db {
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(30))
             .connect_lazy_with(sqlite_options(&file).read_only(true));
-        Ok(Self(
-            Arc::new(Backend::Sqlite { writer: SqliteWriter::start(writer), readers, _data_dir: Some(data_dir) }),
-            None,
-        ))
+        let writer = SqliteWriter::start(writer);
+        Ok(Self::of(Backend::Sqlite { writer, readers, file, _data_dir: Some(data_dir) }))
     }
 
     /// Connects to PostgreSQL. `boot` names this process in `pg_stat_activity`, so that the sessions of a
@@ -119,18 +123,65 @@ impl Db {
             }
             pool => pool.map_err(StoreError::from)?,
         };
-        Ok(Self(Arc::new(Backend::Postgres { pool, application_name }), None))
+        Ok(Self::of(Backend::Postgres { pool, application_name }))
+    }
+
+    fn of(backend: Backend) -> Self {
+        Self { backend: Arc::new(backend), room: Arc::default(), hook: None }
     }
 
     /// The same database, whose units of work `hook` sees.
     #[must_use]
     pub fn with_commit_hook(&self, hook: Arc<dyn CommitHook>) -> Self {
-        Self(Arc::clone(&self.0), Some(hook))
+        Self { hook: Some(hook), ..self.clone() }
+    }
+
+    /// Whether there is no room to write: new work has to wait. See [`Db::look_for_room`].
+    pub fn is_full(&self) -> bool {
+        self.room.is_full()
+    }
+
+    /// Lets an embedded database grow to `bytes` at most. PostgreSQL has limits of its own.
+    ///
+    /// # Errors
+    /// When the database is gone.
+    pub async fn limit_size(&self, bytes: u64) -> Result<()> {
+        if self.dialect() == Dialect::Postgres {
+            return Ok(());
+        }
+        self.room.limit(bytes);
+        self.write(move |conn| {
+            Box::pin(async move {
+                let row = conn.fetch_one("pragma page_size", &[]).await?;
+                let pages = bytes / u64::try_from(row.int("page_size")?).unwrap_or(4096).max(1);
+                conn.execute_script(format!("pragma max_page_count = {pages}")).await
+            })
+        })
+        .await
+    }
+
+    /// Looks whether there is room to write, and remembers it. Called now and then: a disk that was full is used again
+    /// by itself, and one that soon will be is not filled to its last byte.
+    ///
+    /// # Errors
+    /// When the database is gone.
+    pub async fn look_for_room(&self) -> Result<()> {
+        let Backend::Sqlite { file, .. } = &*self.backend else {
+            self.room.forgive();
+            return Ok(());
+        };
+        let sql = "select (select page_count from pragma_page_count()) as pages,
+(select freelist_count from pragma_freelist_count()) as free, (select page_size from pragma_page_size()) as bytes";
+        let row = self.read().await?.conn().fetch_one(sql, &[]).await?;
+        let bytes = |pages: i64, size: i64| u64::try_from(pages * size).unwrap_or(0);
+        let size = row.int("bytes")?;
+        self.room.judge(file, bytes(row.int("pages")?, size), bytes(row.int("free")?, size));
+        Ok(())
     }
 
     /// Which database it is.
     pub fn dialect(&self) -> Dialect {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Postgres { .. } => Dialect::Postgres,
             Backend::Sqlite { .. } => Dialect::Sqlite,
         }
@@ -157,7 +208,7 @@ impl Db {
     /// # Errors
     /// When none is free in time, or the database is gone.
     pub async fn read(&self) -> Result<Reader> {
-        Ok(match &*self.0 {
+        Ok(match &*self.backend {
             Backend::Postgres { pool, .. } => Reader::Postgres(pool.acquire().await?),
             Backend::Sqlite { readers, .. } => Reader::Sqlite(readers.acquire().await?),
         })
@@ -192,7 +243,15 @@ impl Db {
     }
 
     async fn transaction<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
-        let Some(hook) = &self.1 else { return self.run_transaction(is_data, work).await };
+        let result = self.run_hooked(is_data, work).await;
+        if let Err(StoreError::DiskFull(_)) = &result {
+            self.room.refused();
+        }
+        result
+    }
+
+    async fn run_hooked<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
+        let Some(hook) = &self.hook else { return self.run_transaction(is_data, work).await };
         let before = Arc::clone(hook);
         let hooked: Work<(T, usize)> = Box::new(move |conn| {
             Box::pin(async move {
@@ -205,7 +264,7 @@ impl Db {
     }
 
     async fn run_transaction<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Sqlite { writer, .. } => writer.submit(is_data, work).await,
             Backend::Postgres { pool, .. } => {
                 // A transaction that is dropped half-way can leave a session that answers the next statement with
@@ -223,7 +282,7 @@ impl Db {
 
     /// Connections of the pool: (in use, open). For metrics.
     pub fn connections(&self) -> (usize, usize) {
-        let (idle, open) = match &*self.0 {
+        let (idle, open) = match &*self.backend {
             Backend::Postgres { pool, .. } => (pool.num_idle(), pool.size()),
             Backend::Sqlite { readers, .. } => (readers.num_idle(), readers.size()),
         };
@@ -233,7 +292,7 @@ impl Db {
 
     /// Name of this process's sessions in `pg_stat_activity`; empty on SQLite.
     pub fn application_name(&self) -> &str {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Postgres { application_name, .. } => application_name,
             Backend::Sqlite { .. } => "",
         }
@@ -241,7 +300,7 @@ impl Db {
 
     /// Closes every connection; waits for those in use, and for work that was handed in.
     pub async fn close(&self) {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Postgres { pool, .. } => pool.close().await,
             Backend::Sqlite { writer, readers, .. } => {
                 readers.close().await;

@@ -1,0 +1,85 @@
+//! M020 to M029: the database.
+
+use std::time::Instant;
+
+use matome_store::db::Snapshot;
+use matome_store::migrate::{self, SCHEMA_VERSION};
+use matome_store::{about, secrets};
+
+use super::{Finding, Severity};
+use crate::cli::ServeArgs;
+use crate::client::{SOCKET, socket_answers};
+use crate::failure::Failure;
+use crate::message::Message;
+
+/// A database that answers a plain question slower than this makes everything slow.
+const SLOW_MILLIS: u128 = 200;
+/// Clocks of two machines that differ more make times in lists puzzling.
+const SKEW_SECS: i64 = 2;
+
+pub async fn look(args: &ServeArgs) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let file = args.storage.data_dir.join("matome.db");
+    let started = Instant::now();
+    let snapshot = match &args.storage.database_url {
+        Some(url) => Snapshot::of_postgres(url).await,
+        None if !file.exists() => {
+            let what = Message::NoDatabase { dir: args.storage.data_dir.display().to_string() };
+            return vec![Finding::new("M020", Severity::Note, what, Message::MadeAtStart)];
+        }
+        None => Snapshot::of_file(&file).await,
+    };
+    let mut snapshot = match snapshot {
+        Ok(snapshot) => snapshot,
+        Err(err) => return vec![Finding::of_failure("M020", Failure::from(err))],
+    };
+    let connected = started.elapsed().as_millis();
+    let about = match about::about(&mut snapshot.conn()).await {
+        Ok(about) => about,
+        Err(err) => return vec![Finding::of_failure("M020", Failure::from(err))],
+    };
+    let what = Message::DatabaseAnswers {
+        version: about.server_version,
+        connect: connected.to_string(),
+        answer: about.answer_millis.to_string(),
+    };
+    findings.push(match about.answer_millis {
+        slow if slow > SLOW_MILLIS => Finding::new("M020", Severity::Warning, what, Message::CheckLoad),
+        _ => Finding::ok("M020", what),
+    });
+    findings.push(match migrate::check_on(&mut snapshot.conn()).await {
+        Ok(()) => Finding::ok("M021", Message::SchemaCurrent { to: SCHEMA_VERSION.to_string() }),
+        Err(err) => {
+            let mut finding = Finding::of_failure("M021", Failure::from(err));
+            // An older embedded database is no trouble: `serve` migrates it.
+            if args.storage.database_url.is_none() && about.schema_version < SCHEMA_VERSION {
+                finding.severity = Severity::Note;
+                finding.fix = Some(Message::MigratedAtStart.into());
+            }
+            finding
+        }
+    });
+    findings.extend(sealed(args, &mut snapshot).await);
+    if let Some(skew) = about.clock_skew_secs.filter(|skew| skew.abs() > SKEW_SECS) {
+        let what = Message::ClockSkew { secs: skew.to_string() };
+        findings.push(Finding::new("M023", Severity::Warning, what, Message::SetClocks));
+    }
+    if args.storage.database_url.is_none() {
+        let is_served = socket_answers(&args.storage.data_dir.join(SOCKET)).await;
+        findings.push(Finding::ok("M024", if is_served { Message::ServerRuns } else { Message::ServerRests }));
+    }
+    findings
+}
+
+/// Whether the secrets of the database can be opened.
+async fn sealed(args: &ServeArgs, snapshot: &mut Snapshot) -> Option<Finding> {
+    let named = args.storage.master_key_file.clone();
+    let file = named.unwrap_or_else(|| args.storage.data_dir.join("master.key"));
+    let vault = secrets::Vault::from_file(&file).ok();
+    let others = secrets::count_of_other_keys(&mut snapshot.conn(), vault.as_ref()).await.ok()?;
+    if others == 0 {
+        return None;
+    }
+    let what = Message::SecretsSealed { n: others.to_string() };
+    Some(Finding::new("M022", Severity::Error, what, Message::RestoreKey))
+}

@@ -1,0 +1,87 @@
+//! `matome doctor` on the real binary: nothing to say about a sound installation, and each fault found by hand.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value;
+use support::{Home, homes, postgres_home, sqlite_home};
+
+/// Findings as (id, severity), and the exit code.
+fn findings(home: &Home, more: &[&str]) -> (Vec<(String, String)>, Option<i32>) {
+    let mut args = vec!["doctor", "-o", "json"];
+    args.extend(more);
+    let output = home.run(&args);
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|err| panic!("{err}: {output:?}"));
+    for row in &rows {
+        let is_good = row["severity"] == "ok";
+        assert_eq!(row["fix"].is_null(), is_good, "what is not good has a remedy: {row}");
+        assert!(row["what"].as_str().is_some_and(|what| !what.is_empty()), "{row}");
+    }
+    let pair = |row: &Value| (row["id"].as_str().unwrap().to_owned(), row["severity"].as_str().unwrap().to_owned());
+    (rows.iter().map(pair).collect(), output.status.code())
+}
+
+fn severity(found: &[(String, String)], id: &str) -> String {
+    found.iter().filter(|(other, _)| other == id).map(|(_, severity)| severity.as_str()).collect::<Vec<_>>().join(",")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_installation_has_no_warnings_beside_a_server_too() {
+    for home in homes().await {
+        let mut server = home.serve().await;
+        let (found, code) = findings(&home, &[]);
+        // Room on the disk and limits are the machine's matter.
+        let own: Vec<_> = found.iter().filter(|(id, _)| !["M013", "M030"].contains(&id.as_str())).collect();
+        assert!(own.iter().all(|(_, severity)| severity == "ok" || severity == "note"), "{}: {found:?}", home.name);
+        assert_eq!(code, Some(0), "{found:?}");
+        for id in
+            ["M001", "M003", "M005", "M010", "M012", "M013", "M020", "M021", "M030", "M031", "M032", "M033", "M034"]
+        {
+            assert!(!severity(&found, id).is_empty(), "{}: {id} is not looked at: {found:?}", home.name);
+        }
+        server.terminate();
+    }
+}
+
+#[test]
+fn each_fault_is_found() {
+    let home = sqlite_home();
+    let (found, code) = findings(&home, &[]);
+    assert_eq!((severity(&found, "M010"), severity(&found, "M020"), code), ("note".into(), "note".into(), Some(0)));
+    assert!(!home.data_dir().exists(), "it changes nothing");
+
+    let auth = r#"auth={"type":"bearer","token":"s3cret"}"#;
+    home.ok(&["source", "add", "users", "--url", "https://example.com/users", "--set", auth]);
+    let key = home.data_dir().join("master.key");
+    set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    set_permissions(home.data_dir(), Permissions::from_mode(0o755)).unwrap();
+    let (found, code) = findings(&home, &["--strict", "--bind", "0.0.0.0:8000", "--allowed-hosts", "*"]);
+    for id in ["M003", "M004", "M010", "M012"] {
+        assert_eq!(severity(&found, id), "warning", "{id}: {found:?}");
+    }
+    assert_eq!(code, Some(9));
+
+    std::fs::write(&key, "no key").unwrap();
+    let (found, code) = findings(&home, &["--file-root", "/nowhere/at/all"]);
+    for id in ["M005", "M012", "M022"] {
+        assert_eq!(severity(&found, id), "error", "{id}: {found:?}");
+    }
+    assert_eq!(code, Some(1));
+
+    std::fs::write(home.data_dir().join("matome.db"), vec![b'x'; 8192]).unwrap();
+    assert_eq!(severity(&findings(&home, &[]).0, "M020"), "error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_database_that_is_away_or_not_migrated_is_an_error() {
+    let home = postgres_home().await;
+    let away = Home { database_url: Some("postgres://nobody@127.0.0.1:1/none".into()), ..sqlite_home() };
+    assert_eq!(severity(&findings(&away, &[]).0, "M020"), "error");
+    let empty = Home { database_url: Some(matome_testbed::postgres_schema().await), ..sqlite_home() };
+    assert_eq!(severity(&findings(&empty, &[]).0, "M021"), "error");
+    assert_eq!(severity(&findings(&home, &[]).0, "M021"), "ok");
+}
