@@ -4,6 +4,7 @@ mod after;
 
 use matome_model::engine::MAX_SQL_BYTES;
 use matome_model::field_error::{FieldError, Words};
+use matome_model::schedule::{ScheduleOptions, interval_beside_cron};
 use matome_store::triggers::After;
 use serde_json::{Map, Value};
 
@@ -19,8 +20,18 @@ const MAX_KEPT_RUNS: u64 = 10_000;
 /// Days that versions may be kept.
 const MAX_KEPT_DAYS: u64 = 36_500;
 
-const KEYS: [&str; 9] =
-    ["sql", "labels", "timeout_secs", "refresh_interval_secs", "after", "mode", "key", "keep_runs", "keep_days"];
+const KEYS: [&str; 10] = [
+    "sql",
+    "labels",
+    "timeout_secs",
+    "refresh_interval_secs",
+    "schedule",
+    "after",
+    "mode",
+    "key",
+    "keep_runs",
+    "keep_days",
+];
 
 /// A checked `config`. `{}`, or one with labels alone, is a draft: it can be stored, but not run.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +46,8 @@ pub struct AggregationConfig {
     pub timeout_secs: u64,
     /// Seconds from one scheduled run to the next, at least 1. `None`, the default: by hand only.
     pub refresh_interval_secs: Option<u64>,
+    /// `cron` with `timezone`, `misfire`, `overlap`, `jitter_secs`; `cron` takes the place of `refresh_interval_secs`.
+    pub schedule: ScheduleOptions,
     /// What it runs after, besides or instead of a schedule.
     ///
     /// Example: `{"sources": ["orders"], "aggregations": ["daily"], "debounce_secs": 5}`.
@@ -70,6 +83,7 @@ impl Default for AggregationConfig {
             labels: Map::new(),
             timeout_secs: 300,
             refresh_interval_secs: None,
+            schedule: ScheduleOptions::default(),
             after: None,
             mode: Mode::Replace,
             key: Vec::new(),
@@ -99,6 +113,16 @@ impl AggregationConfig {
                 "refresh_interval_secs" => {
                     whole_number(value, u64::from(u32::MAX)).map(|seconds| parsed.refresh_interval_secs = Some(seconds))
                 }
+                "schedule" => match ScheduleOptions::parse(value) {
+                    Ok(schedule) => {
+                        parsed.schedule = schedule;
+                        Ok(())
+                    }
+                    Err(faults) => {
+                        errors.extend(faults);
+                        Ok(())
+                    }
+                },
                 "after" => match after::parse(value) {
                     Ok(after) => {
                         parsed.after = after;
@@ -125,6 +149,9 @@ impl AggregationConfig {
         }
         if parsed.mode != Mode::Upsert && has_key && config.get("mode").is_none_or(|word| mode(word).is_ok()) {
             errors.push(FieldError::new(&["key"], key_unused()));
+        }
+        if parsed.schedule.cron.is_some() && parsed.refresh_interval_secs.is_some() {
+            errors.push(FieldError::new(&["refresh_interval_secs"], interval_beside_cron()));
         }
         if errors.is_empty() { Ok(parsed) } else { Err(errors) }
     }
@@ -323,6 +350,20 @@ mod tests {
             let errors = AggregationConfig::parse(&wrong).unwrap_err();
             assert_eq!(errors.iter().map(|error| error.path.join(".")).collect::<Vec<_>>(), ["key"], "{wrong}");
         }
+    }
+
+    #[test]
+    fn cron_and_an_interval_exclude_each_other() {
+        let with = |more: Value| {
+            let mut config = json!({"sql": "select 1", "schedule": {"cron": "@hourly"}});
+            config.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+            AggregationConfig::parse(&config)
+        };
+        assert!(with(json!({})).unwrap().schedule.cron.is_some());
+        assert!(with(json!({"refresh_interval_secs": null})).is_ok());
+        let errors = with(json!({"refresh_interval_secs": 60})).unwrap_err();
+        assert_eq!(errors[0].path, ["refresh_interval_secs"]);
+        assert_eq!(with(json!({"schedule": {"cron": "x"}})).unwrap_err()[0].path, ["schedule", "cron"]);
     }
 
     #[test]

@@ -255,15 +255,15 @@ async fn check_after(conn: &mut Conn<'_>, id: i64, fields: &AggregationFields) -
 async fn align(conn: &mut Conn<'_>, id: i64, fields: &AggregationFields, now: Timestamp) -> Result<(), StoreError> {
     let config = parse(&fields.config).ok().filter(|config| !config.is_draft());
     after::set(conn, id, config.as_ref()).await?;
-    let interval = config.and_then(|config| config.refresh_interval_secs).and_then(|secs| i64::try_from(secs).ok());
-    match interval {
+    let config = config.unwrap_or_default();
+    let interval = config.refresh_interval_secs.and_then(|secs| i64::try_from(secs).ok());
+    match config.schedule.plan(interval) {
         None => {
             matome_store::schedules::remove(conn, LaneKind::Aggregation, id).await?;
         }
-        Some(secs) => {
+        Some(plan) => {
             let is_enabled = fields.status == SourceStatus::Active;
-            let first_at = now + TimeDelta::seconds(secs);
-            matome_store::schedules::upsert(conn, LaneKind::Aggregation, id, secs, is_enabled, first_at).await?;
+            matome_store::schedules::upsert(conn, LaneKind::Aggregation, id, &plan, is_enabled, now).await?;
         }
     }
     let is_paused = fields.status == SourceStatus::Inactive;

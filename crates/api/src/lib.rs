@@ -21,6 +21,7 @@ mod openapi;
 mod records;
 mod roots;
 mod runs;
+mod schedules;
 mod sources;
 mod state;
 mod tasks;
@@ -64,6 +65,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(runs::endpoints());
     all.extend(export::endpoints());
     all.extend(tasks::endpoints());
+    all.extend(schedules::endpoints());
     all.extend(tokens::endpoints());
     let document = openapi::document(&all);
     all.extend(docs::endpoints(document));

@@ -19,6 +19,8 @@ pub(crate) struct OperationDoc {
     pub(crate) answer: Answer,
     /// Whose filters the query string takes.
     pub(crate) filters: Option<&'static Listing>,
+    /// Other parameters of the query string: name and description.
+    pub(crate) query: &'static [(&'static str, &'static str)],
 }
 
 /// What an operation answers with.
@@ -33,11 +35,16 @@ pub(crate) enum Answer {
 
 impl OperationDoc {
     pub(crate) const fn new(id: &'static str, summary: &'static str, status: u16, answer: Answer) -> Self {
-        Self { id, summary, body: None, status, answer, filters: None }
+        Self { id, summary, body: None, status, answer, filters: None, query: &[] }
     }
 
     pub(crate) const fn taking(mut self, schema: &'static str) -> Self {
         self.body = Some(schema);
+        self
+    }
+
+    pub(crate) const fn asking(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
+        self.query = query;
         self
     }
 
@@ -82,6 +89,7 @@ pub(crate) fn document(endpoints: &[Endpoint]) -> OpenApi {
         "tags": [
             {"name": "acquisition", "description": "Data sources, the records read from them, and the tasks that read."},
             {"name": "aggregation", "description": "Aggregations, their rows, and the tasks that compute them."},
+            {"name": "schedules", "description": "When sources and aggregations run by themselves."},
             {"name": "tokens", "description": "API tokens."},
         ],
     });
@@ -107,6 +115,7 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
     if let Some(listing) = doc.filters {
         parameters.extend(filters(listing));
     }
+    parameters.extend(doc.query.iter().map(|(name, what)| parameter(name, what, &json!({"type": "string"}))));
     let content = |schema: Value| json!({"application/json": {"schema": schema}});
     let (description, body) = match doc.answer {
         Answer::Empty => ("Done.", None),
@@ -124,7 +133,7 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
     let mut refuse = |status: &str, description: &str, schema: &str| {
         responses.insert(status.to_owned(), json!({"description": description, "content": content(reference(schema))}));
     };
-    if doc.body.is_some() || doc.filters.is_some() {
+    if doc.body.is_some() || doc.filters.is_some() || !doc.query.is_empty() {
         refuse("400", "Fields or parameters are wrong.", "FieldErrors");
     }
     if operation.permission != Permission::Public {
@@ -319,6 +328,16 @@ fn schemas() -> Value {
             "last_used_at": time_or_null, "expires_at": time_or_null, "revoked_at": time_or_null,
             "token": {"type": "string", "description": "Shown once."},
         })),
+        "Schedule": view(json!({
+            "id": id, "kind": {"type": "string", "enum": matome_store::schedules::KINDS}, "object_id": id,
+            "name": text, "enabled": {"type": "boolean"}, "cron": text_or_null, "timezone": text_or_null,
+            "interval_secs": {"type": ["integer", "null"]}, "misfire": text, "overlap": text,
+            "jitter_secs": {"type": "integer", "minimum": 0}, "next_at": time, "last_at": time_or_null,
+        })),
+        "ScheduleTimes": view(json!({
+            "enabled": {"type": "boolean"}, "timezone": text,
+            "results": {"type": "array", "items": view(json!({"local": time, "utc": time}))},
+        })),
         "Detail": view(json!({"detail": text})),
         "FieldErrors": {
             "type": "object", "additionalProperties": true,
@@ -335,6 +354,7 @@ fn schemas() -> Value {
         "AggregatedData",
         "AggregationTask",
         "AggregationRun",
+        "Schedule",
         "Token",
     ];
     for name in paged {

@@ -4,8 +4,9 @@ use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
 use matome_acquisition::sample;
-use matome_connector::{FieldError, secret_paths, validate_config};
+use matome_connector::{FieldError, ParsedConfig, secret_paths, validate_config};
 use matome_model::clock::{Timestamp, iso8601};
+use matome_model::schedule::interval_beside_cron;
 use matome_model::source::{SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue};
 use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
@@ -198,6 +199,12 @@ async fn read_changes(call: &Call, partial: bool, current: Option<(&DataSource, 
         }
         _ => None,
     };
+    let is_new = config.is_some();
+    let decides = config.as_ref().map(|checked| &checked.stored).or(current.map(|(source, _)| &source.config));
+    let fetch_interval = match decides {
+        Some(config) => interval_beside(config, fetch_interval, is_new, &mut errors),
+        None => fetch_interval,
+    };
     errors.into_result()?;
     Ok(Changes { name, source_type, description, status, config, fetch_interval })
 }
@@ -206,10 +213,31 @@ fn faults(source_type: SourceType, config: &str) -> Vec<FieldError> {
     validate_config(source_type, config).err().unwrap_or_default()
 }
 
-/// Whether there is something to read; secrets do not matter for that.
-fn is_runnable(source_type: SourceType, config: &RawValue) -> bool {
+/// A stored config, if it validates; secrets do not matter for that.
+fn parsed(source_type: SourceType, config: &RawValue) -> Option<ParsedConfig> {
     let filled = config::filled_in(config, &secret_paths(config.get()));
-    validate_config(source_type, filled.get()).is_ok_and(|config| !config.is_draft())
+    validate_config(source_type, filled.get()).ok()
+}
+
+/// What a body means for the interval of a source whose config will be `config`: beside `cron` there is none.
+fn interval_beside(config: &RawValue, given: Given<i64>, is_new: bool, errors: &mut FieldErrors) -> Given<i64> {
+    if !has_cron(config) {
+        return given;
+    }
+    match given {
+        Given::Value(secs) if secs > 0 => {
+            errors.add(&["fetch_interval"], Message::Said(interval_beside_cron()));
+            Given::Absent
+        }
+        // The interval of before, or the one that sources have by default, gives way.
+        Given::Absent if is_new => Given::Value(0),
+        given => given,
+    }
+}
+
+fn has_cron(config: &RawValue) -> bool {
+    let config: serde_json::Value = serde_json::from_str(config.get()).unwrap_or_default();
+    config.get("schedule").is_some_and(|schedule| schedule.get("cron").is_some())
 }
 
 async fn create_source(call: Call) -> Result<Response> {
@@ -247,14 +275,17 @@ async fn create_source(call: Call) -> Result<Response> {
 
 /// Brings the schedule and the lane of a source in line with it.
 async fn align(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Timestamp) -> Result<(), StoreError> {
-    let is_active = fields.status == SourceStatus::Active;
-    if fields.fetch_interval == 0 {
-        matome_store::schedules::remove(conn, LaneKind::Source, id).await?;
-    } else {
-        let is_enabled = is_active && is_runnable(fields.source_type, &fields.config);
-        let first_at = now + TimeDelta::seconds(fields.fetch_interval);
-        matome_store::schedules::upsert(conn, LaneKind::Source, id, fields.fetch_interval, is_enabled, first_at)
-            .await?;
+    let config = parsed(fields.source_type, &fields.config);
+    let options = config.as_ref().and_then(ParsedConfig::schedule).cloned().unwrap_or_default();
+    match options.plan(Some(fields.fetch_interval)) {
+        None => {
+            matome_store::schedules::remove(conn, LaneKind::Source, id).await?;
+        }
+        Some(plan) => {
+            let is_runnable = config.is_some_and(|config| !config.is_draft());
+            let is_enabled = fields.status == SourceStatus::Active && is_runnable;
+            matome_store::schedules::upsert(conn, LaneKind::Source, id, &plan, is_enabled, now).await?;
+        }
     }
     let is_paused = fields.status == SourceStatus::Inactive;
     matome_store::lanes::set_paused(conn, LaneKind::Source, id, is_paused, now).await.map(drop)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
+use matome_model::schedule::ScheduleOptions;
 use matome_model::source::{Dedupe, SourceType};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -49,6 +50,15 @@ impl ParsedConfig {
         }
     }
 
+    /// When it runs, beside its `fetch_interval`; `None` for a draft.
+    pub fn schedule(&self) -> Option<&ScheduleOptions> {
+        match self {
+            Self::Draft => None,
+            Self::File(config) => Some(&config.common.schedule),
+            Self::Api(config) => Some(&config.common.schedule),
+        }
+    }
+
     /// Whether it can not be run.
     pub fn is_draft(&self) -> bool {
         matches!(self, Self::Draft)
@@ -66,6 +76,8 @@ pub struct CommonConfig {
     pub timeout: Duration,
     /// `validation`, `drift` and `quarantine`.
     pub quality: Quality,
+    /// `schedule`: `cron` with `timezone`, `misfire`, `overlap`, `jitter_secs`.
+    pub schedule: ScheduleOptions,
 }
 
 /// Checks `config`, the JSON text of an object, with its secrets in place.
@@ -107,7 +119,8 @@ pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig
     let timeout = fields.integer("timeout_secs", 1, 3600).unwrap_or(30);
     fields.choice("mode", &[("full", ())]);
     let quality = quality::parse_quality(fields);
-    CommonConfig { dedupe, key, timeout: Duration::from_secs(timeout), quality }
+    let schedule = fields.schedule();
+    CommonConfig { dedupe, key, timeout: Duration::from_secs(timeout), quality, schedule }
 }
 
 /// The word that DRF has for a type of JSON.
@@ -176,6 +189,16 @@ pub(crate) mod tests {
         let errors = errors(SourceType::File, r#"{"path":"a.csv","delimeter":";"}"#);
         assert_eq!(errors[0].0, "delimeter");
         assert!(errors[0].1.contains("Did you mean `delimiter`?") && errors[0].1.contains("`encoding`"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_schedule_is_checked_with_the_config() {
+        let errors = errors(SourceType::File, r#"{"path":"a.csv","schedule":{"cron":"0 0 30 2 *","misfires":"skip"}}"#);
+        let paths: Vec<&str> = errors.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["schedule.cron", "schedule.misfires"], "{errors:?}");
+        let config = r#"{"path":"a.csv","schedule":{"cron":"@daily","timezone":"Asia/Tokyo"}}"#;
+        let config = validate_config(SourceType::File, config).unwrap();
+        assert!(config.schedule().unwrap().cron.is_some());
     }
 
     #[test]

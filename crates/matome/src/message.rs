@@ -215,6 +215,22 @@ catalogue! {
     NoRuns { name } =>
         "No runs yet. Start one: matome aggregate run {name} --wait",
         "実行はまだありません。始めるには: matome aggregate run {name} --wait";
+    NoSchedules =>
+        "No schedules. A source has one with --interval or --cron, an aggregation with --every or --cron.",
+        "スケジュールはありません。データソースは --interval か --cron、集約は --every か --cron で持てます。";
+    ScheduleIsOff =>
+        "It is switched off: none of these times fires until it is resumed and can run.",
+        "停止中です。再開して実行できる状態になるまで、これらの時刻には実行されません。";
+    NoSchedule { name } => "`{name}` has no schedule", "`{name}` にはスケジュールがありません";
+    SameName { name } =>
+        "a source and an aggregation are named `{name}`", "`{name}` という名前のデータソースと集約があります";
+    NameSchedule { ids } =>
+        "say which by the id of its schedule: {ids}", "スケジュールの ID で指定してください: {ids}";
+    NoSuchTimes { flag } => "{flag} cannot be understood", "{flag} を読み取れません";
+    WriteCron =>
+        "five fields such as '*/5 9-17 * * mon-fri', or @hourly, @daily, @weekly, @monthly, @yearly",
+        "'*/5 9-17 * * mon-fri' のような5つの欄か、@hourly、@daily、@weekly、@monthly、@yearly を指定してください";
+    WriteZone => "for example --timezone Asia/Tokyo", "例: --timezone Asia/Tokyo";
     NoTasks => "No tasks yet. Start one: matome source run NAME", "タスクはまだありません。始めるには: matome source run 名前";
     NoRows =>
         "No rows yet. A source is read by: matome source run NAME --wait",

@@ -2,40 +2,79 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 /// An instant in UTC with a resolution of one microsecond, the finest that both stores keep.
 pub type Timestamp = DateTime<Utc>;
 
-/// Where "now" comes from. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Clock(Option<Arc<AtomicI64>>);
+/// Where "now" comes from: a wall clock, which people and machines set, and a monotonic one, which nobody can.
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// The machine's clocks; monotonic time counts from here.
+    System(Instant),
+    Fixed(Arc<Fixed>),
+}
+
+/// Microseconds of both clocks.
+#[derive(Debug)]
+struct Fixed {
+    wall: AtomicI64,
+    monotonic: AtomicI64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
 
 impl Clock {
-    /// The machine's wall clock.
+    /// The machine's clocks.
     pub fn system() -> Self {
-        Self(None)
+        Self(Source::System(Instant::now()))
     }
 
-    /// A clock that stands still at `at` until [`Clock::advance`] moves it; for tests.
+    /// A clock that stands still at `at` until [`Clock::advance`] or [`Clock::jump`] moves it; for tests.
     pub fn fixed(at: Timestamp) -> Self {
-        Self(Some(Arc::new(AtomicI64::new(at.timestamp_micros()))))
+        let (wall, monotonic) = (AtomicI64::new(at.timestamp_micros()), AtomicI64::new(0));
+        Self(Source::Fixed(Arc::new(Fixed { wall, monotonic })))
     }
 
     /// The current time, cut to whole microseconds.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            None => Utc::now().trunc_subsecs(6),
-            Some(micros) => DateTime::from_timestamp_micros(micros.load(Ordering::SeqCst))
+            Source::System(_) => Utc::now().trunc_subsecs(6),
+            Source::Fixed(fixed) => DateTime::from_timestamp_micros(fixed.wall.load(Ordering::SeqCst))
                 .expect("a fixed clock only holds times that chrono made"),
         }
     }
 
-    /// Moves a fixed clock (all its clones) by `by`; the system clock is not moved.
+    /// Time that passed since the clock was made, whatever happened to the wall clock.
+    pub fn monotonic(&self) -> Duration {
+        match &self.0 {
+            Source::System(since) => since.elapsed(),
+            Source::Fixed(fixed) => Duration::from_micros(fixed.monotonic.load(Ordering::SeqCst).max(0).unsigned_abs()),
+        }
+    }
+
+    /// Lets time pass on a fixed clock (all its clones); the system clock is not moved.
     pub fn advance(&self, by: TimeDelta) {
-        if let Some(micros) = &self.0 {
-            micros.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
+        self.jump(by);
+        if let Source::Fixed(fixed) = &self.0 {
+            fixed.monotonic.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the wall clock of a fixed clock on or back, without time passing.
+    pub fn jump(&self, by: TimeDelta) {
+        if let Source::Fixed(fixed) = &self.0 {
+            fixed.wall.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
         }
     }
 }
@@ -62,5 +101,13 @@ mod tests {
         let clock = Clock::fixed(DateTime::UNIX_EPOCH);
         clock.clone().advance(TimeDelta::seconds(3));
         assert_eq!(clock.now().timestamp(), 3);
+    }
+
+    #[test]
+    fn a_jump_moves_the_wall_clock_alone() {
+        let clock = Clock::fixed(DateTime::UNIX_EPOCH);
+        clock.advance(TimeDelta::seconds(5));
+        clock.jump(TimeDelta::seconds(-2));
+        assert_eq!((clock.now().timestamp(), clock.monotonic()), (3, Duration::from_secs(5)));
     }
 }

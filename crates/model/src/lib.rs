@@ -11,6 +11,7 @@ pub mod field_error;
 pub mod inference;
 pub mod language;
 pub mod record_key;
+pub mod schedule;
 pub mod source;
 pub mod task;
 pub mod validation;

@@ -3,6 +3,8 @@
 //! A lane row is locked before anything about its tasks is read. `next_run_at` and `ready` follow from the
 //! pending tasks and are computed anew by every transition that may change them, while it holds the lock.
 
+use std::collections::BTreeMap;
+
 use matome_model::clock::Timestamp;
 use matome_model::task::{Fence, LaneKind, Queue};
 use sqlx::AssertSqlSafe;
@@ -79,6 +81,43 @@ pub(crate) async fn lock_lease(conn: &mut Conn<'_>, fence: &Fence) -> Result<Opt
     let sql = format!("select {COLUMNS} from lanes where id = $1 and lease_epoch = $2 and lease_worker = $3{lock}");
     let args = [fence.lane_id.into(), fence.lease_epoch.into(), fence.worker.into()];
     conn.fetch_optional(AssertSqlSafe(sql), &args).await?.as_ref().map(LockedLane::from_row).transpose()
+}
+
+/// Locks the lanes of the only stream of many objects, in the order of their ids.
+pub(crate) async fn lock_many(
+    conn: &mut Conn<'_>,
+    sources: &[i64],
+    aggregations: &[i64],
+) -> Result<BTreeMap<(LaneKind, i64), LockedLane>> {
+    let lock = conn.pick(" for update", "");
+    let (sources_sql, aggregations_sql) = (conn.any_of("object_id", 1), conn.any_of("object_id", 2));
+    let sql = format!(
+        "select kind, object_id, {COLUMNS} from lanes
+where (kind = 'source' and stream = '' and {sources_sql})
+    or (kind = 'aggregation' and stream = '' and {aggregations_sql})
+order by id{lock}"
+    );
+    let rows = conn.fetch_all(AssertSqlSafe(sql), &[Arg::Ints(sources), Arg::Ints(aggregations)]).await?;
+    let lanes = rows.iter().map(|row| {
+        let kind = crate::tasks::word(row, "kind", LaneKind::parse)?;
+        Ok(((kind, row.int("object_id")?), LockedLane::from_row(row)?))
+    });
+    lanes.collect()
+}
+
+/// Makes the lanes of the only stream of many objects; one that is there is left as it is.
+pub(crate) async fn create_many(conn: &mut Conn<'_>, kind: LaneKind, objects: &[i64]) -> Result<()> {
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let sql = conn.pick(
+        "insert into lanes (queue, kind, object_id, stream) select $1, $2, x.id, '' from unnest($3) as x (id)
+on conflict (kind, object_id, stream) do nothing",
+        "insert into lanes (queue, kind, object_id, stream) select $1, $2, value, '' from json_each($3) where true
+on conflict (kind, object_id, stream) do nothing",
+    );
+    let args = [kind.queue().as_str().into(), kind.as_str().into(), Arg::Ints(objects)];
+    conn.execute(sql, &args).await.map(drop)
 }
 
 const CREATE: &str = "insert into lanes (queue, kind, object_id, stream) values ($1, $2, $3, $4)

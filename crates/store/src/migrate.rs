@@ -20,10 +20,11 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, min_binary: 1, text: include_str!("../migrations/0002_aggregation_runs.sql") },
     // Older binaries cannot read a task whose cause is a trigger.
     Migration { version: 3, min_binary: 3, text: include_str!("../migrations/0003_triggers.sql") },
+    Migration { version: 4, min_binary: 3, text: include_str!("../migrations/0004_schedules.sql") },
 ];
 
 /// The schema version that this binary makes and works with.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
 const CREATE_HISTORY: &str = "
 create table if not exists schema_history (

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use chrono::{DateTime, TimeDelta};
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::clock::Timestamp;
+use matome_model::schedule::Plan;
 use matome_model::source::{Dedupe, SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue};
 use matome_store::acquired_data::{self, Occurrences, Page, Records};
@@ -276,7 +277,7 @@ async fn work(conn: &mut Conn<'_>) -> Result<()> {
     secrets::save(conn, &Vault::from_key([7; 32]), LaneKind::Source, read, "/auth/token", &secret).await?;
 
     let scheduled = source(conn, "scheduled").await?;
-    schedules::upsert(conn, LaneKind::Source, scheduled, 60, true, at(0)).await?;
+    schedules::upsert(conn, LaneKind::Source, scheduled, &Plan::every(60), true, at(-60)).await?;
     schedules::fire_due(conn, at(1), 10).await?;
     let task = claim(conn, Queue::Acquisition, worker).await?;
     let retry = End::Retry { error: json("{}"), result: None, after: None, jitter: 0.5 };

@@ -14,6 +14,7 @@ use futures::FutureExt as _;
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::clock::Timestamp;
 use matome_model::record_key::RecordKey;
+use matome_model::schedule::{Plan, ScheduleOptions};
 use matome_model::source::Dedupe;
 use matome_model::task::{Fence, LaneKind, Priority, Queue, Trigger};
 use matome_store::acquired_data::{self, Occurrences, Page, Records};
@@ -109,6 +110,17 @@ fn op() -> impl Strategy<Value = Op> {
             }
         ),
     ]
+}
+
+/// A schedule of some kind: by interval or cron, with each policy.
+fn plan(interval: i64) -> Plan {
+    let options = match interval % 4 {
+        0 => serde_json::json!({}),
+        1 => serde_json::json!({"misfire": "catch_up", "jitter_secs": 30}),
+        2 => serde_json::json!({"misfire": "skip", "overlap": "skip"}),
+        _ => serde_json::json!({"cron": "*/2 * * * *", "timezone": "Asia/Tokyo", "jitter_secs": 10}),
+    };
+    ScheduleOptions::parse(&options).unwrap().plan(Some(interval)).unwrap()
 }
 
 /// A read of a source under one lease.
@@ -337,10 +349,9 @@ impl Side {
                 format!("{:?}", dead.await?)
             }
             Op::Schedule { object, interval, enabled } => {
-                let first = now + TimeDelta::seconds(interval);
+                let plan = plan(interval);
                 self.write(move |conn| {
-                    async move { schedules::upsert(conn, LaneKind::Source, object, interval, enabled, first).await }
-                        .boxed()
+                    async move { schedules::upsert(conn, LaneKind::Source, object, &plan, enabled, now).await }.boxed()
                 })
                 .await?;
                 String::new()
@@ -348,7 +359,11 @@ impl Side {
             Op::Fire { limit } => {
                 let fired =
                     self.write(move |conn| async move { schedules::fire_due(conn, now, limit).await }.boxed()).await?;
-                let said: Vec<_> = fired.iter().map(|fired| (self.rank(fired.task_id), fired.coalesced)).collect();
+                let said: Vec<_> = fired.iter().map(|fired| (fired.made, fired.coalesced, fired.missed)).collect();
+                let mut reader = self.db.read().await?;
+                for row in reader.conn().fetch_all("select id from tasks order by id", &[]).await? {
+                    self.rank(row.int("id")?);
+                }
                 format!("{said:?}")
             }
             Op::Promote => {
@@ -670,6 +685,11 @@ const TABLES: &[Table] = &[
             ("enabled", Kind::Bool),
             ("next_at", Kind::Time),
             ("last_at", Kind::Time),
+            ("due_at", Kind::Time),
+            ("cron", Kind::Text),
+            ("misfire", Kind::Text),
+            ("overlap", Kind::Text),
+            ("jitter_secs", Kind::Int),
         ],
     },
     Table {

@@ -4,6 +4,7 @@
 
 use chrono::TimeDelta;
 use matome_model::clock::{Clock, Timestamp};
+use matome_model::schedule::Plan;
 use matome_model::source::{SourceStatus, SourceType};
 use matome_model::task::LaneKind;
 use matome_store::aggregation_sources::{self, AggregationFields};
@@ -111,7 +112,7 @@ async fn a_deleted_source_is_hidden_at_once_frees_its_name_and_goes_in_batches()
         add_records(db, other, 2, at).await;
         db.write(move |conn| {
             Box::pin(async move {
-                schedules::upsert(conn, LaneKind::Source, id, 60, true, now()).await?;
+                schedules::upsert(conn, LaneKind::Source, id, &Plan::every(60), true, now()).await?;
                 tasks::enqueue(conn, &NewTask::manual(LaneKind::Source, id, now()), now()).await?;
                 let vault = Vault::from_key([1; 32]);
                 secrets::save(conn, &vault, LaneKind::Source, id, "/auth/token", &SecretString::from("x")).await

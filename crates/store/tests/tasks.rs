@@ -13,7 +13,7 @@ use matome_store::tasks::{
     self, ClaimedTask, End, Ended, Enqueued, Finish, NewTask, Repaired, Retried, RetryPolicy, Stolen, TaskRow,
 };
 use matome_store::workers::{self, Beat, NewWorker};
-use matome_store::{lanes, lease, schedules};
+use matome_store::{lanes, lease};
 use matome_testbed::databases;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -467,72 +467,6 @@ async fn a_heartbeat_learns_of_cancels_and_lost_leases() {
         assert_eq!(write!(db, conn => workers::beat(conn, boot, false, at(4))).unwrap(), Beat::DeclaredDead);
         let orphans = workers::holders_gone(&mut db.read().await.unwrap().conn()).await.unwrap();
         assert_eq!(orphans, [boot]);
-    }
-}
-
-#[tokio::test]
-async fn two_beats_fire_each_nominal_time_once() {
-    for bed in databases().await {
-        let db = &bed.db;
-        for object_id in 1..=20 {
-            write!(db, conn => schedules::upsert(conn, KIND, object_id, 60, true, at(0))).unwrap();
-        }
-        let fire = |secs| {
-            let db = db.clone();
-            async move { write!(db, conn => schedules::fire_due(conn, at(secs), 7)).unwrap() }
-        };
-        let mut made = 0;
-        loop {
-            let fired = futures::future::join_all((0..4).map(|_| fire(1))).await;
-            let count = fired.iter().flatten().filter(|fired| !fired.coalesced).count();
-            made += count;
-            if fired.iter().flatten().count() == 0 {
-                break;
-            }
-        }
-        assert_eq!(made, 20, "{}", bed.name);
-        // Times that were missed together make one task, and the rhythm goes on from the nominal time.
-        let worker = Uuid::new_v4();
-        for task in claim(db, worker, 20, at(1)).await {
-            finish(db, &task, succeeded(), at(2)).await;
-        }
-        write!(db, conn => schedules::remove(conn, KIND, 20)).unwrap();
-        let mut fires = 0;
-        while !fire(1000).await.is_empty() {
-            fires += 1;
-        }
-        assert_eq!(fires, 3, "19 schedules, 7 at a time");
-        let next = {
-            let mut reader = db.read().await.unwrap();
-            reader
-                .conn()
-                .fetch_one("select min(next_at) as low, max(next_at) as high from schedules", &[])
-                .await
-                .unwrap()
-        };
-        assert_eq!((next.time("low").unwrap(), next.time("high").unwrap()), (at(1020), at(1020)));
-        assert_eq!(claim(db, worker, 99, at(1000)).await.len(), 19);
-    }
-}
-
-#[tokio::test]
-async fn changing_an_interval_starts_it_anew_and_saying_it_again_does_not() {
-    for bed in databases().await {
-        let db = &bed.db;
-        let next = || async {
-            let mut reader = db.read().await.unwrap();
-            let row = reader.conn().fetch_one("select next_at from schedules", &[]).await.unwrap();
-            row.time("next_at").unwrap()
-        };
-        write!(db, conn => schedules::upsert(conn, KIND, 1, 60, true, at(60))).unwrap();
-        write!(db, conn => schedules::upsert(conn, KIND, 1, 60, true, at(99))).unwrap();
-        assert_eq!(next().await, at(60), "{}", bed.name);
-        write!(db, conn => schedules::upsert(conn, KIND, 1, 30, true, at(50))).unwrap();
-        assert_eq!(next().await, at(50));
-        write!(db, conn => schedules::upsert(conn, KIND, 1, 30, false, at(50))).unwrap();
-        assert!(write!(db, conn => schedules::fire_due(conn, at(70), 9)).unwrap().is_empty());
-        write!(db, conn => schedules::upsert(conn, KIND, 1, 30, true, at(100))).unwrap();
-        assert_eq!(next().await, at(100));
     }
 }
 

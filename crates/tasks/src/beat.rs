@@ -3,12 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use matome_bus::Bus;
-use matome_model::clock::Clock;
+use matome_model::clock::{Clock, Timestamp};
 use matome_model::task::Queue;
 use matome_store::db::Db;
 use matome_store::error::Result;
-use matome_store::{schedules, tasks, triggers};
+use matome_store::schedules::{self, Fired};
+use matome_store::{tasks, triggers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -18,7 +20,9 @@ use crate::sweeper::Sweeper;
 /// Between two looks at the schedules.
 const TICK: Duration = Duration::from_millis(500);
 /// Schedules that fire in one transaction at most: a claim waits for their lanes.
-const FIRE_AT_ONCE: i64 = 100;
+const FIRE_AT_ONCE: i64 = 500;
+/// A wall clock that ran on so much more than time did, between two looks, was set.
+const JUMP: TimeDelta = TimeDelta::minutes(10);
 /// Between two searches for what should never be.
 const REPAIR_EVERY: Duration = Duration::from_secs(30);
 
@@ -31,13 +35,15 @@ pub struct Beat {
     sweeper: Sweeper,
     swept: Instant,
     repaired: Instant,
+    /// Both clocks at the last look at the schedules.
+    looked: Option<(Timestamp, Duration)>,
 }
 
 impl Beat {
     /// A beat in the process `own` (none when it runs no tasks).
     pub fn new(db: Db, bus: Bus, clock: Clock, own: Option<Uuid>) -> Self {
         let now = Instant::now();
-        Self { db, bus, clock, sweeper: Sweeper::new(own, DEAD_AFTER), swept: now, repaired: now }
+        Self { db, bus, clock, sweeper: Sweeper::new(own, DEAD_AFTER), swept: now, repaired: now, looked: None }
     }
 
     /// The same beat where an attempt may take so long.
@@ -65,7 +71,7 @@ impl Beat {
     }
 
     async fn tick(&mut self) -> Result<()> {
-        while self.fire().await? == FIRE_AT_ONCE {}
+        self.fire_due().await?;
         while self.follow().await? == FIRE_AT_ONCE {}
         for queue in Queue::ALL {
             self.promote(*queue).await?;
@@ -83,19 +89,61 @@ impl Beat {
         Ok(())
     }
 
-    async fn fire(&self) -> Result<i64> {
-        let now = self.clock.now();
-        let fired = self
-            .db
-            .write(move |conn| Box::pin(async move { schedules::fire_due(conn, now, FIRE_AT_ONCE).await }))
-            .await?;
-        for fired in &fired {
-            self.bus.wake(fired.queue);
-            let outcome = if fired.coalesced { "coalesced" } else { "enqueued" };
-            metrics::counter!("matome_schedules_fired_total", "queue" => fired.queue.as_str(), "outcome" => outcome)
-                .increment(1);
+    /// Makes the tasks of all schedules that are due; returns how many tasks.
+    ///
+    /// A wall clock that was just set on far is not believed at once: the schedules are left alone this once. When it
+    /// still says so at the next look, what it skipped counts as missed. A clock that was set back fires nothing until
+    /// it comes to the next nominal times again.
+    ///
+    /// # Errors
+    /// When the database refuses a statement or is gone.
+    pub async fn fire_due(&mut self) -> Result<usize> {
+        let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
+        let last = self.looked.replace((now, monotonic));
+        if let Some((then, before)) = last {
+            let passed = TimeDelta::from_std(monotonic.saturating_sub(before)).unwrap_or(TimeDelta::MAX);
+            let jumped = (now - then) - passed;
+            if jumped > JUMP {
+                tracing::warn!(jumped_secs = jumped.num_seconds(), "clock_jump: the clock was set on; schedules wait");
+                metrics::counter!("matome_clock_jumps_total").increment(1);
+                return Ok(0);
+            }
         }
-        Ok(i64::try_from(fired.len()).unwrap_or(i64::MAX))
+        let mut made = 0;
+        loop {
+            let fired = self
+                .db
+                .write(move |conn| Box::pin(async move { schedules::fire_due(conn, now, FIRE_AT_ONCE).await }))
+                .await?;
+            made += self.tell(&fired);
+            if fired.len() < usize::try_from(FIRE_AT_ONCE).unwrap_or(usize::MAX) {
+                return Ok(made);
+            }
+        }
+    }
+
+    /// Wakes the queues and counts what became of the schedules that were due.
+    fn tell(&self, fired: &[Fired]) -> usize {
+        for queue in Queue::ALL {
+            let of_queue = || fired.iter().filter(|fired| fired.queue == *queue);
+            let made: usize = of_queue().map(|fired| fired.made).sum();
+            if made > 0 {
+                self.bus.wake(*queue);
+            }
+            for (outcome, count) in [
+                ("enqueued", made),
+                ("coalesced", of_queue().filter(|fired| fired.coalesced).count()),
+                ("missed", of_queue().filter(|fired| fired.missed).count()),
+            ] {
+                let counter =
+                    metrics::counter!("matome_schedules_fired_total", "queue" => queue.as_str(), "outcome" => outcome);
+                counter.increment(u64::try_from(count).unwrap_or(u64::MAX));
+            }
+        }
+        for fired in fired.iter().filter(|fired| fired.unreadable) {
+            tracing::error!(schedule.id = fired.schedule_id, "a schedule cannot be read and is switched off");
+        }
+        fired.iter().map(|fired| fired.made).sum()
     }
 
     /// Enqueues the aggregations that run after what has changed; returns how many changes there were.

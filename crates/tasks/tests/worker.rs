@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use matome_bus::Bus;
 use matome_model::clock::Clock;
+use matome_model::schedule::Plan;
 use matome_model::task::{LaneKind, Queue, TaskStatus};
 use matome_store::db::Db;
 use matome_store::tasks::{self, NewTask, RetryPolicy, TaskRow};
@@ -378,7 +379,8 @@ async fn two_beats_make_one_task_of_each_fire_and_wake_the_worker() {
         db.write(move |conn| {
             Box::pin(async move {
                 for object_id in 1..=10 {
-                    schedules::upsert(conn, LaneKind::Source, object_id, 3600, true, now).await?;
+                    let then = now - chrono::TimeDelta::seconds(3600);
+                    schedules::upsert(conn, LaneKind::Source, object_id, &Plan::every(3600), true, then).await?;
                 }
                 Ok(())
             })

@@ -8,5 +8,6 @@ mod connections;
 mod documents;
 mod lists;
 mod records;
+mod schedules;
 mod sources;
 mod support;

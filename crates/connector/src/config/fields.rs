@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use matome_model::field_error::Words;
+use matome_model::schedule::ScheduleOptions;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -241,6 +242,15 @@ impl Fields {
             }
         }
         texts
+    }
+
+    /// The options of `schedule`.
+    pub(crate) fn schedule(&mut self) -> ScheduleOptions {
+        let Some(value) = self.value("schedule") else { return ScheduleOptions::default() };
+        ScheduleOptions::parse(&value).unwrap_or_else(|errors| {
+            self.errors.extend(errors);
+            ScheduleOptions::default()
+        })
     }
 
     /// An object inside; give it back with [`Fields::absorb`].

@@ -33,6 +33,12 @@ pub enum AggregateCommand {
         /// One more option of the config, KEY=VALUE; VALUE is JSON or plain text. Dots go deeper. Repeatable.
         #[arg(long = "set", value_name = "KEY=VALUE")]
         options: Vec<String>,
+        /// When it runs, instead of --every: a cron expression such as '0 6 * * *', or @daily.
+        #[arg(long, value_name = "EXPRESSION", conflicts_with = "every")]
+        cron: Option<String>,
+        /// The zone of --cron [default: UTC]
+        #[arg(long, value_name = "ZONE", requires = "cron")]
+        timezone: Option<String>,
         #[arg(long)]
         description: Option<String>,
     },

@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod db;
 mod doctor;
+mod schedule;
 mod serve;
 mod source;
 mod task;
@@ -26,6 +27,7 @@ pub use config::ConfigCommand;
 pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
 pub use doctor::{CompletionsArgs, DoctorArgs, HealthcheckArgs, Shell};
+pub use schedule::ScheduleCommand;
 pub use serve::{DemoArgs, ServeArgs};
 pub use source::SourceCommand;
 pub use task::{TaskCommand, TaskTarget};
@@ -112,6 +114,9 @@ pub enum Command {
     /// Looks at tasks and steers them.
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Shows when sources and aggregations run by themselves.
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// Reads stored data.
     #[command(subcommand)]
     Data(DataCommand),

@@ -35,6 +35,12 @@ pub enum SourceCommand {
         /// Seconds between two reads; 0 means by hand only [default: 3600]
         #[arg(long, value_name = "SECS")]
         interval: Option<u32>,
+        /// When it is read, instead of --interval: a cron expression such as '*/5 9-17 * * mon-fri', or @daily.
+        #[arg(long, value_name = "EXPRESSION", conflicts_with = "interval")]
+        cron: Option<String>,
+        /// The zone of --cron [default: UTC]
+        #[arg(long, value_name = "ZONE", requires = "cron")]
+        timezone: Option<String>,
         #[arg(long)]
         description: Option<String>,
     },

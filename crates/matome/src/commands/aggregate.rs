@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::source::set_all;
-use super::{find, list, text_or_file};
+use super::{find, list, schedule, text_or_file};
 use crate::cli::{AggregateCommand, Format};
 use crate::client::Client;
 use crate::console::Console;
@@ -39,6 +39,8 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             name,
             sql,
             every,
+            cron,
+            timezone,
             mode,
             key,
             after,
@@ -49,6 +51,9 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             let mut config = json!({ "sql": text_or_file(&sql)? });
             if let Some(secs) = every {
                 config["refresh_interval_secs"] = secs.into();
+            }
+            if let Some(cron) = cron {
+                config["schedule"] = schedule::options(cron, timezone);
             }
             if let Some(mode) = mode {
                 config["mode"] = mode.into();

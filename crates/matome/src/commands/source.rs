@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{find, list, text_or_file};
+use super::{find, list, schedule, text_or_file};
 use crate::cli::{Format, SourceCommand};
 use crate::client::Client;
 use crate::console::Console;
@@ -23,8 +23,23 @@ const COLUMNS: &[Column] = &[
 
 pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failure> {
     match command {
-        SourceCommand::Add { client, name, source_type, path, url, config, options, interval, description } => {
-            let body = definition(name, source_type, path, url, config, &options, interval, description)?;
+        SourceCommand::Add {
+            client,
+            name,
+            source_type,
+            path,
+            url,
+            config,
+            options,
+            interval,
+            cron,
+            timezone,
+            description,
+        } => {
+            let mut body = definition(name, source_type, path, url, config, &options, interval, description)?;
+            if let Some(cron) = cron {
+                body["config"]["schedule"] = schedule::options(cron, timezone);
+            }
             let output = client.output.clone();
             let client = Client::connect_or_make(&client, console, false).await?;
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;

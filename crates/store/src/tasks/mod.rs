@@ -12,6 +12,7 @@ mod claim;
 mod end;
 mod enqueue;
 mod finish;
+mod fires;
 mod retry;
 mod sweep;
 
@@ -27,6 +28,7 @@ pub use cancel::{CancelledAll, cancel, cancel_all};
 pub use claim::{claim, promote};
 pub use enqueue::{Enqueued, NewTask, Retried, enqueue, retry_ended};
 pub use finish::{End, Ended, Finish, finish};
+pub(crate) use fires::{Fire, enqueue_fires};
 pub use retry::RetryPolicy;
 pub use sweep::{Repaired, Stolen, repair, steal, steal_lease, void_leases};
 
