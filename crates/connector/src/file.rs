@@ -17,6 +17,7 @@ pub use roots::FileRoots;
 
 use crate::error::ConnectorError;
 use crate::read::{Connector, ReadRequest, Reader};
+use crate::record::{Found, Item};
 
 /// Reads the files that a config names.
 pub struct FileConnector {
@@ -38,4 +39,16 @@ impl Connector for FileConnector {
             Ok(Box::new(reader) as Box<dyn Reader>)
         })
     }
+}
+
+/// Takes the text of a file apart that comes in pieces, as a read does once it is decompressed and, where its encoding is
+/// no ASCII at all, decoded: what was found, and what made the rest unreadable. For fuzzing; a byte order mark is text here.
+pub fn take_apart<'p>(config: &FileConfig, pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Item>, Option<String>) {
+    let mut found = Found::new("".into(), None, 0);
+    let mut parser = reader::parser_of(config, None);
+    let mut fed = pieces.into_iter().try_for_each(|piece| parser.feed(piece, &mut found));
+    if fed.is_ok() {
+        fed = parser.finish(&mut found);
+    }
+    (found.take(usize::MAX, usize::MAX), fed.err().map(|error| error.problem))
 }

@@ -23,6 +23,8 @@ pub enum Input {
     Line(Vec<u8>),
     /// A file in a directory of its own.
     File { name: OsString, bytes: Vec<u8>, options: &'static str },
+    /// A file that is read with each of these contents, one after the other.
+    Reads { contents: Vec<&'static str>, options: &'static str },
     /// A directory made by a function, and what is done to it once the first page of `path` is committed.
     Directory { prepare: fn(&Path), path: &'static str, options: &'static str, then: Option<fn(&Path)> },
     /// Answers of a server to requests for a path. A path that is there several times is answered in that order.

@@ -25,6 +25,9 @@ fn lines() -> Vec<Case> {
     let mut long = b"{\"a\":1}\n{\"s\":\"".to_vec();
     long.resize(long.len() + (17 << 20), b'x');
     long.extend_from_slice(b"\"}\n{\"b\":2}\n");
+    let mut blank = b"{\"a\":1}\n".to_vec();
+    blank.resize(blank.len() + (17 << 20), b' ');
+    blank.extend_from_slice(b"{\"lost\":1}\n{\"b\":2}\n");
     let two = || stored([r#"{"a":1}"#, r#"{"b":2}"#]);
     vec![
         directory("43", one_long_string, "a.ndjson", None, quarantined(["line_limit"])),
@@ -33,6 +36,7 @@ fn lines() -> Vec<Case> {
         file("57", "a.ndjson", "\n{\"a\":1}\n\n  \n\t\r\n{\"b\":2}\n\n", "", two()),
         file("58", "a.ndjson", thousand, "", stored(good).and_quarantined(["invalid_json"])),
         file("59", "a.ndjson", long, "", two().and_quarantined(["line_limit"])),
+        file("59, blank at its beginning", "a.ndjson", blank, "", two().and_quarantined(["line_limit"])),
         file("60", "a.ndjson", nul_block, "", two().and_quarantined(["invalid_json"])),
         // The record behind the block is on the same line; the line is kept whole.
         file(

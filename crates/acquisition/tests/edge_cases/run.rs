@@ -44,6 +44,15 @@ pub async fn run(db: &Db, input: Input) -> Outcome {
             let ended = bench.run().await;
             found(&bench, ended).await
         }
+        Input::Reads { contents, options } => {
+            let bench = Bench::new(db, options).await;
+            let mut ended = Err(TaskError::fail("test", "nothing was read"));
+            for content in contents {
+                std::fs::write(bench.dir.path().join("data.ndjson"), content).unwrap();
+                ended = bench.run().await;
+            }
+            found(&bench, ended).await
+        }
         Input::Directory { prepare, path, options, then } => {
             let dir = TempDir::new().unwrap();
             prepare(dir.path());
@@ -186,13 +195,17 @@ async fn rows(bench: &Bench) -> Vec<Kept> {
     let mut reader = bench.db.read().await.unwrap();
     let mut conn = reader.conn();
     let mut kept = Vec::new();
-    let sql = "select raw_data, data_hash, metadata from acquired_data where source_id = $1 order by id";
+    let sql = "select raw_data, data_hash, metadata, version from acquired_data where source_id = $1 order by id";
     for row in conn.fetch_all(sql, &[Arg::from(bench.source_id)]).await.unwrap() {
         let raw = row.json("raw_data").unwrap();
         let canonical = canonicaliser.canonicalise(raw.get().as_bytes()).unwrap();
         // Equal by value to what was hashed before it went in.
         assert_eq!(canonical.hash_hex(), row.text("data_hash").unwrap(), "{}", canonical.text);
-        kept.push(Kept { line: line(&row, "metadata"), what: What::Stored(canonical.text.to_owned()) });
+        let version = match row.int("version").unwrap() {
+            1 => String::new(),
+            later => format!("#{later}"),
+        };
+        kept.push(Kept { line: line(&row, "metadata"), what: What::Stored(format!("{}{version}", canonical.text)) });
     }
     let sql = "select reason, raw, position from quarantine where source_id = $1 order by id";
     for row in conn.fetch_all(sql, &[Arg::from(bench.source_id)]).await.unwrap() {

@@ -52,12 +52,13 @@ impl Lines {
         self.line += 1;
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
         let bytes = bytes.strip_prefix(MARK).unwrap_or(bytes);
-        if bytes.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
-            return;
-        }
+        // First: of such a line only the beginning is here, and blanks at its beginning do not make it blank.
         if size > LINE_LIMIT_BYTES {
             let detail = format!("line of {size} bytes is longer than the limit of {LINE_LIMIT_BYTES}");
             return found.rejected(line, bytes, QuarantineReason::LineLimit, detail);
+        }
+        if bytes.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
+            return;
         }
         let Some(encoding) = self.encoding else { return found.record(line, bytes.to_vec()) };
         match encoding.decode_without_bom_handling_and_without_replacement(bytes) {

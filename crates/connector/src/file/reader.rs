@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use encoding_rs::Encoding;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -169,7 +170,7 @@ impl Pump {
             let (parser, decoding) = parser.get_or_insert_with(|| {
                 let (decoding, mark) = Decoding::of(&self.config, bytes);
                 bytes = &bytes[mark..];
-                (self.parser(&decoding), decoding)
+                (parser_of(&self.config, decoding.of_records()), decoding)
             });
             let last = read < buffer.len();
             let text;
@@ -214,14 +215,6 @@ impl Pump {
         Ok(())
     }
 
-    fn parser(&self, decoding: &Decoding) -> Box<dyn Parse> {
-        match self.config.format {
-            Format::Ndjson => Box::new(Lines::new(decoding.of_records())),
-            Format::Json => Box::new(Splitter::new(self.config.records.clone(), &[])),
-            Format::Csv => Box::new(Csv::new(self.config.csv.clone(), decoding.of_records())),
-        }
-    }
-
     fn send(&mut self, items: Vec<Item>) -> Result<(), Stop> {
         if let Some(last) = items.last() {
             self.state.records = last.position().record;
@@ -229,6 +222,15 @@ impl Pump {
         let checkpoint: Box<RawValue> = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
         let batch = Batch { items, checkpoint, stats: std::mem::take(&mut self.stats) };
         self.sender.blocking_send(Ok(batch)).map_err(|_| Stop::Abandoned)
+    }
+}
+
+/// The parser of a format; `encoding` is that of records whose document is read as ASCII.
+pub(super) fn parser_of(config: &FileConfig, encoding: Option<&'static Encoding>) -> Box<dyn Parse> {
+    match config.format {
+        Format::Ndjson => Box::new(Lines::new(encoding)),
+        Format::Json => Box::new(Splitter::new(config.records.clone(), &[])),
+        Format::Csv => Box::new(Csv::new(config.csv.clone(), encoding)),
     }
 }
 
