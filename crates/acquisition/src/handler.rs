@@ -18,6 +18,7 @@ use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
 use matome_store::error::StoreError;
+use matome_store::inbox;
 use matome_store::secrets::{self, Vault};
 use matome_store::tasks::TaskRow;
 use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::commit::commit;
+use crate::drain::Drain;
 use crate::failure::{from_connector, from_refused, too_many_bad};
 use crate::prepare::{Prepared, Preparer, Refused};
 
@@ -36,10 +38,10 @@ const PREPARE_INLINE_BYTES: usize = 64 << 10;
 
 /// Reads the source of a task and stores what is new.
 pub struct AcquisitionHandler {
-    db: Db,
+    pub(crate) db: Db,
     registry: Registry,
     vault: Vault,
-    clock: Clock,
+    pub(crate) clock: Clock,
     limits: Limits,
 }
 
@@ -49,12 +51,21 @@ struct Options {
     /// Forget the checkpoint and read everything.
     #[serde(default)]
     full: bool,
+    /// `inbox`: read what waits there, and not the source.
+    #[serde(default)]
+    only: Option<Only>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Only {
+    Inbox,
 }
 
 /// The counts of a task, as its result and its progress show them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
-struct Counts {
+pub(crate) struct Counts {
     /// Records read, bad ones included.
     read: u64,
     /// New records, new versions included.
@@ -67,6 +78,8 @@ struct Counts {
     quarantined: u64,
     /// Records that were read and break the schema or a rule whose policy is `warn`.
     warned: u64,
+    /// Records read that came back from quarantine.
+    replayed: u64,
     /// Pages with records that were committed.
     pages: u64,
     /// HTTP requests that were answered.
@@ -101,7 +114,13 @@ impl Counts {
             || (self.read >= ENOUGH && limit.max_ratio.is_some_and(is_above))
     }
 
-    fn to_json(self) -> Box<RawValue> {
+    /// Adds a page of records that came back from quarantine.
+    pub(crate) fn add_replayed(&mut self, page: PageCounts, warned: u64) {
+        self.add(page, ReadStats::default(), warned);
+        self.replayed += page.read;
+    }
+
+    pub(crate) fn to_json(self) -> Box<RawValue> {
         serde_json::value::to_raw_value(&self).expect("numbers are JSON")
     }
 }
@@ -147,7 +166,7 @@ impl AcquisitionHandler {
     async fn acquire(&self, task: TaskRow, ctx: TaskContext) -> Result<TaskOutcome, TaskError> {
         let options: Options = serde_json::from_str(task.payload.get())
             .map_err(|err| TaskError::from_error(Advice::Fail, "payload", &err))?;
-        let (source, config) = self.load(task.object_id).await?;
+        let (source, config, is_waiting) = self.load(&task).await?;
         let config = validate_config(source.source_type, config.get())
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
@@ -156,12 +175,29 @@ impl AcquisitionHandler {
 
         let started = std::time::Instant::now();
         let key = CheckpointKey { source_id: task.object_id, stream: task.stream.clone(), purpose: LIVE.to_owned() };
-        let identity = (dedupe, record_key);
-        let read = self.begin(&task, &ctx, key, &source, identity, quality, options.full).await?;
         // What the attempts before this one committed.
         let earlier: Counts =
             task.progress.as_ref().and_then(|counts| serde_json::from_str(counts.get()).ok()).unwrap_or_default();
         let mut counts = earlier;
+        // Whatever the task is for: so what waits is read even when the task that was to read it is gone.
+        if is_waiting {
+            let drain = Drain {
+                task_id: task.id,
+                key: key.clone(),
+                config_rev: source.config_rev,
+                dedupe,
+                record_key: record_key.clone(),
+                judge: judge(&quality, dedupe),
+            };
+            let drained = self.drain(drain, &ctx, &mut counts).await;
+            drained.map_err(|err| err.with_result(counts.to_json()))?;
+        }
+        if options.only == Some(Only::Inbox) {
+            count_records(&earlier, &counts);
+            return Ok(TaskOutcome::new(&counts));
+        }
+        let identity = (dedupe, record_key);
+        let read = self.begin(&task, &ctx, key, &source, identity, quality, options.full).await?;
         if read.begun.read_ended {
             // One of them committed the last page and died before it could say so.
             return Ok(TaskOutcome::new(&counts));
@@ -189,15 +225,16 @@ impl AcquisitionHandler {
         }
     }
 
-    /// The source, and its config with the secrets in place.
-    async fn load(&self, source_id: i64) -> Result<(DataSource, Box<RawValue>), TaskError> {
+    /// The source, its config with the secrets in place, and whether something waits in its inbox.
+    async fn load(&self, task: &TaskRow) -> Result<(DataSource, Box<RawValue>, bool), TaskError> {
+        let source_id = task.object_id;
         let mut reader = self.db.read().await?;
         let mut conn = reader.conn();
         let Some(source) = data_sources::find(&mut conn, source_id).await? else {
             return Err(TaskError::fail("source_gone", format!("source {source_id} does not exist")));
         };
         match secrets::reveal(&mut conn, &self.vault, LaneKind::Source, source_id, &source.config).await {
-            Ok(config) => Ok((source, config)),
+            Ok(config) => Ok((source, config, inbox::is_waiting(&mut conn, source_id, &task.stream).await?)),
             Err(err @ StoreError::Secret { .. }) => Err(TaskError::from_error(Advice::Fail, "secret", &err)),
             Err(err) => Err(err.into()),
         }
@@ -321,6 +358,7 @@ impl AcquisitionHandler {
             },
             ends_read: is_last,
             progress: Some(Progress(Arc::new(after))),
+            inbox: None,
         }
     }
 }
@@ -417,14 +455,14 @@ pub(crate) fn judge(quality: &Quality, dedupe: Dedupe) -> Option<Judge> {
     quality.validation.clone().map(|validation| Judge::new(validation, repeats_count))
 }
 
-fn stopped(ctx: &TaskContext) -> TaskError {
+pub(crate) fn stopped(ctx: &TaskContext) -> TaskError {
     match ctx.stop_reason() {
         Some(StopReason::LeaseLost) => TaskError::new(Advice::Fenced, "lease_lost", "the lease was lost"),
         _ => TaskError::interrupted(),
     }
 }
 
-fn store_error(err: StoreError, ctx: &TaskContext) -> TaskError {
+pub(crate) fn store_error(err: StoreError, ctx: &TaskContext) -> TaskError {
     match &err {
         // Somebody reset the source: what it says now is read by the next attempt, at once.
         StoreError::CheckpointMoved { .. } => TaskError::from_error(Advice::Interrupted, "reset", &err),

@@ -8,6 +8,7 @@
 //! whole pages, each with its checkpoint; a read that starts again finds what is there already.
 
 mod commit;
+mod drain;
 mod failure;
 mod handler;
 mod prepare;

@@ -67,58 +67,95 @@ impl Preparer {
         Self { canonicaliser: Canonicaliser::new(limits), key, task_id, opening: None, judge }
     }
 
+    /// A page to which [`Preparer::record`] adds; nothing is known of its checkpoint.
+    pub(crate) fn begin(&self, records: usize, bytes: usize) -> Prepared {
+        Prepared {
+            records: Records::with_capacity(records, bytes),
+            quarantined: Vec::new(),
+            checkpoint: String::new(),
+            stats: ReadStats::default(),
+            warned: 0,
+        }
+    }
+
     /// # Errors
     /// [`Refused`] when the source's policy refuses the whole batch, or there is no telling what to do with it.
     pub(crate) fn prepare(&mut self, batch: Batch) -> Result<Prepared, Box<Refused>> {
         let bytes = batch.items.iter().map(|item| item.raw().len()).sum();
-        let mut records = Records::with_capacity(batch.items.len(), bytes);
-        let mut quarantined = Vec::new();
-        let mut warned = 0;
+        let mut page = self.begin(batch.items.len(), bytes);
         for item in batch.items {
-            let (raw, position, rejection) = match item {
-                Item::Rejected { raw, reason, detail, position } => (raw, position, (reason, detail)),
-                Item::Record { raw, position } => match accept(&mut self.canonicaliser, self.key.as_ref(), &raw) {
-                    Ok((canonical, key)) => {
-                        let found = match &mut self.judge {
-                            None => Vec::new(),
-                            Some(judge) => match judge.judge(canonical.text, &canonical.hash) {
-                                Ok(found) => found,
-                                Err(err) => {
-                                    let (reason, message) = ("unique_limit", err.to_string());
-                                    return Err(Box::new(Refused { position, reason, message }));
-                                }
-                            },
-                        };
-                        let policy = self.judge.as_ref().filter(|_| !found.is_empty()).map(Judge::policy);
-                        match policy {
-                            Some(Policy::Quarantine) => (raw, position, rejection(&found)),
-                            Some(Policy::RejectBatch) => return Err(Box::new(Refused::by_policy(position, &found))),
-                            None | Some(Policy::Warn) => {
-                                warned += u64::from(policy.is_some());
-                                let opening = opening(&mut self.opening, &position.document);
-                                records.push(canonical.text, canonical.hash, key, |out| {
-                                    out.push_str(opening);
-                                    push_place(out, &position);
-                                    write!(out, ",\"task\":{}", self.task_id).expect("text grows");
-                                    push_warnings(out, &found);
-                                    out.push('}');
-                                });
-                                continue;
-                            }
-                        }
-                    }
-                    Err(rejection) => (raw, position, rejection),
-                },
-            };
-            let (reason, detail) = rejection;
-            let raw_length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
-            let mut place = opening(&mut self.opening, &position.document).to_owned();
-            push_place(&mut place, &position);
-            place.push('}');
-            quarantined.push(BadRecord { reason, detail, position: place, raw, raw_length });
+            match item {
+                Item::Record { raw, position } => self.record(&mut page, raw, position, None)?,
+                Item::Rejected { raw, reason, detail, position } => {
+                    self.quarantine(&mut page, raw, &position, (reason, detail));
+                }
+            }
         }
-        let checkpoint = batch.checkpoint.get().to_owned();
-        Ok(Prepared { records, quarantined, checkpoint, stats: batch.stats, warned })
+        batch.checkpoint.get().clone_into(&mut page.checkpoint);
+        page.stats = batch.stats;
+        Ok(page)
+    }
+
+    /// Adds one record to a page, to its records or to those that go to quarantine. `replay_of`: the quarantine row that
+    /// it comes from.
+    ///
+    /// # Errors
+    /// As [`Preparer::prepare`].
+    pub(crate) fn record(
+        &mut self,
+        page: &mut Prepared,
+        raw: Vec<u8>,
+        position: Position,
+        replay_of: Option<i64>,
+    ) -> Result<(), Box<Refused>> {
+        let (canonical, key) = match accept(&mut self.canonicaliser, self.key.as_ref(), &raw) {
+            Ok(accepted) => accepted,
+            Err(rejection) => {
+                self.quarantine(page, raw, &position, rejection);
+                return Ok(());
+            }
+        };
+        let found = match &mut self.judge {
+            None => Vec::new(),
+            Some(judge) => match judge.judge(canonical.text, &canonical.hash) {
+                Ok(found) => found,
+                Err(err) => {
+                    return Err(Box::new(Refused { position, reason: "unique_limit", message: err.to_string() }));
+                }
+            },
+        };
+        match self.judge.as_ref().filter(|_| !found.is_empty()).map(Judge::policy) {
+            Some(Policy::RejectBatch) => return Err(Box::new(Refused::by_policy(position, &found))),
+            Some(Policy::Quarantine) => {
+                self.quarantine(page, raw, &position, rejection(&found));
+                return Ok(());
+            }
+            Some(Policy::Warn) => page.warned += 1,
+            None => {}
+        }
+        let opening = opening(&mut self.opening, &position.document);
+        page.records.push(canonical.text, canonical.hash, key, |out| {
+            out.push_str(opening);
+            push_place(out, &position, replay_of);
+            write!(out, ",\"task\":{}", self.task_id).expect("text grows");
+            push_warnings(out, &found);
+            out.push('}');
+        });
+        Ok(())
+    }
+
+    fn quarantine(
+        &mut self,
+        page: &mut Prepared,
+        raw: Vec<u8>,
+        position: &Position,
+        (reason, detail): (QuarantineReason, String),
+    ) {
+        let raw_length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
+        let mut place = opening(&mut self.opening, &position.document).to_owned();
+        push_place(&mut place, position, None);
+        place.push('}');
+        page.quarantined.push(BadRecord { reason, detail, position: place, raw, raw_length });
     }
 }
 
@@ -185,12 +222,15 @@ fn opening<'a>(last: &'a mut Option<(Arc<str>, String)>, document: &Arc<str>) ->
 }
 
 /// Where in the document, keys in canonical order: the line where there are lines, else the record.
-fn push_place(out: &mut String, position: &Position) {
+fn push_place(out: &mut String, position: &Position, replay_of: Option<i64>) {
     let written = match position.line {
         Some(line) => write!(out, ",\"line\":{line}"),
         None => write!(out, ",\"record\":{}", position.record),
     };
     written.expect("text grows");
+    if let Some(replay_of) = replay_of {
+        write!(out, ",\"replay_of\":{replay_of}").expect("text grows");
+    }
     if let Some(request) = position.request {
         write!(out, ",\"request\":{request}").expect("text grows");
     }

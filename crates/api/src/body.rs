@@ -146,6 +146,28 @@ impl<'b> Fields<'b> {
         Some(text.trim().to_owned())
     }
 
+    /// Any text exactly as it is.
+    pub fn verbatim(&mut self, name: &str) -> Given<String> {
+        match self.raw(name, false, false) {
+            Given::Value(raw) => match serde_json::from_str(raw.get()) {
+                Ok(text) => Given::Value(text),
+                Err(_) => self.fail(name, Message::NoString),
+            },
+            Given::Null | Given::Absent => Given::Absent,
+        }
+    }
+
+    /// A list of ids, one to `most` of them.
+    pub fn ids(&mut self, name: &str, most: usize) -> Given<Vec<i64>> {
+        match self.raw(name, false, false) {
+            Given::Value(raw) => match serde_json::from_str::<Vec<i64>>(raw.get()) {
+                Ok(ids) if !ids.is_empty() && ids.len() <= most && ids.iter().all(|id| *id > 0) => Given::Value(ids),
+                _ => self.fail(name, Message::NoIds { most }),
+            },
+            Given::Null | Given::Absent => Given::Absent,
+        }
+    }
+
     /// One of some words.
     pub fn choice<T>(&mut self, name: &str, required: bool, parse: fn(&str) -> Option<T>) -> Given<T> {
         match self.raw(name, required, false) {

@@ -18,6 +18,7 @@ mod host;
 mod list;
 mod message;
 mod openapi;
+mod quarantine;
 mod records;
 mod roots;
 mod runs;
@@ -62,6 +63,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(sources::endpoints());
     all.extend(aggregations::endpoints());
     all.extend(records::endpoints());
+    all.extend(quarantine::endpoints());
     all.extend(runs::endpoints());
     all.extend(export::endpoints());
     all.extend(tasks::endpoints());

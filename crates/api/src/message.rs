@@ -91,6 +91,24 @@ pub enum Message {
         id: i64,
         status: &'static str,
     },
+    NoIds {
+        most: usize,
+    },
+    IdsOrSource,
+    BadRecord {
+        what: String,
+    },
+    Replaying {
+        id: i64,
+    },
+    Replayed {
+        id: i64,
+    },
+    RawCut {
+        kept: i64,
+        length: i64,
+    },
+    RawNoObject,
     /// What a lower crate says in both languages.
     Said(Words),
     /// What a lower crate says; in English.
@@ -210,6 +228,40 @@ impl Message {
             Self::TaskNotEnded { id, status } => (
                 format!("Task {id} is {status}; only a task that failed or was cancelled can be retried."),
                 format!("タスク {id} は {status} です。再試行できるのは失敗か取り消しで終わったタスクだけです。"),
+            ),
+            Self::NoIds { most } => (
+                format!("A list of 1 to {most} ids is required."),
+                format!("1個から{most}個までの id のリストが必要です。"),
+            ),
+            Self::IdsOrSource => (
+                "Say which records: either `ids`, or `source` (and `reason`).".into(),
+                "対象を指定してください: `ids`、または `source` (と `reason`)。".into(),
+            ),
+            Self::BadRecord { what } => (
+                format!("This cannot be stored: {what}. Send one JSON object."),
+                format!("保存できません: {what}。JSON オブジェクトを一つ送ってください。"),
+            ),
+            Self::Replaying { id } => (
+                format!("Record {id} is being replayed. Wait for its task; `replay_task` names it."),
+                format!("レコード {id} は再投入中です。タスク (`replay_task`) の終わりを待ってください。"),
+            ),
+            Self::Replayed { id } => (
+                format!("Record {id} was replayed already; see its `outcome`."),
+                format!("レコード {id} は既に再投入されています。`outcome` を見てください。"),
+            ),
+            Self::RawCut { kept, length } => (
+                format!(
+                    "Only the first {kept} of its {length} bytes are kept. Send the corrected record in `raw`, or correct \
+                     the source and run it again."
+                ),
+                format!(
+                    "{length} バイトのうち最初の {kept} バイトだけが残っています。修正したレコードを `raw` で送るか、ソースを直して再実行してください。"
+                ),
+            ),
+            Self::RawNoObject => (
+                "Its bytes are no JSON object (a row of CSV, say). Send the record as one JSON object in `raw`.".into(),
+                "バイト列が JSON オブジェクトではありません (CSV の行など)。レコードを一つの JSON オブジェクトとして `raw` で送ってください。"
+                    .into(),
             ),
             Self::Said(words) => both(words.clone()),
             Self::Plain(text) => (text.clone(), text.clone()),

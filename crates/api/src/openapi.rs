@@ -31,6 +31,8 @@ pub(crate) enum Answer {
     Page(&'static str),
     /// One JSON object a line.
     Ndjson,
+    /// Bytes to be saved as a file.
+    Bytes,
 }
 
 impl OperationDoc {
@@ -122,12 +124,15 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
         Answer::One(name) => ("The result.", Some(reference(name))),
         Answer::Page(name) => ("A page.", Some(reference(&format!("Paginated{name}List")))),
         Answer::Ndjson => ("JSON objects, one a line.", None),
+        Answer::Bytes => ("The bytes, as a file.", None),
     };
     let mut answer = json!({"description": description});
     if let Some(schema) = body {
         answer["content"] = content(schema);
     } else if matches!(doc.answer, Answer::Ndjson) {
         answer["content"] = json!({"application/x-ndjson": {"schema": {"type": "string"}}});
+    } else if matches!(doc.answer, Answer::Bytes) {
+        answer["content"] = json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}});
     }
     let mut responses = Map::from_iter([(doc.status.to_string(), answer)]);
     let mut refuse = |status: &str, description: &str, schema: &str| {
@@ -206,10 +211,17 @@ fn filters(listing: &Listing) -> Vec<Value> {
 }
 
 /// An object whose properties are all in every answer.
-fn view(properties: Value) -> Value {
+pub(crate) fn view(properties: Value) -> Value {
     let required: Vec<String> =
         properties.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default();
     json!({"type": "object", "properties": properties, "required": required})
+}
+
+/// Adds schemas that stand with their endpoints.
+fn extend(schemas: &mut Value, more: Value) {
+    if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), more) {
+        schemas.extend(more);
+    }
 }
 
 fn schemas() -> Value {
@@ -300,7 +312,10 @@ fn schemas() -> Value {
             "id": id, "source": id, "stream": text, "task": id, "reason": text, "detail": text,
             "position": object, "raw": text, "raw_encoding": {"type": "string", "enum": ["utf-8", "base64"]},
             "raw_length": {"type": "integer"}, "seen": {"type": "integer"}, "created_at": time,
-            "last_seen_at": time,
+            "last_seen_at": time, "status": {"type": "string", "enum": matome_store::listing::quarantined::STATUSES},
+            "replay_task": {"type": ["integer", "null"], "format": "int64"},
+            "outcome": {"type": ["string", "null"], "enum": ["stored", "duplicate", "quarantined", null]},
+            "outcome_detail": text_or_null, "replayed_at": time_or_null,
         })),
         "AcquisitionTask": task,
         "AggregationTask": task,
@@ -344,6 +359,7 @@ fn schemas() -> Value {
             "description": "Messages by field, nested as the fields are: `{\"name\": [\"...\"]}`.",
         },
     });
+    extend(&mut schemas, crate::quarantine::schemas());
     let link = json!({"type": ["string", "null"], "format": "uri"});
     let paged = [
         "DataSource",

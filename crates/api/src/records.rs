@@ -108,6 +108,11 @@ struct QuarantineView {
     seen: i64,
     created_at: String,
     last_seen_at: String,
+    status: String,
+    replay_task: Option<i64>,
+    outcome: Option<String>,
+    outcome_detail: Option<String>,
+    replayed_at: Option<String>,
 }
 
 fn quarantine_view(record: QuarantinedRecord) -> QuarantineView {
@@ -129,6 +134,11 @@ fn quarantine_view(record: QuarantinedRecord) -> QuarantineView {
         seen: record.seen,
         created_at: iso8601(record.created_at),
         last_seen_at: iso8601(record.last_seen_at),
+        status: record.status,
+        replay_task: record.replay_task,
+        outcome: record.outcome,
+        outcome_detail: record.outcome_detail,
+        replayed_at: record.replayed_at.map(iso8601),
     }
 }
 

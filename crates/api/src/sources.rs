@@ -383,7 +383,7 @@ async fn run_source(call: Call) -> Result<Response> {
 }
 
 /// Refuses drafts and configs that do not validate, naming what is missing.
-fn check_runnable(source: &DataSource) -> Result<()> {
+pub(crate) fn check_runnable(source: &DataSource) -> Result<()> {
     let filled = config::filled_in(&source.config, &secret_paths(source.config.get()));
     let mut errors = FieldErrors::default();
     match validate_config(source.source_type, filled.get()) {

@@ -128,6 +128,15 @@ impl Client {
         Ok(())
     }
 
+    /// The bytes of an answer, as they arrive.
+    pub async fn bytes(&self, path: &str, out: &mut impl std::io::Write) -> Result<(), Failure> {
+        let mut chunks = self.chunks(path).await?;
+        while let Some(chunk) = chunks.next().await {
+            out.write_all(&chunk?).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+        }
+        out.flush().map_err(|err| Failure::from_error(Exit::Failed, &err))
+    }
+
     async fn chunks(&self, path: &str) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
         match self {
             Self::Http { client, base, token, target } => {

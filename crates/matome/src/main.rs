@@ -147,6 +147,7 @@ async fn short(command: Command, config: &Config, console: &Console) -> Result<(
         Command::Aggregate(command) => Box::pin(commands::aggregate::run(command, console)).await,
         Command::Task(command) => Box::pin(commands::task::run(command, console)).await,
         Command::Schedule(command) => Box::pin(commands::schedule::run(command, console)).await,
+        Command::Quarantine(command) => Box::pin(commands::quarantine::run(command, console)).await,
         Command::Data(command) => Box::pin(commands::data::run(command, console)).await,
         Command::Db(command) => Box::pin(commands::db::run(command, console)).await,
         Command::Doctor(args) => Box::pin(commands::doctor::run(args, config, console)).await,

@@ -248,8 +248,16 @@ catalogue! {
         "`matome task show {id}` has the details, `matome task retry {id}` runs it again",
         "詳細は `matome task show {id}`、再実行は `matome task retry {id}` です";
     Quarantined { n } =>
-        "{n} records went to quarantine; see /api/acquisition/quarantine/",
-        "{n} 件のレコードが隔離されました。/api/acquisition/quarantine/ を見てください";
+        "{n} records went to quarantine; see `matome quarantine list`",
+        "{n} 件のレコードが隔離されました。`matome quarantine list` で見られます";
+    NothingQuarantined => "Nothing is in quarantine here.", "隔離されたレコードはありません。";
+    DiscardRecords { n } =>
+        "discard {n} records of the quarantine for good", "隔離された {n} 件のレコードを完全に削除します";
+    DiscardOfSource { name } =>
+        "discard records of source `{name}` from the quarantine for good",
+        "データソース `{name}` の隔離されたレコードを完全に削除します";
+    OneRecordOnly => "--raw and --wait are for one record", "--raw と --wait は一件のレコードにだけ使えます";
+    GiveOneId => "give one id", "id を一つだけ指定してください";
     WaitsForRetry { error } => "waiting to try again: {error}", "再試行を待っています: {error}";
     PreviewFailed { name } => "the preview of `{name}` failed", "`{name}` のプレビューが失敗しました";
     CorrectSql => "correct the SQL and try again", "SQL を直してもう一度試してください";

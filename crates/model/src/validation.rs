@@ -81,6 +81,7 @@ impl fmt::Display for Violation {
 #[derive(Debug)]
 pub struct Judge {
     validation: Arc<Validation>,
+    policy: Policy,
     unique: UniqueValues,
 }
 
@@ -89,13 +90,19 @@ impl Judge {
     /// `dedupe: rows`); otherwise it does not clash with itself over a unique value.
     #[must_use]
     pub fn new(validation: Arc<Validation>, repeats_count: bool) -> Self {
-        Self { validation, unique: UniqueValues::new(repeats_count) }
+        Self { policy: validation.policy, validation, unique: UniqueValues::new(repeats_count) }
+    }
+
+    /// The same judge with another policy.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// What happens to a record that is not what its source promises.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        self.validation.policy
+        self.policy
     }
 
     /// What is wrong with a record, given as its canonical text and the hash of that: nothing when it is valid.

@@ -8,6 +8,7 @@ mod insert;
 mod occurrences;
 mod versions;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use chrono::DateTime;
@@ -23,6 +24,7 @@ use crate::checkpoints::{self, Advance};
 use crate::counters;
 use crate::db::Conn;
 use crate::error::{Result, StoreError};
+use crate::inbox::{self, Taken};
 use crate::lease;
 use crate::quarantine::{self, BadRecord};
 use crate::tasks;
@@ -162,6 +164,8 @@ pub struct Page {
     /// What the task shows after it; committed with the page, so that the next attempt of a task goes on counting
     /// where this one stopped.
     pub progress: Option<Progress>,
+    /// The records of the inbox that this page is made of, if it is.
+    pub inbox: Option<Taken>,
 }
 
 /// What a page transaction did.
@@ -238,6 +242,10 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     let last_record_id = insert::insert(conn, page, &selection.new).await?;
     let new_in_quarantine =
         quarantine::insert(conn, key.source_id, &key.stream, page.task_id, page.acquired_at, &page.quarantined).await?;
+    if let Some(taken) = &page.inbox {
+        let new: HashSet<usize> = selection.new.iter().map(|new| new.index).collect();
+        inbox::settle(conn, &taken.records, &new, &page.quarantined, page.acquired_at).await?;
+    }
     if page.ends_read {
         // Source before lane: the order of the API's changes, so that neither waits for the other.
         conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
@@ -248,7 +256,8 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     }
 
     lease::lock(conn, &page.fence).await?;
-    let (ended, epoch) = (page.ends_read, page.fence.lease_epoch);
+    let was_ended = page.inbox.as_ref().is_some_and(|taken| taken.read_ended);
+    let (ended, epoch) = (page.ends_read || was_ended, page.fence.lease_epoch);
     checkpoints::advance(conn, &page.checkpoint, last_record_id, ended, epoch, page.acquired_at).await?;
     let stored = selection.new.len();
     counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, as_i64(stored)).await?;

@@ -68,6 +68,14 @@ on conflict (source_id, stream, purpose) do update set
     updated_at = excluded.updated_at
 returning page_seq, state, config_rev, last_record_id, lease_epoch, read_ended";
 
+// For pages that are no part of a read: only the lease is noted.
+const HOLD: &str = "insert into checkpoints (source_id, stream, purpose, config_rev, lease_epoch, updated_at)
+values ($1, $2, $3, $4, $5, $6)
+on conflict (source_id, stream, purpose) do update set
+    lease_epoch = excluded.lease_epoch,
+    updated_at = excluded.updated_at
+returning page_seq, state, config_rev, last_record_id, lease_epoch, read_ended";
+
 const ADVANCE: &str = "update checkpoints set
     page_seq = page_seq + 1,
     state = $6,
@@ -115,6 +123,29 @@ pub async fn begin(
         task_id.into(),
     ];
     from_row(conn.fetch_one(BEGIN, &args).await?)
+}
+
+/// The checkpoint as it stands, made when it is missing: for pages that are no part of a read.
+///
+/// # Errors
+/// [`StoreError::Fenced`] when the lease is lost; when the database refuses the statement or is gone.
+pub async fn hold(
+    conn: &mut Conn<'_>,
+    fence: &Fence,
+    key: &CheckpointKey,
+    config_rev: i64,
+    now: Timestamp,
+) -> Result<Checkpoint> {
+    lease::lock(conn, fence).await?;
+    let args: [Arg<'_>; 6] = [
+        key.source_id.into(),
+        (&key.stream).into(),
+        (&key.purpose).into(),
+        config_rev.into(),
+        fence.lease_epoch.into(),
+        now.into(),
+    ];
+    from_row(conn.fetch_one(HOLD, &args).await?)
 }
 
 /// Moves the checkpoint one page on, if it still is where the reader left it; `read_ended`: the page is the last.

@@ -17,6 +17,7 @@ pub mod counters;
 pub mod data_sources;
 pub mod db;
 pub mod error;
+pub mod inbox;
 pub mod lanes;
 pub mod lease;
 pub mod listing;

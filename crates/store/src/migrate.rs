@@ -21,10 +21,11 @@ const MIGRATIONS: &[Migration] = &[
     // Older binaries cannot read a task whose cause is a trigger.
     Migration { version: 3, min_binary: 3, text: include_str!("../migrations/0003_triggers.sql") },
     Migration { version: 4, min_binary: 3, text: include_str!("../migrations/0004_schedules.sql") },
+    Migration { version: 5, min_binary: 3, text: include_str!("../migrations/0005_inbox.sql") },
 ];
 
 /// The schema version that this binary makes and works with.
-pub const SCHEMA_VERSION: i64 = 4;
+pub const SCHEMA_VERSION: i64 = 5;
 
 const CREATE_HISTORY: &str = "
 create table if not exists schema_history (

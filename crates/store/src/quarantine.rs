@@ -1,4 +1,7 @@
-//! Records that cannot be stored by value: kept with their bytes, position and reason.
+//! Records that cannot be stored by value, or are not what their source promises: kept with their bytes, position and
+//! reason.
+
+mod actions;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -10,6 +13,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::db::{Arg, Conn};
 use crate::error::Result;
+
+pub use actions::{Done, Replay, Unfit, Which, discard, raw, replay, replay_many, sources_of};
 
 /// Bytes of a bad record that are kept; what is longer is cut, with its true length beside it.
 pub const RAW_BYTES: usize = 1 << 20;
@@ -49,7 +54,7 @@ pub(crate) async fn insert(
     let mut rows: Vec<(&BadRecord, String, i64)> = Vec::new();
     let mut places = HashMap::new();
     for record in records {
-        let hash = hex(&Sha256::digest(&record.raw));
+        let hash = raw_hash(&record.raw);
         let place = *places.entry((hash.clone(), record.reason.as_str().to_owned())).or_insert(rows.len());
         if place == rows.len() {
             rows.push((record, hash, 1));
@@ -108,10 +113,18 @@ fn statement(rows: usize) -> String {
         "
 on conflict (source_id, stream, raw_hash, reason) do update set
     seen = quarantine.seen + excluded.seen,
-    last_seen_at = excluded.last_seen_at
+    last_seen_at = excluded.last_seen_at,
+    -- replayed once, and in quarantine for another reason then: here it is again
+    status = case when quarantine.status = 'replayed' and quarantine.outcome = 'quarantined' then 'held'
+        else quarantine.status end
 returning raw_hash, reason, seen",
     );
     sql
+}
+
+/// What tells the bytes of a bad record from others.
+pub(crate) fn raw_hash(raw: &[u8]) -> String {
+    hex(&Sha256::digest(raw))
 }
 
 /// Lower-case hex.

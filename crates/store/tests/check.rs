@@ -86,6 +86,14 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["quarantine_once", "quarantine_count"], "drop index quarantine_once; insert into quarantine
         (source_id, task_id, reason, detail, raw, raw_length, raw_hash)
         select source_id, task_id, reason, detail, raw, raw_length, raw_hash from quarantine"),
+    (&["inbox"], "update quarantine set status = 'replaying', replay_task = 1, outcome = null"),
+    (&["inbox"], "insert into inbox (source_id, quarantine_id, raw) select source_id, id, raw from quarantine"),
+    (&["inbox"], "insert into inbox (source_id, quarantine_id, raw) select source_id, 1000, raw from quarantine"),
+    (&["inbox", "replay"], "insert into inbox (source_id, quarantine_id, raw) select source_id, id, raw from quarantine;
+        update quarantine set status = 'replaying'; update inbox set stream = 'x'"),
+    (&["owner", "inbox"], "insert into inbox (source_id, quarantine_id, raw) select 1000, id, raw from quarantine"),
+    (&["replay"], "update quarantine set status = 'replayed'"),
+    (&["replay"], "update quarantine set outcome = 'quarantined'"),
     (&["current_run", "visible_rows"], "update aggregation_runs set status = 'current' where status = 'superseded'"),
     (&["current_run"], "update aggregation_runs set replaced_by = null where status = 'superseded'"),
     (&["current_run"], "update aggregation_sources set current_run_id = null"),
@@ -401,6 +409,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             checkpoint: Advance { key: key.clone(), page_seq, config_rev: 1, state: "{}".to_owned() },
             ends_read: page_seq == 1,
             progress: None,
+            inbox: None,
         };
         let committed = acquired_data::commit_page(conn, &page).await?;
         occurrences.lock().unwrap().advance(committed.seen);

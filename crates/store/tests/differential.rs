@@ -455,6 +455,7 @@ impl Side {
                 state: format!(r#"{{"at":{}}}"#, reading.page_seq + 1),
             },
             ends_read: last,
+            inbox: None,
             progress: None,
         };
         let commit =

@@ -7,6 +7,7 @@ mod actions;
 mod connections;
 mod documents;
 mod lists;
+mod quarantine;
 mod records;
 mod schedules;
 mod sources;

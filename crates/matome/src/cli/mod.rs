@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod db;
 mod doctor;
+mod quarantine;
 mod schedule;
 mod serve;
 mod source;
@@ -27,6 +28,7 @@ pub use config::ConfigCommand;
 pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
 pub use doctor::{CompletionsArgs, DoctorArgs, HealthcheckArgs, Shell};
+pub use quarantine::{QuarantineCommand, QuarantineTarget, WhichQuarantined};
 pub use schedule::ScheduleCommand;
 pub use serve::{DemoArgs, ServeArgs};
 pub use source::SourceCommand;
@@ -120,6 +122,9 @@ pub enum Command {
     /// Reads stored data.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Looks at records that could not be stored or broke rules; replays and discards them.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
     /// Looks after the database itself.
     #[command(subcommand)]
     Db(DbCommand),

@@ -55,6 +55,18 @@ pub async fn run(
     outcome(console, name, &task, waiting.strict)
 }
 
+/// Starts a task and waits for its end, printing nothing of it.
+pub async fn finish(client: &Client, console: &Console, start: Start<'_>) -> Result<(), Failure> {
+    let answer = client.post(start.path, start.options.to_string()).await?;
+    let location = answer.location.clone();
+    answer.into_json()?;
+    let location =
+        location.ok_or_else(|| Failure::new(Exit::Failed, Message::AnswerWithout { what: "`Location`".to_owned() }))?;
+    let path = location.find("/api/").map_or(location.as_str(), |at| &location[at..]);
+    let task = until_ended(client, console, path, start.name).await?;
+    outcome(console, start.name, &task, false)
+}
+
 async fn until_ended(client: &Client, console: &Console, path: &str, name: &str) -> Result<Row, Failure> {
     let mut progress = console.progress(name, "records", None);
     loop {

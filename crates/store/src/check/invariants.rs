@@ -125,6 +125,7 @@ union all
 select x.table_name || ' of source ' || x.source_id as place from (
     select distinct 'acquired_data' as table_name, source_id from acquired_data
     union all select distinct 'quarantine' as table_name, source_id from quarantine
+    union all select distinct 'inbox' as table_name, source_id from inbox
     union all select distinct 'checkpoint' as table_name, source_id from checkpoints
     union all select distinct 'counter' as table_name, source_id from counters
         where table_name in ('acquired_data', 'quarantine')
@@ -210,6 +211,26 @@ group by source_id, stream, key_hash, version having count(*) > 1",
         violations: "select 'source ' || source_id || ' stream ''' || stream || ''': quarantine ' || min(id) || ' and ' || max(id)
     as place
 from quarantine group by source_id, stream, raw_hash, reason having count(*) > 1",
+    },
+    Invariant {
+        name: "inbox",
+        rule: "a record is being replayed exactly while its bytes wait in the inbox, of the same source and stream",
+        violations: "select 'inbox ' || i.id as place from inbox i left join quarantine q on q.id = i.quarantine_id
+where (q.id is null or q.status <> 'replaying' or q.source_id <> i.source_id or q.stream <> i.stream)
+    and i.source_id not in (select id from data_sources where deleted_at is not null)
+union all
+select 'quarantine ' || q.id as place from quarantine q
+where q.status = 'replaying' and not exists (select 1 from inbox i where i.quarantine_id = q.id)
+    and q.source_id not in (select id from data_sources where deleted_at is not null)",
+    },
+    Invariant {
+        name: "replay",
+        rule: "a replayed record says what came of it and when; one that was never read again does not",
+        violations: "select 'quarantine ' || id as place from quarantine
+where (status = 'replayed' and (outcome is null or replayed_at is null or replay_task is null))
+    or (status = 'replaying' and (outcome is not null or replay_task is null))
+    or outcome not in ('stored', 'duplicate', 'quarantined')
+    or (outcome = 'quarantined') <> (outcome_detail is not null)",
     },
     Invariant {
         name: "current_run",

@@ -35,7 +35,20 @@ pub struct QuarantinedRecord {
     pub created_at: Timestamp,
     /// When it was met last.
     pub last_seen_at: Timestamp,
+    /// One of [`STATUSES`].
+    pub status: String,
+    /// The task that reads it again, or did.
+    pub replay_task: Option<i64>,
+    /// What came of it: `stored`, `duplicate`, `quarantined`.
+    pub outcome: Option<String>,
+    /// Why it is in quarantine again.
+    pub outcome_detail: Option<String>,
+    /// When it was read again.
+    pub replayed_at: Option<Timestamp>,
 }
+
+/// What a record in quarantine is: kept aside, on its way back, or read again.
+pub const STATUSES: &[&str] = &["held", "replaying", "replayed"];
 
 const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
 
@@ -43,7 +56,7 @@ const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
 pub const LISTING: Listing = Listing {
     table: "quarantine",
     select: "t.id, t.source_id, t.stream, t.task_id, t.reason, t.detail, t.position, t.raw, t.raw_length, t.seen,
-    t.created_at, t.last_seen_at",
+    t.created_at, t.last_seen_at, t.status, t.replay_task, t.outcome, t.outcome_detail, t.replayed_at",
     visible: "1 = 1",
     gone: OF_DELETED_SOURCES,
     columns: &[
@@ -52,6 +65,7 @@ pub const LISTING: Listing = Listing {
         Column::new("stream", "t.stream", ColumnKind::Text).filter_only(),
         Column::new("task", "t.task_id", ColumnKind::Int).filter_only(),
         Column::new("reason", "t.reason", ColumnKind::Text).filter_only(),
+        Column::new("status", "t.status", ColumnKind::Choice(STATUSES)).filter_only(),
         Column::new("created_at", "t.created_at", ColumnKind::Time).filter_only(),
         Column::new("last_seen_at", "t.last_seen_at", ColumnKind::Time).filter_only(),
     ],
@@ -76,6 +90,11 @@ impl TryFrom<&Row> for QuarantinedRecord {
             seen: row.int("seen")?,
             created_at: row.time("created_at")?,
             last_seen_at: row.time("last_seen_at")?,
+            status: row.text("status")?,
+            replay_task: row.opt_int("replay_task")?,
+            outcome: row.opt_text("outcome")?,
+            outcome_detail: row.opt_text("outcome_detail")?,
+            replayed_at: row.opt_time("replayed_at")?,
         })
     }
 }

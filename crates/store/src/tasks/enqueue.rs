@@ -63,6 +63,9 @@ impl NewTask {
     }
 }
 
+/// Payload of a task that reads what waits in the inbox of its source stream, and nothing else.
+pub const ONLY_INBOX: &str = r#"{"only":"inbox"}"#;
+
 /// What became of a task to be accepted.
 #[derive(Clone, Debug)]
 pub struct Enqueued {

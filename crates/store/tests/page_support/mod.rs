@@ -128,6 +128,7 @@ impl Reading {
             checkpoint: Advance { key: self.key(), page_seq: self.page_seq, config_rev: 1, state: "{}".to_owned() },
             ends_read: false,
             progress: None,
+            inbox: None,
         }
     }
 
