@@ -478,7 +478,9 @@ async fn every_commit(bed: TestDb) {
             }
         }
     }
-    println!("{}: {commits} commits, {} faults", bed.name, commits * 4);
+    let faults = commits * 4;
+    println!("{}: {commits} commits, {faults} faults", bed.name);
+    println!("row commit {} {} {} 0 0 -", bed.name, faults * 2, faults * PAGES * RECORDS_OF_PAGE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

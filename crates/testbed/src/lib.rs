@@ -97,3 +97,14 @@ pub async fn postgres_schema() -> String {
     let separator = if url.contains('?') { '&' } else { '?' };
     format!("{url}{separator}options=-c%20search_path%3D{schema}")
 }
+
+/// Ends the sessions of every process that is a worker in the schema that `url` names; returns how many.
+///
+/// # Panics
+/// When the server is not there.
+pub async fn end_sessions_of_workers(url: &str) -> usize {
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the test server answers");
+    let sql = "select pg_terminate_backend(a.pid) from pg_stat_activity a
+where a.application_name in (select 'matome-' || w.boot from workers w)";
+    sqlx::query(sql).fetch_all(&mut conn).await.expect("the role may end its own sessions").len()
+}

@@ -1,6 +1,7 @@
 //! The real binary as a test starts it: on a free port of loopback, in a temporary folder, ended with the test.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -82,11 +83,17 @@ impl Home {
 
     /// Starts `serve` and waits until it answers.
     pub async fn serve(&self) -> Server {
+        let mut server = self.serve_again(String::new()).await;
+        server.token = self.ok(&["token", "create", "--role", "admin"]).trim().to_owned();
+        server
+    }
+
+    /// The same with a token that it gave before.
+    pub async fn serve_again(&self, token: String) -> Server {
         let mut child = self.spawn();
         let (address, log) = read_address(&mut child);
-        let mut server = Server { child, base: address, token: String::new(), client: client(), log };
+        let server = Server { child, base: address, token, client: client(), log };
         server.until_ready().await;
-        server.token = self.ok(&["token", "create", "--role", "admin"]).trim().to_owned();
         server
     }
 }
@@ -215,10 +222,15 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     /// SIGTERM; returns the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -248,4 +260,69 @@ pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 
 pub fn write(path: &Path, text: impl AsRef<[u8]>) {
     std::fs::write(path, text).unwrap();
+}
+
+/// What a fault cost: `scripts/faults` shows its line as a row.
+pub struct Tally {
+    fault: &'static str,
+    database: &'static str,
+    pub tasks: usize,
+    records: u64,
+    recoveries: Vec<Duration>,
+}
+
+impl Tally {
+    pub fn new(fault: &'static str, database: &'static str) -> Self {
+        Self { fault, database, tasks: 0, records: 0, recoveries: Vec::new() }
+    }
+
+    /// So long after a fault everything went on.
+    pub fn recovered(&mut self, after: Duration) {
+        self.recoveries.push(after);
+    }
+
+    /// What is stored, each value as often, must be what was expected.
+    pub fn compare(&mut self, expected: impl Iterator<Item = u64>, stored: impl Iterator<Item = u64>, what: &str) {
+        let mut difference: BTreeMap<u64, i64> = BTreeMap::new();
+        expected.for_each(|n| *difference.entry(n).or_default() -= 1);
+        for n in stored {
+            *difference.entry(n).or_default() += 1;
+            self.records += 1;
+        }
+        let doubled: i64 = difference.values().filter(|n| **n > 0).sum();
+        let lost: i64 = -difference.values().filter(|n| **n < 0).sum::<i64>();
+        if (lost, doubled) != (0, 0) {
+            println!("row {} {} {} {} {lost} {doubled} -", self.fault, self.database, self.tasks, self.records);
+            panic!("{} {what}: {lost} records lost, {doubled} doubled", self.database);
+        }
+    }
+
+    /// Prints the row of a fault that lost and doubled nothing.
+    pub fn tell(&mut self) {
+        self.recoveries.sort_unstable();
+        let at = (self.recoveries.len() * 99).div_ceil(100).saturating_sub(1);
+        let p99 = self.recoveries.get(at).map_or(0, Duration::as_millis);
+        println!("row {} {} {} {} 0 0 {p99}", self.fault, self.database, self.tasks, self.records);
+    }
+}
+
+/// A list of `rows` records over HTTP, 20 a page, a little slow, so that faults fall between its pages.
+pub async fn upstream(rows: usize) -> std::net::SocketAddr {
+    #[derive(serde::Deserialize)]
+    struct Page {
+        #[serde(default)]
+        page: usize,
+    }
+    let page = async move |axum::extract::Query(Page { page }): axum::extract::Query<Page>| {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let from = page * 20;
+        let results: Vec<Value> = (from..(from + 20).min(rows)).map(|n| json!({ "n": n })).collect();
+        let next = (from + 20 < rows).then(|| format!("/rows?page={}", page + 1));
+        axum::Json(json!({ "results": results, "next": next }))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/rows", axum::routing::get(page));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
 }
