@@ -288,7 +288,7 @@ impl AcquisitionHandler {
         let mut fetching = JoinSet::new(); // dropped with this future, and the fetch ends with it
         let judge = judge(&read.quality, read.dedupe);
         let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge);
-        fetching.spawn(fetch(connector, request, preparer, sender).in_current_span());
+        fetching.spawn(fetch(connector, request, preparer, sender, ctx.clone()).in_current_span());
 
         let mut page_seq = read.begun.page_seq;
         loop {
@@ -375,6 +375,7 @@ async fn fetch(
     request: ReadRequest,
     mut preparer: Preparer,
     pages: mpsc::Sender<Fetched>,
+    ctx: TaskContext,
 ) {
     let checkpoint = request.checkpoint.as_deref().map_or("{}", RawValue::get).to_owned();
     let mut held: Option<Prepared> = None;
@@ -387,6 +388,10 @@ async fn fetch(
     };
     // A closed channel means that nobody wants the rest.
     loop {
+        // After a suspend this may be the first thing that runs: nothing more is asked of the source then.
+        if !ctx.lease_valid() {
+            return;
+        }
         match reader.next().await {
             Ok(Some(batch)) => {
                 let bytes: usize = batch.items.iter().map(|item| item.raw().len()).sum();
