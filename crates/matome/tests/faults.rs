@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -74,7 +75,9 @@ async fn a_server_that_was_stopped_in_mid_read_stores_nothing_when_it_goes_on() 
 #[tokio::test(flavor = "multi_thread")]
 async fn database_sessions_that_end_all_the_time_lose_and_double_nothing() {
     let (home, config) = home().await;
-    let mut tally = Tally::new("sessions", "postgres");
+    // `scripts/fault/restart`: a command that restarts the whole server instead.
+    let restart = std::env::var("MATOME_FAULT").ok();
+    let mut tally = Tally::new(if restart.is_some() { "restart" } else { "sessions" }, "postgres");
     let server = home.serve().await;
     let mut sources = Vec::new();
     for n in 0..4 {
@@ -84,7 +87,13 @@ async fn database_sessions_that_end_all_the_time_lose_and_double_nothing() {
     let url = home.database_url.as_deref().unwrap();
     let (mut ended, begun) = (0, Instant::now());
     while begun.elapsed() < Duration::from_secs(4) {
-        ended += matome_testbed::end_sessions_of_workers(url).await;
+        ended += match &restart {
+            None => matome_testbed::end_sessions_of_workers(url).await,
+            Some(command) => {
+                assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+                8
+            }
+        };
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     let calm = Instant::now();
