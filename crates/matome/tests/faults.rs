@@ -76,7 +76,7 @@ async fn a_server_that_was_stopped_in_mid_read_stores_nothing_when_it_goes_on() 
 async fn database_sessions_that_end_all_the_time_lose_and_double_nothing() {
     let (home, config) = home().await;
     // `scripts/fault/restart`: a command that restarts the whole server instead.
-    let restart = std::env::var("MATOME_FAULT").ok();
+    let restart = std::env::var("MATOME_TEST_FAULT").ok();
     let mut tally = Tally::new(if restart.is_some() { "restart" } else { "sessions" }, "postgres");
     let server = home.serve().await;
     let mut sources = Vec::new();

@@ -1,7 +1,7 @@
 //! `kill -9` at random moments and a restart: nothing lost, nothing doubled, no manual step.
 //!
 //! The seed is printed; `MATOME_SEED=n` repeats a run. The moments are random, the outcome must not be.
-//! `MATOME_KILLS=n` kills so often on each database instead (`scripts/faults kill`).
+//! `MATOME_TEST_KILLS=n` kills so often on each database instead (`scripts/faults kill`).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,7 +28,7 @@ const QUIET: usize = 3;
 #[tokio::test(flavor = "multi_thread")]
 async fn after_random_kills_the_records_are_those_of_a_run_without() {
     let seed: u64 = std::env::var("MATOME_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    let kills: usize = std::env::var("MATOME_KILLS").ok().and_then(|s| s.parse().ok()).unwrap_or(KILLS);
+    let kills: usize = std::env::var("MATOME_TEST_KILLS").ok().and_then(|s| s.parse().ok()).unwrap_or(KILLS);
     println!("seed {seed}: repeat with MATOME_SEED={seed}");
     let address = upstream(API_ROWS).await;
     let storms = homes().await.into_iter().map(|mut home| async move {

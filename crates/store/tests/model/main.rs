@@ -5,7 +5,7 @@
 //! and a cancel without the lane's lock are found here also where PostgreSQL resolves their deadlocks, and an enqueue
 //! without it by the second equal task that it lets wait.
 //!
-//! `MATOME_MODEL=deep` searches further (`scripts/faults model`).
+//! `MATOME_TEST_MODEL=deep` searches further (`scripts/faults model`).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -286,7 +286,7 @@ fn search(world: World, preemptions: Option<u8>) -> Found {
 }
 
 fn is_deep() -> bool {
-    std::env::var("MATOME_MODEL").is_ok_and(|word| word == "deep")
+    std::env::var("MATOME_TEST_MODEL").is_ok_and(|word| word == "deep")
 }
 
 #[test]
