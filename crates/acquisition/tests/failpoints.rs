@@ -212,7 +212,17 @@ impl Process<'_> {
             self.work(queue).await;
         }
         while self.write(|conn, _| async move { data_sources::remove_deleted_batch(conn, 2).await }.boxed()).await {}
-        while self.write(|conn, now| async move { aggregation_runs::collect(conn, 2, now).await }.boxed()).await {}
+        while self
+            .write(|conn, now| {
+                async move {
+                    let Some(leftover) = aggregation_runs::leftover(conn).await? else { return Ok(false) };
+                    aggregation_runs::remove(conn, leftover, 2, now).await?;
+                    Ok::<_, matome_store::error::StoreError>(true)
+                }
+                .boxed()
+            })
+            .await
+        {}
     }
 
     /// As a client that asks until it is answered; a task that an earlier process was asked for is not asked for again.

@@ -1,12 +1,15 @@
 //! The `config` of an aggregation: what a user writes, checked.
 
 mod after;
+mod params;
 
 use matome_model::engine::MAX_SQL_BYTES;
 use matome_model::field_error::{FieldError, Words};
 use matome_model::schedule::{ScheduleOptions, interval_beside_cron};
 use matome_store::triggers::After;
 use serde_json::{Map, Value};
+
+pub use params::{Declared, Params, bind};
 
 /// Longest time a run may take, in seconds.
 const MAX_TIMEOUT_SECS: u64 = 86_400;
@@ -20,8 +23,9 @@ const MAX_KEPT_RUNS: u64 = 10_000;
 /// Days that versions may be kept.
 const MAX_KEPT_DAYS: u64 = 36_500;
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "sql",
+    "params",
     "labels",
     "timeout_secs",
     "refresh_interval_secs",
@@ -40,6 +44,10 @@ pub struct AggregationConfig {
     ///
     /// Example: `select status, count(*) as n from orders group by status`.
     pub sql: Option<String>,
+    /// Values that whoever starts a run gives to the query, which has them as `$name`.
+    ///
+    /// Example: `{"since": {"type": "timestamp", "default": "2026-01-01"}}`.
+    pub params: Params,
     /// The user's own words about it; matome does not read them.
     pub labels: Map<String, Value>,
     /// Seconds that a run may take, 1 to 86,400. Default 300.
@@ -80,6 +88,7 @@ impl Default for AggregationConfig {
     fn default() -> Self {
         Self {
             sql: None,
+            params: Params::new(),
             labels: Map::new(),
             timeout_secs: 300,
             refresh_interval_secs: None,
@@ -113,26 +122,27 @@ impl AggregationConfig {
                 "refresh_interval_secs" => {
                     whole_number(value, u64::from(u32::MAX)).map(|seconds| parsed.refresh_interval_secs = Some(seconds))
                 }
-                "schedule" => match ScheduleOptions::parse(value) {
-                    Ok(schedule) => {
-                        parsed.schedule = schedule;
-                        Ok(())
+                "schedule" => {
+                    match ScheduleOptions::parse(value) {
+                        Ok(schedule) => parsed.schedule = schedule,
+                        Err(faults) => errors.extend(faults),
                     }
-                    Err(faults) => {
-                        errors.extend(faults);
-                        Ok(())
+                    Ok(())
+                }
+                "after" => {
+                    match after::parse(value) {
+                        Ok(after) => parsed.after = after,
+                        Err(faults) => errors.extend(faults),
                     }
-                },
-                "after" => match after::parse(value) {
-                    Ok(after) => {
-                        parsed.after = after;
-                        Ok(())
+                    Ok(())
+                }
+                "params" => {
+                    match params::parse(value) {
+                        Ok(params) => parsed.params = params,
+                        Err(faults) => errors.extend(faults),
                     }
-                    Err(faults) => {
-                        errors.extend(faults);
-                        Ok(())
-                    }
-                },
+                    Ok(())
+                }
                 "mode" => mode(value).map(|mode| parsed.mode = mode),
                 "key" => key_columns(value).map(|key| parsed.key = key),
                 "keep_runs" => kept(value, MAX_KEPT_RUNS).map(|runs| parsed.keep_runs = runs),
@@ -152,6 +162,13 @@ impl AggregationConfig {
         }
         if parsed.schedule.cron.is_some() && parsed.refresh_interval_secs.is_some() {
             errors.push(FieldError::new(&["refresh_interval_secs"], interval_beside_cron()));
+        }
+        let runs_by_itself =
+            parsed.refresh_interval_secs.is_some() || parsed.schedule.cron.is_some() || parsed.after.is_some();
+        if runs_by_itself {
+            let given = parsed.params.iter().filter(|(_, declared)| declared.default.is_none());
+            errors
+                .extend(given.map(|(name, _)| FieldError::new(&["params", name, "default"], params::default_needed())));
         }
         if errors.is_empty() { Ok(parsed) } else { Err(errors) }
     }

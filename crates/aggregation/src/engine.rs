@@ -8,7 +8,7 @@ mod error;
 mod json_rows;
 mod spool;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use matome_model::engine::{
-    Ask, Frame, Limits, Probed, Request, Run, RunHeader, RunTrailer, Table, TableInput, Validated,
+    Ask, Frame, Limits, Parameter, Probed, Request, Run, RunHeader, RunTrailer, Table, TableInput, Validated,
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -178,14 +178,20 @@ impl Preparation {
         Ok(spool)
     }
 
-    /// Runs `sql` over the tables given. Returns when planning is done and rows may come.
+    /// Runs `sql` over the tables given, with values for its parameters. Returns when planning is done and rows may come.
     ///
     /// # Errors
     /// When the query is refused, fails or meets a limit before its first row, or the child does.
-    pub async fn run(mut self, sql: &str, limits: Limits, preview_rows: Option<u64>) -> Result<RowStream, EngineError> {
+    pub async fn run(
+        mut self,
+        sql: &str,
+        parameters: BTreeMap<String, Parameter>,
+        limits: Limits,
+        preview_rows: Option<u64>,
+    ) -> Result<RowStream, EngineError> {
         let deadline = Instant::now() + Duration::from_secs(limits.seconds) + GRACE;
         self.child.watch_memory(resident_limit(&limits));
-        let run = Run { sql: sql.to_owned(), tables: self.tables, limits, preview_rows };
+        let run = Run { sql: sql.to_owned(), tables: self.tables, limits, preview_rows, parameters };
         self.child.ask(&Request::new(Ask::Run(run)), deadline, limits.seconds).await?;
         let header = match self.child.frame(deadline, limits.seconds).await? {
             (Frame::Header, payload) => message(&payload)?,

@@ -2,11 +2,14 @@
 //!
 //! Rows of a run are written in fenced pages that nobody sees; one last transaction makes the run visible.
 
+use std::collections::BTreeMap;
+
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use matome_model::canonical::{Canonicaliser, Rejected};
 use matome_model::clock::Clock;
-use matome_model::engine::Limits;
+use matome_model::engine::{Limits, Parameter, ParameterType};
+use matome_model::field_error::FieldError;
 use matome_store::aggregated_data::{self, Keys, Page};
 use matome_store::aggregation_runs::{self, Effect, NewRun, Publication, Retention};
 use matome_store::aggregation_sources::{self, AggregationSource};
@@ -17,7 +20,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tracing::Instrument as _;
 
-use crate::config::{AggregationConfig, Mode};
+use crate::config::{AggregationConfig, Mode, bind};
 use crate::engine::{Engine, EngineError, RowStream};
 use crate::inputs::{self, Input, InputError, Planned};
 use crate::key::{Key, KeyError};
@@ -102,15 +105,18 @@ impl AggregationHandler {
         let options = RunOptions::parse(&task.task.payload)
             .map_err(|err| TaskError::fail("payload", format!("the task's payload is not valid: {err}")))?;
         let limits = Limits { seconds: config.timeout_secs, ..self.limits };
+        let parameters =
+            bind(&config.params, &options.params).map_err(|errors| TaskError::fail("params", told(&errors)))?;
+        let params = params_shown(&parameters);
         let writing = self.writing(&source, &config, &options).await?;
 
-        let (planned, mut rows) = start(&self.db, &self.engine, sql, limits, None).await?;
+        let (planned, mut rows) = start(&self.db, &self.engine, sql, parameters, limits, None).await?;
         let new = NewRun {
             source_id,
             task_id: task.task.id,
             effect: writing.effect,
             inputs: lineage(&planned, &rows),
-            params: to_json(&serde_json::Map::new()),
+            params,
         };
         let run_id = self.begin(ctx, new).await?;
         let metadata = to_json(&RowMetadata { run: run_id, task: task.task.id, inputs: inputs_of(&planned) });
@@ -197,11 +203,7 @@ impl AggregationHandler {
         let invalid =
             |what: String| TaskError::fail("config", format!("the config of `{}` is not valid: {what}", source.name));
         let value = serde_json::from_str(source.config.get()).map_err(|err| invalid(err.to_string()))?;
-        let config = AggregationConfig::parse(&value).map_err(|errors| {
-            let told: Vec<String> =
-                errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
-            invalid(told.join("; "))
-        })?;
+        let config = AggregationConfig::parse(&value).map_err(|errors| invalid(told(&errors)))?;
         Ok((source, config))
     }
 
@@ -268,6 +270,29 @@ impl AggregationHandler {
     }
 }
 
+fn told(errors: &[FieldError]) -> String {
+    let told: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
+    told.join("; ")
+}
+
+/// Parameters as a run keeps them: names with values.
+fn params_shown(parameters: &BTreeMap<String, Parameter>) -> Box<RawValue> {
+    let shown: BTreeMap<&str, serde_json::Value> = parameters
+        .iter()
+        .map(|(name, parameter)| {
+            let value = match (parameter.kind, parameter.value.as_deref()) {
+                (ParameterType::Boolean, Some(text)) => (text == "true").into(),
+                (ParameterType::Integer, Some(text)) => {
+                    text.parse::<i64>().map_or_else(|_| text.into(), serde_json::Value::from)
+                }
+                (_, text) => text.into(),
+            };
+            (name.as_str(), value)
+        })
+        .collect();
+    to_json(&shown)
+}
+
 /// What a run does with the rows that are shown.
 #[derive(Debug)]
 struct Writing {
@@ -291,19 +316,38 @@ struct Written {
     superseded: u64,
 }
 
+/// Why a run has no rows to come.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+}
+
+impl From<StartError> for TaskError {
+    fn from(err: StartError) -> Self {
+        match err {
+            StartError::Engine(err) | StartError::Input(InputError::Engine(err)) => from_engine(err),
+            StartError::Input(err) => from_input(err),
+        }
+    }
+}
+
 /// Plans the inputs of `sql`, hands them to a child and starts it; rows may come.
 pub(crate) async fn start(
     db: &Db,
     engine: &Engine,
     sql: &str,
+    parameters: BTreeMap<String, Parameter>,
     limits: Limits,
     preview_rows: Option<u64>,
-) -> Result<(Vec<Planned>, RowStream), TaskError> {
-    let validated = engine.validate(sql).await.map_err(from_engine)?;
-    let mut planned = inputs::plan(db, &validated.tables).await.map_err(from_input)?;
-    let mut child = engine.prepare().await.map_err(from_engine)?;
-    inputs::spool(db, &mut planned, &mut child).await.map_err(from_input)?;
-    let rows = child.run(sql, limits, preview_rows).await.map_err(from_engine)?;
+) -> Result<(Vec<Planned>, RowStream), StartError> {
+    let validated = engine.validate(sql).await?;
+    let mut planned = inputs::plan(db, &validated.tables).await?;
+    let mut child = engine.prepare().await?;
+    inputs::spool(db, &mut planned, &mut child).await?;
+    let rows = child.run(sql, parameters, limits, preview_rows).await?;
     Ok((planned, rows))
 }
 

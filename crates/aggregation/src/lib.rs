@@ -10,4 +10,4 @@ mod preview;
 
 pub use handler::AggregationHandler;
 pub use options::RunOptions;
-pub use preview::{Preview, preview};
+pub use preview::{Preview, PreviewError, Previewed, preview};

@@ -9,6 +9,9 @@ pub struct RunOptions {
     /// Show the rows of this run alone, whatever the aggregation's mode.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
+    /// Values of parameters by name.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub params: serde_json::Map<String, serde_json::Value>,
 }
 
 impl RunOptions {

@@ -4,7 +4,7 @@ use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
 use matome_aggregation::RunOptions;
-use matome_aggregation::config::AggregationConfig;
+use matome_aggregation::config::{AggregationConfig, bind};
 use matome_model::clock::{Timestamp, iso8601};
 use matome_model::field_error::{FieldError, Words};
 use matome_model::source::SourceStatus;
@@ -23,7 +23,7 @@ use crate::config::add_faults;
 use crate::endpoint::{Call, Endpoint, json_answer, json_at, no_content};
 use crate::error::{ApiError, FieldErrors, Result};
 use crate::list::List;
-use crate::message::Message;
+use crate::message::{Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
 use crate::state::TrialError;
 use crate::tasks::accepted;
@@ -171,10 +171,18 @@ async fn read_changes(call: &Call, partial: bool, current: Option<&AggregationSo
     };
     if let Some(config) = &config {
         match parse(config) {
-            Ok(AggregationConfig { sql: Some(sql), .. }) => {
+            Ok(AggregationConfig { sql: Some(sql), params, .. }) => {
                 // The engine's child reads it; a web process never does.
-                if let Err(refused) = call.state.previewer.validate(sql).await {
-                    errors.add(&["config", "sql"], Message::Plain(refused.message));
+                match call.state.previewer.validate(sql).await {
+                    Err(refused) => {
+                        let japanese = refused.japanese.unwrap_or_else(|| refused.message.clone());
+                        errors.add(&["config", "sql"], Message::Said(Words::new(refused.message, japanese)));
+                    }
+                    Ok(named) => {
+                        for name in named.iter().filter(|name| !params.contains_key(*name)) {
+                            errors.add(&["config", "sql"], Message::Said(undeclared(name)));
+                        }
+                    }
                 }
             }
             Ok(_) => {}
@@ -183,6 +191,17 @@ async fn read_changes(call: &Call, partial: bool, current: Option<&AggregationSo
     }
     errors.into_result()?;
     Ok(Changes { name, description, status, config })
+}
+
+fn undeclared(name: &str) -> Words {
+    Words::new(
+        format!(
+            "`${name}` is not declared: add it to `params` with its type, as in {{\"{name}\": {{\"type\": \"text\"}}}}."
+        ),
+        format!(
+            "`${name}`は宣言されていません。{{\"{name}\": {{\"type\": \"text\"}}}}のように、型とともに`params`に加えてください。"
+        ),
+    )
 }
 
 /// Reads a config; what it says about time and mode, not what it means.
@@ -339,12 +358,12 @@ async fn delete_source(call: Call) -> Result<Response> {
 
 async fn run_source(call: Call) -> Result<Response> {
     let source = find(&call).await?;
-    check_runnable(&source)?;
+    let config = check_runnable(&source)?;
     if source.status == SourceStatus::Inactive {
         return Err(ApiError::field("status", Message::PausedCannotRun));
     }
     let (now, id) = (call.state.clock.now(), source.id);
-    let payload = serde_json::value::to_raw_value(&run_options(&call)?).expect("options are JSON");
+    let payload = serde_json::value::to_raw_value(&run_options(&call, &config)?).expect("options are JSON");
     let new = NewTask { payload, ..NewTask::manual(LaneKind::Aggregation, id, now) };
     let queued = call.state.db.write(move |conn| {
         Box::pin(async move {
@@ -360,23 +379,44 @@ async fn run_source(call: Call) -> Result<Response> {
 }
 
 /// What the body asks of a run.
-fn run_options(call: &Call) -> Result<RunOptions> {
+fn run_options(call: &Call, config: &AggregationConfig) -> Result<RunOptions> {
     let body = call.body()?;
     let mut fields = Fields::new(&body, true);
     let replace = fields.boolean("replace").or(false);
-    fields.errors.into_result()?;
-    Ok(RunOptions { replace })
+    let params = fields.object("params");
+    let mut errors = fields.errors;
+    let params = given_params(params, config, &mut errors);
+    errors.into_result()?;
+    Ok(RunOptions { replace, params })
+}
+
+/// Values of parameters, each checked.
+fn given_params(
+    params: Given<Box<RawValue>>,
+    config: &AggregationConfig,
+    errors: &mut FieldErrors,
+) -> serde_json::Map<String, serde_json::Value> {
+    let params = match params {
+        Given::Value(params) => serde_json::from_str(params.get()).expect("a body's object is one"),
+        Given::Absent | Given::Null => serde_json::Map::new(),
+    };
+    if let Err(faults) = bind(&config.params, &params) {
+        for fault in faults {
+            errors.add(&fault.path, Message::Said(fault.message));
+        }
+    }
+    params
 }
 
 /// Refuses drafts and configs that do not validate, naming what is missing.
-fn check_runnable(source: &AggregationSource) -> Result<()> {
+fn check_runnable(source: &AggregationSource) -> Result<AggregationConfig> {
     let mut errors = FieldErrors::default();
     match parse(&source.config) {
         Ok(config) if config.is_draft() => errors.add(&["config"], Message::DraftCannotRun { needs: "`sql`" }),
-        Ok(_) => {}
+        Ok(config) => return Ok(config),
         Err(faults) => add_faults(&mut errors, faults),
     }
-    errors.into_result()
+    Err(errors.into())
 }
 
 async fn set_status(call: Call, status: SourceStatus) -> Result<Response> {
@@ -401,26 +441,35 @@ async fn set_status(call: Call, status: SourceStatus) -> Result<Response> {
     Ok(json_answer(StatusCode::OK, &view(source)))
 }
 
-/// The config to preview: that of the body, so that it can be tried before it is saved, else the stored one.
-fn preview_config(call: &Call, source: AggregationSource) -> Result<Box<RawValue>> {
+/// The config to preview: that of the body, so that it can be tried before it is saved, else the stored one; and values for
+/// its parameters.
+fn preview_config(
+    call: &Call,
+    source: AggregationSource,
+) -> Result<(Box<RawValue>, serde_json::Map<String, serde_json::Value>)> {
     let body = call.body()?;
     let mut fields = Fields::new(&body, true);
     let config = fields.object("config");
+    let params = fields.object("params");
     fields.errors.into_result()?;
     let tried = AggregationSource { config: config.or(source.config.clone()), ..source };
-    check_runnable(&tried)?;
-    Ok(tried.config)
+    let config = check_runnable(&tried)?;
+    let mut errors = FieldErrors::default();
+    let params = given_params(params, &config, &mut errors);
+    errors.into_result()?;
+    Ok((tried.config, params))
 }
 
 async fn preview_source(call: Call) -> Result<Response> {
     let source = find(&call).await?;
-    let config = preview_config(&call, source)?;
+    let (config, params) = preview_config(&call, source)?;
     let limit = call.state.settings.trial_limit;
-    let tried = tokio::time::timeout(limit, call.state.previewer.preview(config, PREVIEW_ROWS)).await;
+    let tried = tokio::time::timeout(limit, call.state.previewer.preview(config, params, PREVIEW_ROWS)).await;
     let timed_out = |_| TrialError {
         message: format!("the query did not give its first rows within {} s", limit.as_secs()),
+        japanese: Some(format!("クエリが{}秒以内に最初の行を返しませんでした", limit.as_secs())),
         causes: Vec::new(),
         position: None,
     };
-    Ok(trial::answer(tried.map_err(timed_out).and_then(|tried| tried)))
+    Ok(trial::answer_in(language_of(&call.headers), tried.map_err(timed_out).and_then(|tried| tried)))
 }

@@ -211,6 +211,8 @@ impl FieldErrors {
 
 #[cfg(test)]
 mod tests {
+    use matome_model::field_error::Words;
+
     use super::*;
 
     #[test]
@@ -218,7 +220,7 @@ mod tests {
         let mut errors = FieldErrors::default();
         errors.add(&["name"], Message::Required);
         errors.add(&["config"], Message::MayNotBeNull);
-        errors.add(&["config", "pagination", "next"], Message::Plain("bad".to_owned()));
+        errors.add(&["config", "pagination", "next"], Message::Said(Words::new("bad", "悪い")));
         assert_eq!(
             errors.into_json(Language::English),
             json!({

@@ -111,8 +111,6 @@ pub enum Message {
     RawNoObject,
     /// What a lower crate says in both languages.
     Said(Words),
-    /// What a lower crate says; in English.
-    Plain(String),
 }
 
 impl Message {
@@ -264,7 +262,6 @@ impl Message {
                     .into(),
             ),
             Self::Said(words) => both(words.clone()),
-            Self::Plain(text) => (text.clone(), text.clone()),
         };
         match language {
             Language::English => english,

@@ -307,6 +307,10 @@ fn schemas() -> Value {
                 "type": "boolean", "default": false,
                 "description": "Show the rows of this run alone, whatever the mode of the aggregation.",
             },
+            "params": {
+                "type": "object", "additionalProperties": true, "default": {},
+                "description": "Values of the aggregation's parameters by name.",
+            },
         }},
         "QuarantinedRecord": view(json!({
             "id": id, "source": id, "stream": text, "task": id, "reason": text, "detail": text,

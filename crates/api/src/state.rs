@@ -65,11 +65,16 @@ impl Default for ApiSettings {
 
 /// Runs an aggregation for its first rows, storing nothing.
 pub trait Previewer: Send + Sync {
-    /// Whether a statement may run at all; whether its tables exist is not asked.
-    fn validate(&self, sql: String) -> BoxFuture<'_, Result<(), TrialError>>;
+    /// Whether a statement may run at all, and the names of its parameters; whether its tables exist is not asked.
+    fn validate(&self, sql: String) -> BoxFuture<'_, Result<Vec<String>, TrialError>>;
 
-    /// The first `rows` rows of what `config` describes.
-    fn preview(&self, config: Box<RawValue>, rows: usize) -> BoxFuture<'_, Result<Preview, TrialError>>;
+    /// The first `rows` rows of what `config` describes, with these values for its parameters.
+    fn preview(
+        &self,
+        config: Box<RawValue>,
+        params: serde_json::Map<String, serde_json::Value>,
+        rows: usize,
+    ) -> BoxFuture<'_, Result<Preview, TrialError>>;
 }
 
 /// First rows of an aggregation.
@@ -88,6 +93,9 @@ pub struct Preview {
 pub struct TrialError {
     /// What happened, for people.
     pub message: String,
+    /// The same in Japanese, where it is known; answers have it in place of the English one.
+    #[serde(skip)]
+    pub japanese: Option<String>,
     /// What caused it, outermost first.
     pub causes: Vec<String>,
     /// Where, as far as known.
@@ -103,6 +111,6 @@ impl TrialError {
             causes.push(next.to_string());
             cause = next.source();
         }
-        Self { message: err.to_string(), causes, position: None }
+        Self { message: err.to_string(), japanese: None, causes, position: None }
     }
 }

@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::endpoint::json_answer;
+use crate::message::Language;
 use crate::state::TrialError;
 
 #[derive(Serialize)]
@@ -13,6 +14,16 @@ struct Trial<T> {
     #[serde(flatten)]
     result: Option<T>,
     error: Option<TrialError>,
+}
+
+/// As [`answer`], in the client's language where the error is known in it.
+pub(crate) fn answer_in<T: Serialize>(language: Language, tried: Result<T, TrialError>) -> Response {
+    answer(tried.map_err(|mut error| {
+        if let (Language::Japanese, Some(japanese)) = (language, error.japanese.take()) {
+            error.message = japanese;
+        }
+        error
+    }))
 }
 
 /// 200 with the result or with why there is none.

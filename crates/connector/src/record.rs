@@ -185,10 +185,4 @@ impl Found {
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
-
-    /// Drops what was found and not taken.
-    pub(crate) fn clear(&mut self) {
-        self.items.clear();
-        self.bytes = 0;
-    }
 }

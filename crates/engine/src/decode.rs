@@ -257,7 +257,7 @@ fn unscaled(json: &str, scale: usize) -> Result<String, Failure> {
 /// The file changed between inference and decoding, or inference is wrong.
 fn odd(json: &str) -> Failure {
     let shown: String = json.chars().take(80).collect();
-    Failure::new(FailureCode::Input, format!("a value does not have the type inferred for its column: `{shown}`"), "")
+    Failure::alike(FailureCode::Input, format!("a value does not have the type inferred for its column: `{shown}`"))
 }
 
 #[cfg(test)]

@@ -8,18 +8,15 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
-use matome_model::engine::{Failure, FailureCode};
+use matome_model::engine::{Failure, FailureCode, UnknownTable};
+use matome_model::field_error::Words;
 
 pub(crate) fn time_limit(seconds: u64) -> Failure {
-    Failure::new(
-        FailureCode::TimeLimit,
-        format!("the query did not end within {seconds} s"),
-        "read fewer rows, check that every join has a condition, or raise `timeout_secs`",
-    )
+    Failure::time_limit(seconds)
 }
 
 pub(crate) fn broken_pipe(err: io::Error) -> Failure {
-    Failure::new(FailureCode::Internal, format!("the answer cannot be sent: {err}"), "")
+    Failure::internal(format!("the answer cannot be sent: {err}"))
 }
 
 /// A fault of the engine that stopped a thread; stderr has the place.
@@ -30,48 +27,94 @@ pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Failure {
     if text == Some("partition not used yet") {
         return Failure::new(
             FailureCode::MemoryLimit,
-            "one side of a join without an equality does not fit in memory",
-            "join on `a.x = b.x`, filter or aggregate before the join, or raise the memory limit",
+            (
+                "one side of a join without an equality does not fit in memory",
+                "等号のない結合の一方が、メモリーに収まりません",
+            ),
+            (
+                "join on `a.x = b.x`, filter or aggregate before the join, or raise the memory limit",
+                "`a.x = b.x`で結合するか、結合の前に絞り込みや集計をするか、メモリーの上限を上げてください",
+            ),
         );
     }
-    let message = format!("the SQL engine failed: {}", text.unwrap_or("no reason given"));
+    let text = text.unwrap_or("no reason given");
     Failure::new(
         FailureCode::Internal,
-        message,
-        "write the query in another way; this is a fault of the engine, not of the data",
+        (format!("the SQL engine failed: {text}"), format!("SQLエンジンが失敗しました: {text}")),
+        (
+            "write the query in another way; this is a fault of the engine, not of the data",
+            "クエリを別の書き方にしてください。データではなくエンジンの不具合です",
+        ),
     )
 }
 
-pub(crate) fn refused(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+pub(crate) fn refused(message: impl Into<Words>, hint: impl Into<Words>) -> Failure {
     Failure::new(FailureCode::Refused, message, hint)
 }
 
-/// A failure met while planning: the query's own fault.
-pub(crate) fn planning(err: &DataFusionError) -> Failure {
+pub(crate) fn no_table(unknown: &UnknownTable) -> Failure {
+    let japanese = format!("`{}`というテーブルはありません", unknown.reference);
+    refused((unknown.to_string(), japanese), unknown.hint.clone())
+}
+
+/// A failure met while planning: the query's own fault, or that of tables that have no row yet (`empty`).
+pub(crate) fn planning(err: &DataFusionError, empty: &[String]) -> Failure {
     let root = root(err);
     match root {
-        DataFusionError::Internal(_) => failure(FailureCode::Internal, root, ""),
+        DataFusionError::SchemaError(schema_error, _) if !empty.is_empty() => match schema_error.as_ref() {
+            SchemaError::FieldNotFound { field, .. } => {
+                let tables = empty.iter().map(|table| format!("`{table}`")).collect::<Vec<_>>().join(", ");
+                let column = &field.name;
+                refused(
+                    (
+                        format!(
+                            "there is no column `{column}`: {tables} has no rows yet, and columns are known from rows"
+                        ),
+                        format!("列`{column}`がありません。{tables}にはまだ行がなく、列は行から決まります"),
+                    ),
+                    (
+                        "read the source or run the aggregation first, then this one",
+                        "先にデータソースを読み込むか集約を実行してから、もう一度実行してください",
+                    ),
+                )
+            }
+            _ => failure(FailureCode::Refused, root, NAME_COLUMNS),
+        },
+        DataFusionError::Internal(_) => failure(FailureCode::Internal, root, NO_HINT),
         DataFusionError::ResourcesExhausted(_) => execution(err),
         DataFusionError::External(source) if source.is::<Passed>() => execution(err),
-        DataFusionError::NotImplemented(_) => failure(FailureCode::Refused, root, "write it with other expressions"),
+        DataFusionError::NotImplemented(_) => {
+            failure(FailureCode::Refused, root, ("write it with other expressions", "別の式で書いてください"))
+        }
         DataFusionError::SchemaError(schema_error, _) => {
             let hint = match schema_error.as_ref() {
-                SchemaError::AmbiguousReference { .. } => "write the table before the column: `table.column`",
-                SchemaError::FieldNotFound { .. } => {
-                    "names are exact, in lower and upper case as the records have them"
-                }
-                _ => "name the columns with `as`",
+                SchemaError::AmbiguousReference { .. } => (
+                    "write the table before the column: `table.column`",
+                    "列の前にテーブルを書いてください: `table.column`",
+                ),
+                SchemaError::FieldNotFound { .. } => (
+                    "names are exact, in lower and upper case as the records have them",
+                    "名前は、レコードにあるとおりの大文字と小文字で、正確に書いてください",
+                ),
+                _ => NAME_COLUMNS,
             };
             failure(FailureCode::Refused, root, hint)
         }
         DataFusionError::Plan(message) if message.contains("No function matches") => {
-            failure(FailureCode::Refused, root, "cast the argument, as in `sum(cast(x as double))`")
-        }
-        DataFusionError::Plan(message) if message.contains("Cannot coerce") => {
-            let hint = "one of the two is text: cast it, as in `cast(x as decimal(38, 10))`, or declare it in `types` of a csv source";
+            let hint = (
+                "cast the argument, as in `sum(cast(x as double))`",
+                "`sum(cast(x as double))`のように、引数をキャストしてください",
+            );
             failure(FailureCode::Refused, root, hint)
         }
-        _ => failure(FailureCode::Refused, root, ""),
+        DataFusionError::Plan(message) if message.contains("Cannot coerce") => {
+            let hint = (
+                "one of the two is text: cast it, as in `cast(x as decimal(38, 10))`, or declare it in `types` of a csv source",
+                "どちらかがテキストです。`cast(x as decimal(38, 10))`のようにキャストするか、csvソースの`types`で宣言してください",
+            );
+            failure(FailureCode::Refused, root, hint)
+        }
+        _ => failure(FailureCode::Refused, root, NO_HINT),
     }
 }
 
@@ -82,33 +125,48 @@ pub(crate) fn execution(err: &DataFusionError) -> Failure {
         // The limit on temporary files comes as an I/O error without a kind of its own.
         _ if root.strip_backtrace().contains("used disk space during the spilling process") => Failure::new(
             FailureCode::SpillLimit,
-            "the query needs more room for temporary files than it may have",
-            "sort and group fewer rows or columns: filter earlier, or aggregate in two steps",
+            (
+                "the query needs more room for temporary files than it may have",
+                "クエリの一時ファイルが上限を超えました",
+            ),
+            (
+                "sort and group fewer rows or columns: filter earlier, or aggregate in two steps",
+                "整列やグループ化をする行か列を減らしてください。早めに絞り込むか、二段階で集計してください",
+            ),
         ),
         DataFusionError::ResourcesExhausted(_) => failure(
             FailureCode::MemoryLimit,
             root,
-            "the query needs more memory than it may have: filter or aggregate before joining, or raise the memory limit",
+            (
+                "the query needs more memory than it may have: filter or aggregate before joining, or raise the memory limit",
+                "クエリのメモリーが上限を超えました。結合の前に絞り込みや集計をするか、メモリーの上限を上げてください",
+            ),
         ),
         DataFusionError::External(source) => match source.downcast_ref::<Passed>() {
             Some(Passed(passed)) => passed.clone(),
-            None => failure(FailureCode::Query, root, ""),
+            None => failure(FailureCode::Query, root, NO_HINT),
         },
         DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) | DataFusionError::IoError(_) => {
-            failure(FailureCode::Internal, root, "")
+            failure(FailureCode::Internal, root, NO_HINT)
         }
         DataFusionError::ArrowError(arrow, _) => {
             let hint = match arrow.as_ref() {
-                ArrowError::DivideByZero => "guard the divisor: `a / nullif(b, 0)`",
-                ArrowError::CastError(_) | ArrowError::ParseError(_) => {
-                    "a value does not have the form that a cast asks for: `try_cast` makes it null instead"
+                ArrowError::DivideByZero => {
+                    ("guard the divisor: `a / nullif(b, 0)`", "除数が0にならないようにしてください: `a / nullif(b, 0)`")
                 }
-                ArrowError::ArithmeticOverflow(_) => "cast to `double` or to a wider `decimal` before the calculation",
-                _ => "",
+                ArrowError::CastError(_) | ArrowError::ParseError(_) => (
+                    "a value does not have the form that a cast asks for: `try_cast` makes it null instead",
+                    "キャストできない形の値があります。`try_cast`なら、その値はnullになります",
+                ),
+                ArrowError::ArithmeticOverflow(_) => (
+                    "cast to `double` or to a wider `decimal` before the calculation",
+                    "計算の前に、`double`か、より広い`decimal`にキャストしてください",
+                ),
+                _ => NO_HINT,
             };
             failure(FailureCode::Query, root, hint)
         }
-        _ => failure(FailureCode::Query, root, ""),
+        _ => failure(FailureCode::Query, root, NO_HINT),
     }
 }
 
@@ -118,7 +176,7 @@ pub(crate) struct Passed(pub(crate) Failure);
 
 impl std::fmt::Display for Passed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(&self.0.message.english)
     }
 }
 
@@ -130,8 +188,15 @@ impl Passed {
     }
 }
 
-fn failure(code: FailureCode, err: &DataFusionError, hint: &str) -> Failure {
-    Failure::new(code, words(err), hint)
+const NO_HINT: (&str, &str) = ("", "");
+
+const NAME_COLUMNS: (&str, &str) = ("name the columns with `as`", "列を`as`で名付けてください");
+
+/// In the engine's own words, which it has in English.
+fn failure(code: FailureCode, err: &DataFusionError, hint: (&str, &str)) -> Failure {
+    let said = words(err);
+    let japanese = format!("SQLエンジンの説明: {said}");
+    Failure::new(code, (said, japanese), hint)
 }
 
 /// The message without DataFusion's word for the kind of error, and without its backtrace.
@@ -154,7 +219,7 @@ fn words(err: &DataFusionError) -> String {
 
 /// A text that no parser accepts.
 pub(crate) fn unparsed(err: &DataFusionError) -> Failure {
-    failure(FailureCode::Refused, root(err), "")
+    failure(FailureCode::Refused, root(err), NO_HINT)
 }
 
 /// The innermost DataFusion error: the outer ones say where in the plan, not why.

@@ -10,11 +10,13 @@ use datafusion::common::TableReference as DfTableReference;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
-    Expr, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement as SqlStatement, TableFactor, Visit, Visitor,
+    Expr, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement as SqlStatement, TableFactor, Value,
+    ValueWithSpan, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
 use matome_model::engine::{Failure, MAX_SQL_BYTES, Schema, TableReference};
+use matome_model::field_error::Words;
 
 use crate::failure::{refused, unparsed};
 
@@ -36,7 +38,13 @@ const PARSER_RECURSION: usize = 4 * MAX_NESTING;
 /// Functions that may stand where a table does: they make rows from their arguments alone.
 const TABLE_FUNCTIONS: [&str; 2] = ["generate_series", "range"];
 
-const ONE_QUERY: &str = "an aggregation is one query that starts with `select`, `with` or `values`";
+const ONE_QUERY: (&str, &str) = (
+    "an aggregation is one query that starts with `select`, `with` or `values`",
+    "集約は、`select`、`with`、`values`のどれかで始まる一つのクエリです",
+);
+
+const STORE_STEPS: (&str, &str) =
+    ("store steps as aggregations of their own", "途中の段階を、それぞれ集約として保存してください");
 
 /// A query that may be planned.
 #[derive(Debug)]
@@ -44,16 +52,29 @@ pub(crate) struct CheckedQuery {
     pub(crate) statement: Statement,
     /// The tables that must exist; sorted, each once.
     pub(crate) tables: Vec<TableReference>,
+    /// The parameters that must have a value; sorted, each once.
+    pub(crate) parameters: Vec<String>,
 }
 
 /// Accepts `sql` or says why not.
 pub(crate) fn check(sql: &str) -> Result<CheckedQuery, Failure> {
     if sql.len() > MAX_SQL_BYTES {
-        let message = format!("the SQL has {} bytes, at most {MAX_SQL_BYTES} are accepted", sql.len());
-        return Err(refused(message, "long lists of values belong into a source of their own, joined to"));
+        let bytes = sql.len();
+        return Err(refused(
+            (
+                format!("the SQL has {bytes} bytes, at most {MAX_SQL_BYTES} are accepted"),
+                format!("SQLが{bytes}バイトあります。受け付けるのは{MAX_SQL_BYTES}バイトまでです"),
+            ),
+            (
+                "long lists of values belong into a source of their own, joined to",
+                "値の長い一覧は別のデータソースにして、結合してください",
+            ),
+        ));
     }
     let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql).tokenize().map_err(|err| refused(format!("SQL: {err}"), ""))?;
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize()
+        .map_err(|err| refused((format!("SQL: {err}"), format!("SQLの誤り: {err}")), ("", "")))?;
     measure(&tokens)?;
 
     let mut statements = DFParserBuilder::new(sql)
@@ -63,9 +84,15 @@ pub(crate) fn check(sql: &str) -> Result<CheckedQuery, Failure> {
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|err| unparsed(&err))?;
     let statement = match (statements.pop_front(), statements.len()) {
-        (None, _) => return Err(refused("the SQL is empty", ONE_QUERY)),
+        (None, _) => return Err(refused(("the SQL is empty", "SQLが空です"), ONE_QUERY)),
         (Some(statement), 0) => statement,
-        (Some(_), more) => return Err(refused(format!("there are {} statements", more + 1), ONE_QUERY)),
+        (Some(_), more) => {
+            let count = more + 1;
+            return Err(refused(
+                (format!("there are {count} statements"), format!("文が{count}個あります")),
+                ONE_QUERY,
+            ));
+        }
     };
     let Statement::Statement(query) = &statement else {
         return Err(refused_statement(&statement));
@@ -78,14 +105,15 @@ pub(crate) fn check(sql: &str) -> Result<CheckedQuery, Failure> {
         return Err(*failure);
     }
     let tables = references(&statement, &walk)?;
-    Ok(CheckedQuery { statement, tables })
+    Ok(CheckedQuery { statement, tables, parameters: walk.parameters.into_iter().collect() })
 }
 
 fn refused_statement(statement: &Statement) -> Failure {
     let text = statement.to_string().to_lowercase();
     let words: Vec<&str> =
         text.split_whitespace().take(3).take_while(|word| word.chars().all(char::is_alphabetic)).collect();
-    refused(format!("`{}` is refused", words.join(" ")), ONE_QUERY)
+    let words = words.join(" ");
+    refused((format!("`{words}` is refused"), format!("`{words}`は使えません")), ONE_QUERY)
 }
 
 /// Bounds the size and depth of any tree that a parser can make of `tokens`.
@@ -106,8 +134,11 @@ fn measure(tokens: &[Token]) -> Result<(), Failure> {
         total += 1;
         if total > MAX_TOKENS {
             return Err(refused(
-                format!("the SQL has more than {MAX_TOKENS} words and signs"),
-                "split it into several aggregations",
+                (
+                    format!("the SQL has more than {MAX_TOKENS} words and signs"),
+                    format!("SQLの語と記号が{MAX_TOKENS}個を超えています"),
+                ),
+                ("split it into several aggregations", "いくつかの集約に分けてください"),
             ));
         }
         let role = role(token, operand_expected);
@@ -154,20 +185,32 @@ fn measure(tokens: &[Token]) -> Result<(), Failure> {
         }
         if operators > MAX_OPERATORS {
             return Err(refused(
-                format!("an expression has more than {MAX_OPERATORS} operators"),
-                "`x in (a, b, ...)` says the same as many `or`; several columns or steps of `with` split a long sum",
+                (
+                    format!("an expression has more than {MAX_OPERATORS} operators"),
+                    format!("一つの式の演算子が{MAX_OPERATORS}個を超えています"),
+                ),
+                (
+                    "`x in (a, b, ...)` says the same as many `or`; several columns or steps of `with` split a long sum",
+                    "多くの`or`は`x in (a, b, ...)`と書けます。長い和は、いくつかの列か`with`の段階に分けてください",
+                ),
             ));
         }
         if levels.len() > MAX_NESTING {
             return Err(refused(
-                format!("parentheses are nested more than {MAX_NESTING} deep"),
-                "name the inner parts in `with`",
+                (
+                    format!("parentheses are nested more than {MAX_NESTING} deep"),
+                    format!("括弧の入れ子が{MAX_NESTING}段を超えています"),
+                ),
+                ("name the inner parts in `with`", "内側の部分を`with`で名付けてください"),
             ));
         }
         if set_operations > MAX_SET_OPERATIONS {
             return Err(refused(
-                format!("more than {MAX_SET_OPERATIONS} set operations such as `union`"),
-                "`values (...), (...)` makes many rows at once",
+                (
+                    format!("more than {MAX_SET_OPERATIONS} set operations such as `union`"),
+                    format!("`union`などの集合演算が{MAX_SET_OPERATIONS}個を超えています"),
+                ),
+                ("`values (...), (...)` makes many rows at once", "`values (...), (...)`なら一度に多くの行を作れます"),
             ));
         }
     }
@@ -248,11 +291,13 @@ struct Walk {
     functions: BTreeSet<String>,
     /// Names that stand as a table somewhere.
     plain: BTreeSet<String>,
+    /// Names that stand as `$name`.
+    parameters: BTreeSet<String>,
 }
 
 type Step = ControlFlow<Box<Failure>>;
 
-fn stop(message: impl Into<String>, hint: impl Into<String>) -> Step {
+fn stop(message: impl Into<Words>, hint: impl Into<Words>) -> Step {
     ControlFlow::Break(Box::new(refused(message, hint)))
 }
 
@@ -262,7 +307,7 @@ impl Visitor for Walk {
     fn pre_visit_statement(&mut self, _: &SqlStatement) -> Step {
         self.statements += 1;
         if self.statements > 1 {
-            return stop("a statement within the query is refused", ONE_QUERY);
+            return stop(("a statement within the query is refused", "クエリの中に別の文は書けません"), ONE_QUERY);
         }
         ControlFlow::Continue(())
     }
@@ -271,31 +316,55 @@ impl Visitor for Walk {
         self.ctes += query.with.as_ref().map_or(0, |with| with.cte_tables.len());
         if self.ctes > MAX_CTES {
             return stop(
-                format!("more than {MAX_CTES} sub-queries in `with`"),
-                "store steps as aggregations of their own",
+                (
+                    format!("more than {MAX_CTES} sub-queries in `with`"),
+                    format!("`with`の副問い合わせが{MAX_CTES}個を超えています"),
+                ),
+                STORE_STEPS,
             );
         }
         if !query.locks.is_empty() {
-            return stop("`for update` and `for share` are refused", "a query reads a fixed set of rows anyway");
+            return stop(
+                ("`for update` and `for share` are refused", "`for update`と`for share`は使えません"),
+                ("a query reads a fixed set of rows anyway", "クエリが読む行は、もともと決まっています"),
+            );
         }
         if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() {
-            return stop("`for xml|json|browse`, `settings` and `format` are refused", "");
+            return stop(
+                (
+                    "`for xml|json|browse`, `settings` and `format` are refused",
+                    "`for xml|json|browse`、`settings`、`format`は使えません",
+                ),
+                ("", ""),
+            );
         }
         if !query.pipe_operators.is_empty() {
-            return stop("pipe operators (`|>`) are refused", "use sub-queries or `with`");
+            return stop(
+                ("pipe operators (`|>`) are refused", "パイプ演算子 (`|>`) は使えません"),
+                ("use sub-queries or `with`", "副問い合わせか`with`を使ってください"),
+            );
         }
         match query.body.as_ref() {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                stop("a statement that writes is refused", ONE_QUERY)
+                stop(("a statement that writes is refused", "書き込む文は使えません"), ONE_QUERY)
             }
-            SetExpr::Table(_) => stop("`table NAME` is refused", "write `select * from NAME`"),
+            SetExpr::Table(_) => stop(
+                ("`table NAME` is refused", "`table NAME`は使えません"),
+                ("write `select * from NAME`", "`select * from NAME`と書いてください"),
+            ),
             _ => ControlFlow::Continue(()),
         }
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> Step {
         if select.into.is_some() {
-            return stop("`select into` is refused", "the rows of the query are stored as the aggregation's data");
+            return stop(
+                ("`select into` is refused", "`select into`は使えません"),
+                (
+                    "the rows of the query are stored as the aggregation's data",
+                    "クエリの行は、集約のデータとして保存されます",
+                ),
+            );
         }
         ControlFlow::Continue(())
     }
@@ -303,12 +372,21 @@ impl Visitor for Walk {
     fn pre_visit_relation(&mut self, name: &ObjectName) -> Step {
         for part in &name.0 {
             let ObjectNamePart::Identifier(ident) = part else {
-                return stop(format!("`{name}` is no table name"), "");
+                return stop(
+                    (format!("`{name}` is no table name"), format!("`{name}`はテーブル名ではありません")),
+                    ("", ""),
+                );
             };
             if ident.quote_style == Some('\'') {
                 return stop(
-                    format!("`{name}` is no table: files and addresses cannot be read from SQL"),
-                    "tables are the names of sources and aggregations; one that is no identifier goes in double quotes",
+                    (
+                        format!("`{name}` is no table: files and addresses cannot be read from SQL"),
+                        format!("`{name}`はテーブルではありません。SQLからファイルやアドレスは読めません"),
+                    ),
+                    (
+                        "tables are the names of sources and aggregations; one that is no identifier goes in double quotes",
+                        "テーブルはデータソースと集約の名前です。識別子の形でない名前は二重引用符で囲んでください",
+                    ),
                 );
             }
         }
@@ -319,17 +397,21 @@ impl Visitor for Walk {
         self.relations += 1;
         if self.relations > MAX_RELATIONS {
             return stop(
-                format!("more than {MAX_RELATIONS} tables and sub-queries"),
-                "store steps as aggregations of their own",
+                (
+                    format!("more than {MAX_RELATIONS} tables and sub-queries"),
+                    format!("テーブルと副問い合わせが{MAX_RELATIONS}個を超えています"),
+                ),
+                STORE_STEPS,
             );
         }
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 let plain = name.to_string();
                 if !TABLE_FUNCTIONS.contains(&plain.as_str()) {
+                    let known = TABLE_FUNCTIONS.join("`, `");
                     return stop(
-                        format!("table function `{plain}` is refused"),
-                        format!("these exist: `{}`, `unnest`", TABLE_FUNCTIONS.join("`, `")),
+                        (format!("table function `{plain}` is refused"), format!("テーブル関数`{plain}`は使えません")),
+                        (format!("these exist: `{known}`, `unnest`"), format!("使えるもの: `{known}`、`unnest`")),
                     );
                 }
                 self.functions.insert(plain);
@@ -349,9 +431,10 @@ impl Visitor for Walk {
             | TableFactor::SemanticView { .. }
             | TableFactor::Pivot { .. }
             | TableFactor::Unpivot { .. }
-            | TableFactor::MatchRecognize { .. } => {
-                stop("this kind of table expression is refused", "use tables, sub-queries, `unnest`")
-            }
+            | TableFactor::MatchRecognize { .. } => stop(
+                ("this kind of table expression is refused", "この種類のテーブル式は使えません"),
+                ("use tables, sub-queries, `unnest`", "テーブル、副問い合わせ、`unnest`を使ってください"),
+            ),
         }
     }
 
@@ -359,7 +442,32 @@ impl Visitor for Walk {
         self.depth += 1;
         // The tokens bound this already; it stands here for a construct they do not foresee.
         if self.depth > MAX_OPERATORS + 2 * MAX_NESTING {
-            return stop("an expression is too deep", "split it into several columns or steps of `with`");
+            return stop(
+                ("an expression is too deep", "式の入れ子が深すぎます"),
+                ("split it into several columns or steps of `with`", "いくつかの列か`with`の段階に分けてください"),
+            );
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_value(&mut self, value: &ValueWithSpan) -> Step {
+        if let Value::Placeholder(placeholder) = &value.value {
+            let name = placeholder.strip_prefix('$').filter(|name| {
+                name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            });
+            match name {
+                Some(name) => drop(self.parameters.insert(name.to_owned())),
+                None => {
+                    return stop(
+                        (
+                            format!("`{placeholder}` is no parameter"),
+                            format!("`{placeholder}`はパラメーターではありません"),
+                        ),
+                        ("a parameter is `$name`", "パラメーターは`$name`と書きます"),
+                    );
+                }
+            }
         }
         ControlFlow::Continue(())
     }
@@ -387,16 +495,22 @@ fn references(statement: &Statement, walk: &Walk) -> Result<Vec<TableReference>,
                     .find(|known| known.name() == schema.as_ref())
                     .ok_or_else(|| {
                         refused(
-                            format!("there is no schema `{schema}`"),
-                            "schemas: `sources`, `aggregations`; a name with a point in it goes in double quotes",
+                            (format!("there is no schema `{schema}`"), format!("スキーマ`{schema}`はありません")),
+                            (
+                                "schemas: `sources`, `aggregations`; a name with a point in it goes in double quotes",
+                                "スキーマは`sources`と`aggregations`です。点を含む名前は二重引用符で囲んでください",
+                            ),
                         )
                     })?;
                 TableReference { schema: Some(schema), name: table.to_string() }
             }
             DfTableReference::Full { .. } => {
                 return Err(refused(
-                    format!("`{reference}` has too many parts"),
-                    "write `sources.NAME`, `aggregations.NAME` or `NAME`",
+                    (format!("`{reference}` has too many parts"), format!("`{reference}`は部分が多すぎます")),
+                    (
+                        "write `sources.NAME`, `aggregations.NAME` or `NAME`",
+                        "`sources.NAME`、`aggregations.NAME`、`NAME`のどれかで書いてください",
+                    ),
                 ));
             }
         };
@@ -431,7 +545,8 @@ mod tests {
     fn reason(sql: &str) -> String {
         let failure = check(sql).expect_err(sql);
         assert_eq!(failure.code, FailureCode::Refused);
-        failure.message
+        assert!(!failure.message.japanese.is_empty(), "{sql}");
+        failure.message.english
     }
 
     #[test]
@@ -461,6 +576,16 @@ mod tests {
         reason("with x as (insert into t values (1) returning *) select * from x");
         reason("prepare p as select 1");
         reason("select * from");
+    }
+
+    #[test]
+    fn parameters_are_collected_and_have_names() {
+        let named = |sql: &str| check(sql).unwrap().parameters;
+        assert_eq!(named("select $b, '$c' from t where x > $a or x < $a -- $d"), ["a", "b"]);
+        assert_eq!(named("select 1"), [""; 0]);
+        for wrong in ["select $1", "select ?"] {
+            assert!(reason(wrong).contains("is no parameter"), "{wrong}");
+        }
     }
 
     #[test]

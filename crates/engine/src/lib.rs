@@ -12,6 +12,7 @@ mod failure;
 mod guard;
 mod limits;
 mod output;
+mod parameters;
 mod run;
 mod sandbox;
 mod session;
@@ -82,7 +83,7 @@ fn serve(sandbox: Sandbox) -> ExitCode {
 
 /// `None` when the parent has gone, or needs no child after all.
 fn read_request(stdin: &mut impl Read) -> Result<Option<Request>, Failure> {
-    let protocol = |message: String| Failure::new(FailureCode::Protocol, message, "");
+    let protocol = |message: String| Failure::alike(FailureCode::Protocol, message);
     let mut head = [0; FRAME_HEADER_BYTES];
     if stdin.read_exact(&mut head).is_err() {
         return Ok(None);
@@ -123,7 +124,7 @@ fn answer(request: Request, sandbox: Sandbox, output: &Output) -> Result<(), Fai
         Ask::Probe => output.json(Frame::Reply, &sandbox::probe(sandbox)).map_err(failure::broken_pipe),
         Ask::Validate { sql } => {
             let query = guard::check(&sql)?;
-            let reply = matome_model::engine::Validated { tables: query.tables };
+            let reply = matome_model::engine::Validated { tables: query.tables, parameters: query.parameters };
             output.json(Frame::Reply, &reply).map_err(failure::broken_pipe)
         }
         Ask::Run(run) => answer_run(run, output),
@@ -145,14 +146,14 @@ fn answer_run(run: Run, output: &Output) -> Result<(), Failure> {
     std::thread::Builder::new()
         .stack_size(256 << 10)
         .spawn(watchdog)
-        .map_err(|err| Failure::new(FailureCode::Internal, format!("no thread: {err}"), ""))?;
+        .map_err(|err| Failure::internal(format!("no thread: {err}")))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(PARTITIONS)
         .thread_stack_size(WORKER_STACK_BYTES)
         .enable_time()
         .build()
-        .map_err(|err| Failure::new(FailureCode::Internal, format!("no runtime: {err}"), ""))?;
+        .map_err(|err| Failure::internal(format!("no runtime: {err}")))?;
     let outcome = runtime
         .block_on(async { tokio::time::timeout(Duration::from_secs(seconds), run::run(run, started, output)).await });
     // A query past its limit may hold threads that never yield; the process ends with them.

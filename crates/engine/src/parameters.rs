@@ -36,14 +36,24 @@ impl VisitorMut for Bind<'_> {
                 ControlFlow::Continue(())
             }
             None => ControlFlow::Break(Box::new(refused(
-                format!("the parameter `{name}` has no value"),
-                "declare it in `params` with its type",
+                (format!("the parameter `{name}` has no value"), format!("パラメーター`{name}`に値がありません")),
+                ("declare it in `params` with its type", "型とともに`params`で宣言してください"),
             ))),
         }
     }
 }
 
 fn literal(parameter: &Parameter) -> Expr {
+    let value = value(parameter);
+    if parameter.kind == ParameterType::Timestamp {
+        // An instant, as `_acquired_at` is one.
+        let zone = Box::new(Expr::Value(Value::SingleQuotedString("+00:00".to_owned()).into()));
+        return Expr::AtTimeZone { timestamp: Box::new(value), time_zone: zone };
+    }
+    value
+}
+
+fn value(parameter: &Parameter) -> Expr {
     let Some(text) = &parameter.value else { return cast(Value::Null, data_type(parameter)) };
     match parameter.kind {
         ParameterType::Text => Expr::Value(Value::SingleQuotedString(text.clone()).into()),
@@ -63,7 +73,7 @@ fn data_type(parameter: &Parameter) -> DataType {
         ParameterType::Boolean => DataType::Boolean,
         ParameterType::Integer => DataType::BigInt(None),
         ParameterType::Date => DataType::Date,
-        ParameterType::Timestamp => DataType::Timestamp(Some(6), TimezoneInfo::WithTimeZone),
+        ParameterType::Timestamp => DataType::Timestamp(Some(6), TimezoneInfo::None),
         ParameterType::Decimal => {
             let text = parameter.value.as_deref().unwrap_or("0");
             let digits = text.bytes().filter(u8::is_ascii_digit).count().max(1);

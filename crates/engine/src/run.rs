@@ -11,14 +11,16 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::FormatOptions;
 use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
 use datafusion::physical_plan::{displayable, execute_stream};
 use datafusion::prelude::SQLOptions;
 use futures::StreamExt;
 use matome_model::engine::{self, Failure, FailureCode, Frame, Limits, Run, RunHeader, RunTrailer, Table};
 
-use crate::failure::{broken_pipe, execution, planning, refused};
+use crate::failure::{self, broken_pipe, execution, no_table, refused};
 use crate::guard;
 use crate::output::{ArrowWriter, Output};
+use crate::parameters;
 use crate::session::session;
 use crate::table::FileTable;
 
@@ -37,9 +39,10 @@ const PLAN_BYTES: usize = 64 << 10;
 
 /// Executes `run` and sends header, rows and trailer.
 pub(crate) async fn run(run: Run, started: Instant, output: &Output) -> Result<(), Failure> {
-    let query = guard::check(&run.sql)?;
+    let mut query = guard::check(&run.sql)?;
+    parameters::bind(&mut query.statement, &run.parameters)?;
     let known: Vec<Table> = run.tables.iter().map(|input| input.table.clone()).collect();
-    engine::resolve(&query.tables, &known).map_err(|unknown| refused(unknown.to_string(), unknown.hint))?;
+    engine::resolve(&query.tables, &known).map_err(|unknown| no_table(&unknown))?;
 
     let mut tables = Vec::new();
     for input in run.tables {
@@ -47,9 +50,11 @@ pub(crate) async fn run(run: Run, started: Instant, output: &Output) -> Result<(
         tables.push((name, Arc::new(FileTable::open(input)?)));
     }
     let header = RunHeader { inputs: tables.iter().map(|(_, table)| table.summary()).collect() };
+    let empty: Vec<String> =
+        header.inputs.iter().filter(|input| input.rows == 0).map(|input| input.table.to_string()).collect();
+    let planning = |err: &DataFusionError| failure::planning(err, &empty);
 
-    let session =
-        session(tables, &run.limits).map_err(|err| Failure::new(FailureCode::Internal, err.to_string(), ""))?;
+    let session = session(tables, &run.limits).map_err(|err| Failure::internal(err.to_string()))?;
     let state = session.state();
     let plan = state.statement_to_plan(query.statement).await.map_err(|err| planning(&err))?;
     let only_queries = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
@@ -102,8 +107,14 @@ fn distinct_names(schema: &Schema) -> Result<(), Failure> {
     for field in schema.fields() {
         if !seen.insert(field.name()) {
             return Err(refused(
-                format!("two columns of the result are called `{}`", field.name()),
-                "name them with `as`, or list the columns instead of `*`",
+                (
+                    format!("two columns of the result are called `{}`", field.name()),
+                    format!("結果に`{}`という名前の列が二つあります", field.name()),
+                ),
+                (
+                    "name them with `as`, or list the columns instead of `*`",
+                    "`as`で名付けるか、`*`の代わりに列を並べてください",
+                ),
             ));
         }
     }
@@ -172,8 +183,20 @@ impl<'a> Sender<'a> {
             if len == 1 && size > ROW_BYTES {
                 return Err(Failure::new(
                     FailureCode::ByteLimit,
-                    format!("row {} of the result has {size} bytes, at most {ROW_BYTES} can be stored", self.rows + 1),
-                    "make smaller groups, or fewer and shorter columns",
+                    (
+                        format!(
+                            "row {} of the result has {size} bytes, at most {ROW_BYTES} can be stored",
+                            self.rows + 1
+                        ),
+                        format!(
+                            "結果の{}行目が{size}バイトあります。保存できるのは{ROW_BYTES}バイトまでです",
+                            self.rows + 1
+                        ),
+                    ),
+                    (
+                        "make smaller groups, or fewer and shorter columns",
+                        "グループを小さくするか、列を減らすか短くしてください",
+                    ),
                 ));
             }
             self.rows += len as u64;
@@ -181,15 +204,27 @@ impl<'a> Sender<'a> {
             if self.rows > self.limits.rows {
                 return Err(Failure::new(
                     FailureCode::RowLimit,
-                    format!("the result has more than {} rows", self.limits.rows),
-                    "aggregate or filter further, or check that every join has a condition",
+                    (
+                        format!("the result has more than {} rows", self.limits.rows),
+                        format!("結果が{}行を超えています", self.limits.rows),
+                    ),
+                    (
+                        "aggregate or filter further, or check that every join has a condition",
+                        "さらに集計するか絞り込んでください。すべての結合に条件があるかも確かめてください",
+                    ),
                 ));
             }
             if self.bytes > self.limits.bytes {
                 return Err(Failure::new(
                     FailureCode::ByteLimit,
-                    format!("the result has more than {} bytes", self.limits.bytes),
-                    "aggregate or filter further, or list the columns that are needed",
+                    (
+                        format!("the result has more than {} bytes", self.limits.bytes),
+                        format!("結果が{}バイトを超えています", self.limits.bytes),
+                    ),
+                    (
+                        "aggregate or filter further, or list the columns that are needed",
+                        "さらに集計するか絞り込むか、必要な列だけを並べてください",
+                    ),
                 ));
             }
             self.writer.write(&slice).map_err(|err| sending(&err))?;
@@ -225,5 +260,5 @@ fn size(batch: &RecordBatch) -> Result<usize, Failure> {
 }
 
 fn sending(err: &ArrowError) -> Failure {
-    Failure::new(FailureCode::Internal, format!("the result cannot be sent: {err}"), "")
+    Failure::internal(format!("the result cannot be sent: {err}"))
 }

@@ -85,7 +85,7 @@ impl FileTable {
         let path = PathBuf::from(&input.file);
         let mut components = Path::new(&input.file).components();
         if !matches!((components.next(), components.next()), (Some(std::path::Component::Normal(_)), None)) {
-            return Err(Failure::new(FailureCode::Protocol, format!("`{}` is no plain file name", input.file), ""));
+            return Err(Failure::alike(FailureCode::Protocol, format!("`{}` is no plain file name", input.file)));
         }
         let mut lines = Lines::open(&path, (0, u64::MAX)).map_err(|err| unreadable(&input, &err))?;
         let mut inference = Inference::default();
@@ -95,11 +95,13 @@ impl FileTable {
         while lines.next().map_err(|err| unreadable(&input, &err))? {
             let row = Row::parse(&lines.line).ok_or_else(|| malformed(&input, rows))?;
             inference.record(row.record).map_err(|err| {
-                let failure = Failure::from(err);
-                Failure {
-                    message: format!("table `{}`, row {}: {}", input.table, rows + 1, failure.message),
-                    ..failure
-                }
+                let Failure { code, message, hint } = Failure::from(err);
+                let (table, row) = (&input.table, rows + 1);
+                let message = (
+                    format!("table `{table}`, row {row}: {}", message.english),
+                    format!("テーブル`{table}`の{row}行目: {}", message.japanese),
+                );
+                Failure::new(code, message, hint)
             })?;
             rows += 1;
             if lines.position >= next_start {
@@ -146,11 +148,11 @@ fn split(starts: &[u64], end: u64) -> Vec<(u64, u64)> {
 }
 
 fn unreadable(input: &TableInput, err: &std::io::Error) -> Failure {
-    Failure::new(FailureCode::Input, format!("the rows of table `{}` cannot be read: {err}", input.table), "")
+    Failure::alike(FailureCode::Input, format!("the rows of table `{}` cannot be read: {err}", input.table))
 }
 
 fn malformed(input: &TableInput, before: u64) -> Failure {
-    Failure::new(FailureCode::Input, format!("row {} of table `{}` is not in its form", before + 1, input.table), "")
+    Failure::alike(FailureCode::Input, format!("row {} of table `{}` is not in its form", before + 1, input.table))
 }
 
 #[async_trait]
@@ -317,7 +319,7 @@ impl Batches {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map(Some)
-            .map_err(|err| Failure::new(FailureCode::Internal, err.to_string(), ""))
+            .map_err(|err| Failure::internal(err.to_string()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Write};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
@@ -10,8 +11,8 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use libtest_mimic::{Arguments, Trial};
 use matome_model::engine::{
-    Ask, Escape, FORMAT, FRAME_HEADER_BYTES, Failure, FailureCode, Frame, Limits, Probed, Request, Run, RunHeader,
-    RunTrailer, Schema, Table, TableInput, Validated, Wall,
+    Ask, Escape, FORMAT, FRAME_HEADER_BYTES, Failure, FailureCode, Frame, Limits, Parameter, ParameterType, Probed,
+    Request, Run, RunHeader, RunTrailer, Schema, Table, TableInput, Validated, Wall,
 };
 use matome_model::inference::ColumnType;
 use tempfile::TempDir;
@@ -56,6 +57,8 @@ fn main() -> ExitCode {
         child_ends_with_its_parent,
         file_outside_the_directory_is_refused,
         child_cannot_leave_its_walls,
+        parameters_are_values_of_their_type,
+        column_of_an_empty_table_says_that_it_is_empty,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -65,6 +68,7 @@ struct Bench {
     tables: Vec<TableInput>,
     limits: Limits,
     preview_rows: Option<u64>,
+    parameters: BTreeMap<String, Parameter>,
 }
 
 #[derive(Debug)]
@@ -86,7 +90,13 @@ impl Answer {
 impl Bench {
     fn new() -> Self {
         let limits = Limits { seconds: 60, ..Limits::default() };
-        Self { scratch: tempfile::tempdir().unwrap(), tables: Vec::new(), limits, preview_rows: None }
+        Self {
+            scratch: tempfile::tempdir().unwrap(),
+            tables: Vec::new(),
+            limits,
+            preview_rows: None,
+            parameters: BTreeMap::new(),
+        }
     }
 
     fn table<R: AsRef<str>>(mut self, schema: Schema, name: &str, records: impl IntoIterator<Item = R>) -> Self {
@@ -123,6 +133,7 @@ impl Bench {
             tables: self.tables.clone(),
             limits: self.limits,
             preview_rows: self.preview_rows,
+            parameters: self.parameters.clone(),
         };
         let mut header = None;
         let mut trailer = None;
@@ -249,7 +260,7 @@ fn integers_never_wrap() {
     ] {
         let failure = bench.fails(sql);
         assert_eq!(failure.code, FailureCode::Query, "{sql}: {failure:?}");
-        assert!(failure.message.contains("verflow") && !failure.hint.is_empty(), "{sql}: {failure:?}");
+        assert!(failure.message.english.contains("verflow") && !failure.hint.english.is_empty(), "{sql}: {failure:?}");
     }
 }
 
@@ -317,7 +328,7 @@ fn names_are_exact_and_quoted() {
         bench.rows(r#"select "Status Code" as c, Path from (select *, path as Path from "Web log")"#),
         ["c Path", "200 /"]
     );
-    assert_eq!(bench.fails(r#"select * from "web log""#).message, "no table is called `\"web log\"`");
+    assert_eq!(bench.fails(r#"select * from "web log""#).message.english, "no table is called `\"web log\"`");
 }
 
 fn unqualified_name_finds_source_first() {
@@ -346,29 +357,33 @@ fn preview_stops_early() {
 fn unknown_table_is_refused_with_likely_name() {
     let failure = orders().fails("select * from oders");
     assert_eq!(failure.code, FailureCode::Refused);
-    assert_eq!(failure.message, "no table is called `oders`");
-    assert!(failure.hint.starts_with("did you mean `sources.orders`?"), "{}", failure.hint);
+    assert_eq!(failure.message.english, "no table is called `oders`");
+    assert!(failure.hint.english.starts_with("did you mean `sources.orders`?"), "{}", failure.hint.english);
 }
 
 fn unknown_column_is_refused() {
     let failure = orders().fails("select Amount from orders");
     assert_eq!(failure.code, FailureCode::Refused);
-    assert!(failure.message.contains("Amount") && failure.message.contains("amount"), "{}", failure.message);
+    assert!(
+        failure.message.english.contains("Amount") && failure.message.english.contains("amount"),
+        "{}",
+        failure.message.english
+    );
 }
 
 fn argument_of_wrong_type_is_refused_in_few_words() {
     let failure = orders().fails("select sum(status) as s from orders");
     assert_eq!(failure.code, FailureCode::Refused, "{failure:?}");
-    assert!(failure.message.starts_with("No function matches"), "{failure:?}");
-    assert!(failure.hint.contains("cast"), "{failure:?}");
+    assert!(failure.message.english.starts_with("No function matches"), "{failure:?}");
+    assert!(failure.hint.english.contains("cast"), "{failure:?}");
     let failure = orders().fails("select status * 2 as s from orders");
-    assert!(failure.hint.contains("cast(x as decimal"), "{failure:?}");
+    assert!(failure.hint.english.contains("cast(x as decimal"), "{failure:?}");
 }
 
 fn same_name_twice_is_refused() {
     let failure = orders().fails("select o.id, u.id from orders o join users u on o.user = u.id");
     assert_eq!(
-        (failure.code, failure.message.as_str()),
+        (failure.code, failure.message.english.as_str()),
         (FailureCode::Refused, "two columns of the result are called `id`")
     );
 }
@@ -376,7 +391,7 @@ fn same_name_twice_is_refused() {
 fn data_that_break_the_query_say_so() {
     let failure = orders().fails("select cast(status as int) as n from orders");
     assert_eq!(failure.code, FailureCode::Query, "{failure:?}");
-    assert!(failure.hint.contains("try_cast"), "{failure:?}");
+    assert!(failure.hint.english.contains("try_cast"), "{failure:?}");
     let failure = orders().fails("select id / (id - id) as n from orders");
     assert_eq!(failure.code, FailureCode::Query, "{failure:?}");
 }
@@ -386,7 +401,7 @@ fn triple_cross_join_meets_a_limit() {
     bench.limits.seconds = 2;
     let failure = bench.fails("select count(*) as n from t a cross join t b cross join t c where a.n + b.n + c.n > 5");
     assert!(matches!(failure.code, FailureCode::TimeLimit | FailureCode::MemoryLimit), "{failure:?}");
-    assert!(!failure.hint.is_empty());
+    assert!(!failure.hint.english.is_empty());
 }
 
 fn result_past_its_rows_is_refused() {
@@ -470,7 +485,7 @@ fn exponential_with_meets_a_limit() {
 fn memory_past_the_address_space_aborts_with_a_word() {
     let bench = Bench::new();
     let sql = "select length(repeat('x', 2000000000)) + length(repeat('y', 1999999999)) + length(repeat('z', 1999999998)) as n".to_owned();
-    let run = Run { sql, tables: Vec::new(), limits: bench.limits, preview_rows: None };
+    let run = Run { sql, tables: Vec::new(), limits: bench.limits, preview_rows: None, parameters: BTreeMap::new() };
     let (frames, status, errors) = talk(bench.start(), &Request::new(Ask::Run(run)));
     assert!(!frames.iter().any(|(frame, _)| *frame == Frame::Trailer), "{status}: {errors}");
     assert!(
@@ -497,8 +512,13 @@ fn child_ends_with_its_parent() {
     // and in the middle of a query.
     let mut running = bench.start();
     let sql = "select count(*) as n from t a cross join t b cross join t c where a.n + b.n + c.n > 5".to_owned();
-    let request =
-        Request::new(Ask::Run(Run { sql, tables: bench.tables.clone(), limits: bench.limits, preview_rows: None }));
+    let request = Request::new(Ask::Run(Run {
+        sql,
+        tables: bench.tables.clone(),
+        limits: bench.limits,
+        preview_rows: None,
+        parameters: BTreeMap::new(),
+    }));
     let payload = serde_json::to_vec(&request).unwrap();
     let mut stdin = running.stdin.take().unwrap();
     stdin.write_all(&Frame::Request.head(u32::try_from(payload.len()).unwrap())).unwrap();
@@ -544,4 +564,44 @@ fn child_cannot_leave_its_walls() {
 
 fn missing() -> Wall {
     Wall::Missing { why: String::new() }
+}
+
+fn parameters_are_values_of_their_type() {
+    let mut bench =
+        Bench::new().source("t", [r#"{"n":1,"at":"2026-01-01T00:00:00Z"}"#, r#"{"n":2,"at":"2026-03-01T00:00:00Z"}"#]);
+    for (name, kind, value) in [
+        ("since", ParameterType::Timestamp, Some("2026-02-01T00:00:00.5Z")),
+        ("least", ParameterType::Integer, Some("-5")),
+        ("share", ParameterType::Decimal, Some("0.10")),
+        ("word", ParameterType::Text, Some("it's; drop table t --")),
+        ("yes", ParameterType::Boolean, Some("true")),
+        ("day", ParameterType::Date, Some("2026-01-31")),
+        ("few", ParameterType::Integer, Some("1")),
+        ("nothing", ParameterType::Text, None),
+        ("no_number", ParameterType::Integer, None),
+    ] {
+        bench.parameters.insert(name.to_owned(), Parameter { kind, value: value.map(str::to_owned) });
+    }
+    assert_eq!(bench.rows("select n from t where to_timestamp(at) >= $since"), ["n", "2"]);
+    assert_eq!(bench.rows("select count(*) as c from t where _acquired_at < $since and n > $least"), ["c", "2"]);
+    assert_eq!(bench.rows("select sum(n * $share) as s from t where $yes"), ["s", "0.30"]);
+    assert_eq!(bench.rows("select $word as w, $day as d"), ["w d", "it's; drop table t -- 2026-01-31"]);
+    assert_eq!(bench.rows("select n from t order by n limit $few"), ["n", "1"]);
+    assert_eq!(bench.rows("select count(*) as c from t where $nothing is null and $no_number is null"), ["c", "2"]);
+    assert_eq!(bench.rows("select date_trunc('month', $since) as m"), ["m", "2026-02-01T00:00:00Z"]);
+    assert_eq!(bench.rows("select value from generate_series($few, 2)"), ["value", "1", "2"]);
+    let failure = bench.fails("select $other");
+    assert_eq!(failure.code, FailureCode::Refused, "{failure:?}");
+    assert!(failure.message.english.contains("`$other` has no value"), "{failure:?}");
+}
+
+fn column_of_an_empty_table_says_that_it_is_empty() {
+    let bench = Bench::new().source("orders", [""; 0]);
+    assert_eq!(bench.rows("select count(*) as c, max(_id) as m from orders"), ["c m", "0"]);
+    let failure = bench.fails("select amount from orders");
+    assert_eq!(failure.code, FailureCode::Refused, "{failure:?}");
+    assert!(failure.message.english.contains("`amount`: `sources.orders` has no rows yet"), "{failure:?}");
+    assert!(failure.hint.english.contains("read the source"), "{failure:?}");
+    let full = Bench::new().source("t", [r#"{"n":1}"#]).fails("select m from t");
+    assert!(full.message.english.contains("No field named m"), "{full:?}");
 }

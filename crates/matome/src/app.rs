@@ -10,21 +10,22 @@ use axum::Router;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use matome_acquisition::AcquisitionHandler;
-use matome_aggregation::config::AggregationConfig;
-use matome_aggregation::engine::{Engine, EngineSettings};
-use matome_aggregation::{AggregationHandler, preview};
+use matome_aggregation::config::{AggregationConfig, bind};
+use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
+use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview};
 use matome_api::{ApiSettings, ApiState, Preview, Previewer, TrialError};
 use matome_bus::Bus;
 use matome_connector::{FileRoots, Registry};
 use matome_egress::{EgressRule, HttpClient, Policy};
 use matome_model::clock::Clock;
 use matome_model::engine::Limits;
+use matome_model::field_error::FieldError;
 use matome_model::task::Queue;
 use matome_store::db::{DataDir, Db};
 use matome_store::secrets::{self, Vault};
 use matome_store::workers::NewWorker;
 use matome_store::{api_tokens, migrate, tasks};
-use matome_tasks::{Beat, Process, TaskError, Worker, WorkerOptions};
+use matome_tasks::{Beat, Process, Worker, WorkerOptions};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -302,25 +303,26 @@ struct EnginePreviewer {
 }
 
 impl Previewer for EnginePreviewer {
-    fn validate(&self, sql: String) -> BoxFuture<'_, Result<(), TrialError>> {
-        async move { self.engine.validate(&sql).await.map(drop).map_err(|err| TrialError::new(&err)) }.boxed()
+    fn validate(&self, sql: String) -> BoxFuture<'_, Result<Vec<String>, TrialError>> {
+        let validated = async move { self.engine.validate(&sql).await };
+        let refused = |err: EngineError| TrialError { japanese: Some(err.words().japanese), ..TrialError::new(&err) };
+        validated.map(move |validated| validated.map(|query| query.parameters).map_err(refused)).boxed()
     }
 
-    fn preview(&self, config: Box<RawValue>, rows: usize) -> BoxFuture<'_, Result<Preview, TrialError>> {
+    fn preview(
+        &self,
+        config: Box<RawValue>,
+        params: serde_json::Map<String, serde_json::Value>,
+        rows: usize,
+    ) -> BoxFuture<'_, Result<Preview, TrialError>> {
         async move {
             let value = serde_json::from_str(config.get()).map_err(|err| TrialError::new(&err))?;
-            let config = AggregationConfig::parse(&value).map_err(|errors| TrialError {
-                message: errors
-                    .iter()
-                    .map(|e| format!("{}: {}", e.path.join("."), e.message))
-                    .collect::<Vec<_>>()
-                    .join("; "),
-                causes: Vec::new(),
-                position: None,
-            })?;
+            let config = AggregationConfig::parse(&value).map_err(|errors| wrong(&errors))?;
+            let parameters = bind(&config.params, &params).map_err(|errors| wrong(&errors))?;
             let sql = config.sql.unwrap_or_default();
             let limits = Limits { seconds: config.timeout_secs.min(60), ..self.limits };
-            let found = preview(&self.db, &self.engine, &sql, limits, rows).await.map_err(from_task)?;
+            let query = Previewed { sql: &sql, parameters };
+            let found = preview(&self.db, &self.engine, query, limits, rows).await.map_err(from_preview)?;
             let columns: Vec<_> =
                 found.columns.iter().map(|(name, kind)| serde_json::json!({ "name": name, "type": kind })).collect();
             let columns = serde_json::value::to_raw_value(&columns).map_err(|err| TrialError::new(&err))?;
@@ -330,6 +332,12 @@ impl Previewer for EnginePreviewer {
     }
 }
 
-fn from_task(err: TaskError) -> TrialError {
-    TrialError { message: err.message, causes: err.causes, position: err.position }
+fn wrong(errors: &[FieldError]) -> TrialError {
+    let told: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
+    TrialError { message: told.join("; "), japanese: None, causes: Vec::new(), position: None }
+}
+
+fn from_preview(err: PreviewError) -> TrialError {
+    let PreviewError { words, causes } = err;
+    TrialError { message: words.english, japanese: Some(words.japanese), causes, position: None }
 }

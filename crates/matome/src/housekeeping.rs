@@ -47,6 +47,10 @@ async fn once(db: &Db, clock: &Clock) -> Result<bool> {
     let sources = db.write(|conn| data_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let aggregations = db.write(|conn| aggregation_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let now = clock.now();
-    let unseen = db.write(move |conn| aggregation_runs::collect(conn, BATCH, now).boxed()).await?;
-    Ok(sources || aggregations || unseen)
+    // Found beside the writer, which has nothing to do most of the time.
+    let leftover = aggregation_runs::leftover(&mut db.read().await?.conn()).await?;
+    if let Some(leftover) = leftover {
+        db.write(move |conn| async move { aggregation_runs::remove(conn, leftover, BATCH, now).await }.boxed()).await?;
+    }
+    Ok(sources || aggregations || leftover.is_some())
 }

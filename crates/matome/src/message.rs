@@ -87,6 +87,7 @@ catalogue! {
         "例: --config '{{\"url\": \"https://example.com/users\"}}'、または --config @ファイル名";
     NoKeyValue { option } => "`{option}` is not KEY=VALUE", "`{option}` は KEY=VALUE の形ではありません";
     WriteKeyValue => "for example --set encoding=shift_jis", "例: --set encoding=shift_jis";
+    WriteParam => "for example --param since=2026-01-01", "例: --param since=2026-01-01";
     BeneathNoObject { key } =>
         "`{key}` goes beneath something that is no object", "`{key}` の上位がオブジェクトではありません";
     SetObjectFirst => "set the object itself first, or write all of it with --config",

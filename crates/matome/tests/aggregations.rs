@@ -4,8 +4,9 @@
 
 mod support;
 
+use matome_store::db::{DataDir, Db};
 use serde_json::{Value, json};
-use support::{Home, Server, homes, until, write};
+use support::{Home, Server, homes, sqlite_home, until, write};
 
 /// A server with a source `orders`, whose file a test rewrites.
 async fn with_orders(home: &Home) -> (Server, i64) {
@@ -184,5 +185,123 @@ async fn a_run_follows_its_sources_and_aggregations_also_through_a_kill() {
         }
         let tasks = server.get(&format!("/api/aggregation/tasks/?source={daily}")).await;
         assert_eq!(tasks["count"], 1, "{}: {tasks}", home.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_given_checked_and_kept_with_the_run() {
+    for home in homes().await {
+        let (server, _) = with_orders(&home).await;
+        let config = json!({ "sql": "select day, n from orders where n >= $least and day <> $not",
+            "params": { "least": { "type": "integer" }, "not": { "type": "text", "default": "sun" } } });
+        let id = add(&server, "some", config).await;
+        let path = format!("/api/aggregation/sources/{id}/run/");
+        for (body, field, said) in [
+            (json!({}), "least", "required"),
+            (json!({ "params": { "least": "x" } }), "least", "whole number"),
+            (json!({ "params": { "least": 1, "lest": 2 } }), "lest", "Unknown option"),
+        ] {
+            let (status, answer) = server.send("POST", &path, Some(body)).await;
+            let words = answer["params"][field][0].as_str().unwrap_or_default();
+            assert_eq!((status, words.contains(said)), (400, true), "{}: {answer}", home.name);
+        }
+        home.ok(&["aggregate", "run", "some", "--param", "least=20", "--wait"]);
+        assert_eq!(shown(&server, &format!("source={id}")).await, ["tue=20"], "{}", home.name);
+        let runs = server.get(&format!("/api/aggregation/runs/?source={id}")).await;
+        assert_eq!(runs["results"][0]["params"], json!({ "least": 20, "not": "sun" }), "{runs}");
+        let previewed =
+            home.ok(&["aggregate", "preview", "some", "--param", "least=0", "--param", "not=mon", "-o", "csv"]);
+        assert_eq!(previewed.replace('\r', ""), "day,n\ntue,20\n", "{}", home.name);
+
+        for (name, config, path) in [
+            ("a", json!({ "sql": "select $x as x" }), &["config", "sql"] as &[&str]),
+            (
+                "b",
+                json!({ "sql": "select $x as x", "params": { "x": { "type": "text" } }, "refresh_interval_secs": 60 }),
+                &["config", "params", "x", "default"],
+            ),
+        ] {
+            let body = json!({ "name": name, "config": config });
+            let (status, answer) = server.send("POST", "/api/aggregation/sources/", Some(body)).await;
+            let found = path.iter().fold(&answer, |answer, key| &answer[key]);
+            assert!(status == 400 && found[0].is_string(), "{}: {answer}", home.name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_engine_refuses_it_says_in_japanese_too() {
+    for home in homes().await {
+        let (server, _) = with_orders(&home).await;
+        let id = add(&server, "some", json!({ "sql": "select 1 as one" })).await;
+        let ask = async |path: String, body: Value| {
+            let request = server.client.post(format!("{}{path}", server.base)).bearer_auth(&server.token);
+            let request = request.header("content-type", "application/json").header("accept-language", "ja");
+            request.body(body.to_string()).send().await.unwrap().text().await.unwrap()
+        };
+        let refused = json!({ "name": "x", "config": { "sql": "drop table orders" } });
+        let answer = ask("/api/aggregation/sources/".to_owned(), refused).await;
+        assert!(answer.contains("`drop table orders`は使えません"), "{}: {answer}", home.name);
+        let path = format!("/api/aggregation/sources/{id}/preview/");
+        for (sql, said) in [
+            ("select * from", "SQLエンジンの説明"),
+            ("select * from order", "`sources.orders`のことですか"),
+            ("select cast(day as int) as n from orders", "`try_cast`"),
+        ] {
+            let answer = ask(path.clone(), json!({ "config": { "sql": sql } })).await;
+            assert!(answer.contains(said), "{}: {answer}", home.name);
+        }
+    }
+}
+
+/// The worker dies after the publication and before the end of its task: as the database then looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_published_run_is_not_appended_again_when_its_worker_dies() {
+    let home = sqlite_home();
+    let (mut server, _) = with_orders(&home).await;
+    let log = add(&server, "log", json!({ "sql": "select day, n from orders", "mode": "append" })).await;
+    let task = server.run("aggregation", log).await["id"].as_i64().unwrap();
+    server.kill();
+    drop(server);
+    let db = Db::open_embedded(DataDir::acquire(&home.data_dir()).unwrap()).await.unwrap();
+    db.write(move |conn| {
+        Box::pin(async move {
+            let worker = uuid::Uuid::new_v4();
+            let lane =
+                "update lanes set lease_epoch = lease_epoch + 1, lease_worker = $2, lease_task = $1, leased_at = 0
+                where id = (select lane_id from tasks where id = $1)";
+            conn.execute(lane, &[task.into(), worker.into()]).await?;
+            let task_again = "update tasks set status = 'running', worker = $2, finished_at = null, result = null,
+                lease_epoch = (select lease_epoch from lanes where lanes.id = tasks.lane_id) where id = $1";
+            conn.execute(task_again, &[task.into(), worker.into()]).await
+        })
+    })
+    .await
+    .unwrap();
+    db.close().await;
+    drop(db);
+    let server = home.serve().await;
+    let ended = server.ended(&format!("/api/aggregation/tasks/{task}/")).await;
+    assert_eq!((&ended["status"], &ended["result"]["rows"]), (&json!("succeeded"), &json!(2)), "{ended}");
+    assert_eq!(shown(&server, &format!("source={log}")).await, ["mon=10", "tue=20"]);
+    assert_eq!(server.get(&format!("/api/aggregation/runs/?source={log}")).await["count"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aggregation_takes_a_cron_schedule_and_then_needs_defaults() {
+    for home in homes().await {
+        let (server, _) = with_orders(&home).await;
+        let config = |params: Value| {
+            json!({ "sql": "select day, n from orders where n > $least", "params": params,
+                "schedule": { "cron": "0 6 * * *", "timezone": "Asia/Tokyo" } })
+        };
+        let id = add(&server, "daily", config(json!({ "least": { "type": "integer", "default": 0 } }))).await;
+        let schedules = server.get("/api/schedules/").await;
+        assert_eq!(schedules["count"], 1, "{}: {schedules}", home.name);
+        server.run("aggregation", id).await;
+        let body = json!({ "name": "x", "config": config(json!({ "least": { "type": "integer" } })) });
+        let (status, answer) = server.send("POST", "/api/aggregation/sources/", Some(body)).await;
+        let said = &answer["config"]["params"]["least"]["default"][0];
+        assert!(status == 400 && said.is_string(), "{}: {answer}", home.name);
     }
 }

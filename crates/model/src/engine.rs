@@ -5,11 +5,14 @@
 //! bytes of one Arrow IPC stream in [`Frame::Arrow`] frames, and a [`Frame::Trailer`]. A [`Frame::Failure`] may come
 //! instead of any of them and is the last. Rows are handed over as files in the child's working directory, see [`TableInput`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::field_error::Words;
 use crate::inference::{ColumnType, InferenceError};
+use crate::source::words;
 
 /// The format number of these messages; a child refuses any other.
 pub const FORMAT: u32 = 2;
@@ -117,6 +120,40 @@ pub struct Run {
     pub limits: Limits,
     /// At most this many rows of the result, then the run ends well with [`RunTrailer::truncated`].
     pub preview_rows: Option<u64>,
+    /// Values of the query's parameters, by name without `$`.
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+words! {
+    /// What the values of a parameter are.
+    ParameterType {
+        /// An instant.
+        Timestamp = "timestamp",
+        /// A day.
+        Date = "date",
+        /// A whole number within 64 bits.
+        Integer = "integer",
+        /// An exact decimal number.
+        Decimal = "decimal",
+        /// Text.
+        Text = "text",
+        /// True or false.
+        Boolean = "boolean",
+    }
+}
+
+impl ParameterType {
+    /// The words, for people.
+    pub const WORDS: &'static [&'static str] = &["timestamp", "date", "integer", "decimal", "text", "boolean"];
+}
+
+/// The value of a parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Its type.
+    pub kind: ParameterType,
+    /// Its text: ISO 8601 for times and dates, plain digits for numbers. `None` is null.
+    pub value: Option<String>,
 }
 
 /// A table of the query.
@@ -200,7 +237,7 @@ pub struct UnknownTable {
     /// As the query names it.
     pub reference: TableReference,
     /// What the user can do: a likely name, or the names there are.
-    pub hint: String,
+    pub hint: Words,
 }
 
 /// The table that each of `references` means, in their order: an unqualified name is a source, else an aggregation.
@@ -224,10 +261,10 @@ fn resolve_one(reference: &TableReference, known: &[Table]) -> Result<Table, Unk
     Err(UnknownTable { reference: reference.clone(), hint: hint_for(reference, known) })
 }
 
-fn hint_for(reference: &TableReference, known: &[Table]) -> String {
+fn hint_for(reference: &TableReference, known: &[Table]) -> Words {
     const LISTED: usize = 20;
     if known.is_empty() {
-        return "there is no source and no aggregation yet".to_owned();
+        return Words::new("there is no source and no aggregation yet", "データソースも集約もまだありません");
     }
     let wanted = reference.name.to_lowercase();
     let nearest = known
@@ -235,14 +272,18 @@ fn hint_for(reference: &TableReference, known: &[Table]) -> String {
         .map(|table| (strsim::normalized_damerau_levenshtein(&wanted, &table.name.to_lowercase()), table))
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     let mut hint = match nearest {
-        Some((likeness, table)) if likeness >= 0.6 => format!("did you mean `{table}`? "),
-        _ => String::new(),
+        Some((likeness, table)) if likeness >= 0.6 => {
+            Words::new(format!("did you mean `{table}`? "), format!("`{table}`のことですか。"))
+        }
+        _ => Words::default(),
     };
     let names: Vec<String> = known.iter().take(LISTED).map(|table| format!("`{table}`")).collect();
-    hint.push_str("tables: ");
-    hint.push_str(&names.join(", "));
+    hint.english.push_str(&format!("tables: {}", names.join(", ")));
+    hint.japanese.push_str(&format!("テーブル: {}", names.join("、")));
     if known.len() > LISTED {
-        hint.push_str(&format!(" and {} more", known.len() - LISTED));
+        let more = known.len() - LISTED;
+        hint.english.push_str(&format!(" and {more} more"));
+        hint.japanese.push_str(&format!("、ほか{more}個"));
     }
     hint
 }
@@ -273,6 +314,8 @@ impl Default for Limits {
 pub struct Validated {
     /// The tables it reads, sorted, each once.
     pub tables: Vec<TableReference>,
+    /// The parameters it names, without `$`, sorted, each once.
+    pub parameters: Vec<String>,
 }
 
 /// Answer to [`Ask::Probe`].
@@ -364,27 +407,53 @@ pub struct Failure {
     /// The kind of failure.
     pub code: FailureCode,
     /// What went wrong.
-    pub message: String,
+    pub message: Words,
     /// What the user can do; may be empty.
-    pub hint: String,
+    pub hint: Words,
 }
 
 impl Failure {
     /// A failure with a remedy.
-    pub fn new(code: FailureCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub fn new(code: FailureCode, message: impl Into<Words>, hint: impl Into<Words>) -> Self {
         Self { code, message: message.into(), hint: hint.into() }
+    }
+
+    /// A failure of the machinery, told alike in every language: it is for those who maintain it.
+    pub fn alike(code: FailureCode, message: String) -> Self {
+        Self { code, message: Words::new(message.clone(), message), hint: Words::default() }
+    }
+
+    /// A fault of the engine.
+    pub fn internal(message: String) -> Self {
+        Self::alike(FailureCode::Internal, message)
+    }
+
+    /// The query passed [`Limits::seconds`].
+    pub fn time_limit(seconds: u64) -> Self {
+        Self::new(
+            FailureCode::TimeLimit,
+            (
+                format!("the query did not end within {seconds} s"),
+                format!("クエリが{seconds}秒以内に終わりませんでした"),
+            ),
+            (
+                "read fewer rows, check that every join has a condition, or raise `timeout_secs`",
+                "読む行を減らすか、すべての結合に条件があるか確かめるか、`timeout_secs`を増やしてください",
+            ),
+        )
     }
 }
 
 impl From<InferenceError> for Failure {
     fn from(err: InferenceError) -> Self {
         let hint = match err {
-            InferenceError::TooManyColumns => {
-                "a map with data as keys is better kept one level down, where it becomes one column"
-            }
-            InferenceError::Json(_) | InferenceError::Number(_) => "",
+            InferenceError::TooManyColumns => (
+                "a map with data as keys is better kept one level down, where it becomes one column",
+                "データをキーとする対応表は、一段下に置くと一つの列になります",
+            ),
+            InferenceError::Json(_) | InferenceError::Number(_) => ("", ""),
         };
-        Self::new(FailureCode::Input, err.to_string(), hint)
+        Self::new(FailureCode::Input, (err.to_string(), err.to_string()), hint)
     }
 }
 
@@ -454,7 +523,7 @@ mod tests {
         let known = [table(Schema::Sources, "orders"), table(Schema::Sources, "web log")];
         let err = resolve(&[reference(None, "Order")], &known).unwrap_err();
         assert_eq!(err.to_string(), "no table is called `Order`");
-        assert_eq!(err.hint, "did you mean `sources.orders`? tables: `sources.orders`, `sources.\"web log\"`");
+        assert_eq!(err.hint.english, "did you mean `sources.orders`? tables: `sources.orders`, `sources.\"web log\"`");
         assert!(resolve(&[reference(Some(Schema::Aggregations), "orders")], &known).is_err());
     }
 }

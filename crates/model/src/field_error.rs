@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::language::Language;
 
 /// A value of a definition that cannot be accepted.
@@ -24,12 +26,18 @@ impl FieldError {
 /// Sentences in each language that matome speaks; displayed, they are English.
 ///
 /// A message to users is made of both, so that none can be added in one language only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Words {
     /// English.
     pub english: String,
     /// Japanese.
     pub japanese: String,
+}
+
+impl<E: Into<String>, J: Into<String>> From<(E, J)> for Words {
+    fn from((english, japanese): (E, J)) -> Self {
+        Self::new(english, japanese)
+    }
 }
 
 impl fmt::Display for Words {

@@ -132,6 +132,16 @@ const SHOW: &str = "update aggregation_sources set current_run_id = $2,
     key_columns = $6
 where id = $1";
 
+/// Runs whose record stays though their rows are gone.
+const RECORDED_RUNS: i64 = 1_000;
+
+// A few with each publication: more than it adds. The oldest first, so that what replaced a run outlives it.
+const FORGET: &str = "delete from aggregation_runs where id in (
+    select r.id from aggregation_runs r
+    where r.source_id = $1 and r.rows_removed_at is not null and r.id <= (
+        select n.id from aggregation_runs n where n.source_id = $1 order by n.id desc limit 1 offset $2)
+    order by r.id limit 10)";
+
 /// Begins a run. A run of the same aggregation that a crash left unfinished is given up: its rows were never
 /// seen and are collected.
 ///
@@ -192,6 +202,7 @@ pub async fn publish(conn: &mut Conn<'_>, fence: &Fence, run: &Publication) -> R
     }
     let args = [source.into(), id.into(), replaces.into(), added.into(), kept_from.into(), run.key.as_deref().into()];
     conn.execute(SHOW, &args).await?;
+    conn.execute(FORGET, &[source.into(), RECORDED_RUNS.into()]).await?;
     triggers::note(conn, LaneKind::Aggregation, source, run.now).await?;
     // Source before lane: the order of the API's changes, so that neither waits for the other.
     lease::lock(conn, fence).await
@@ -230,8 +241,13 @@ pub async fn published_by(conn: &mut Conn<'_>, source_id: i64, task_id: i64) -> 
     found.map(|row| Ok((row.int("id")?, row.int("row_count")?))).transpose()
 }
 
-const GIVE_UP: &str = "update aggregation_runs set status = 'abandoned'
-where status = 'building' and rows_removed_at is null
+// A task that failed leaves its run behind. The last condition is the index's.
+const UNFINISHED: &str = "select r.id from aggregation_runs r
+where r.status = 'building' and not exists (select 1 from tasks t where t.id = r.task_id and t.status = 'running')
+    and r.rows_removed_at is null and r.status <> 'current'
+order by r.id limit 1";
+
+const GIVE_UP: &str = "update aggregation_runs set status = 'abandoned' where id = $1 and status = 'building'
     and not exists (select 1 from tasks t where t.id = aggregation_runs.task_id and t.status = 'running')";
 
 // Rows of one run at a time: each statement walks a short index.
@@ -245,9 +261,13 @@ const REMOVE_ROWS: &str = "delete from aggregated_data where id in (
 
 // What a run that was given up has marked is free for the next; a later run may have marked it already.
 const UNMARK: &str = "update aggregated_data set superseded_by = null where superseded_by = $1 and id in (
-    select d.id from aggregated_data d where d.superseded_by = $1 limit $2)";
+    select d.id from aggregated_data d where d.superseded_by = $1 limit $2)
+and exists (select 1 from aggregation_runs r where r.id = $1 and r.status = 'abandoned')";
 
-const REMOVED: &str = "update aggregation_runs set rows_removed_at = $2 where id = $1";
+// Asked anew, not concluded from the number of removed rows: another process may have removed the same ones.
+const REMOVED: &str = "update aggregation_runs set rows_removed_at = $2
+where id = $1 and not exists (select 1 from aggregated_data d where d.run_id = $1)
+    and (status <> 'abandoned' or not exists (select 1 from aggregated_data d where d.superseded_by = $1))";
 
 const LEFTOVERS: &str = "select r.id from aggregation_runs r join aggregation_sources s on s.id = r.source_id
 where r.superseded_stored > 0 and r.published_at is not null and r.id <= s.kept_from_run
@@ -256,31 +276,59 @@ order by r.id limit 1";
 const REMOVE_SUPERSEDED: &str = "delete from aggregated_data where id in (
     select d.id from aggregated_data d where d.superseded_by = $1 limit $2)";
 
-const REMOVED_SUPERSEDED: &str =
-    "update aggregation_runs set superseded_stored = case when $2 then 0 else superseded_stored - $3 end where id = $1";
+const REMOVED_SUPERSEDED: &str = "update aggregation_runs set superseded_stored = case
+    when exists (select 1 from aggregated_data d where d.superseded_by = $1) then superseded_stored - $2 else 0 end
+where id = $1";
 
-/// Removes at most `limit` rows (a few more than that) that no version shows any more; returns whether there may be more.
+/// Something of a run that no version shows any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// A run that nobody builds any more.
+    Unfinished(i64),
+    /// A run whose rows can go.
+    Hidden(i64),
+    /// A run that superseded rows which can go.
+    Superseding(i64),
+}
+
+/// Finds something to [`remove`]; only reads.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn leftover(conn: &mut Conn<'_>) -> Result<Option<Leftover>> {
+    type Found = fn(i64) -> Leftover;
+    // Superseded rows before hidden ones: a row may be both, and then its superseding run counts it.
+    let kinds: [(&'static str, Found); 3] =
+        [(UNFINISHED, Leftover::Unfinished), (LEFTOVERS, Leftover::Superseding), (HIDDEN, Leftover::Hidden)];
+    for (sql, found) in kinds {
+        if let Some(run) = conn.fetch_optional(sql, &[]).await? {
+            return Ok(Some(found(run.int("id")?)));
+        }
+    }
+    Ok(None)
+}
+
+/// Removes at most `limit` rows of a leftover, or what else there is of it.
 ///
 /// # Errors
 /// When the database refuses it or is gone.
-pub async fn collect(conn: &mut Conn<'_>, limit: i64, now: Timestamp) -> Result<bool> {
+pub async fn remove(conn: &mut Conn<'_>, leftover: Leftover, limit: i64, now: Timestamp) -> Result<()> {
     let most = u64::try_from(limit).unwrap_or(0);
-    // A task that failed leaves its run behind.
-    conn.execute(GIVE_UP, &[]).await?;
-    if let Some(run) = conn.fetch_optional(HIDDEN, &[]).await? {
-        let id = run.int("id")?;
-        let removed = conn.execute(REMOVE_ROWS, &[id.into(), limit.into()]).await?;
-        if removed == most || conn.execute(UNMARK, &[id.into(), limit.into()]).await? == most {
-            return Ok(true);
+    match leftover {
+        Leftover::Unfinished(id) => {
+            conn.execute(GIVE_UP, &[id.into()]).await?;
         }
-        conn.execute(REMOVED, &[id.into(), now.into()]).await?;
-        return Ok(true);
+        Leftover::Hidden(id) => {
+            let removed = conn.execute(REMOVE_ROWS, &[id.into(), limit.into()]).await?;
+            if removed < most && conn.execute(UNMARK, &[id.into(), limit.into()]).await? < most {
+                conn.execute(REMOVED, &[id.into(), now.into()]).await?;
+            }
+        }
+        Leftover::Superseding(id) => {
+            let removed = conn.execute(REMOVE_SUPERSEDED, &[id.into(), limit.into()]).await?;
+            let removed = i64::try_from(removed).unwrap_or(i64::MAX);
+            conn.execute(REMOVED_SUPERSEDED, &[id.into(), removed.into()]).await?;
+        }
     }
-    let Some(run) = conn.fetch_optional(LEFTOVERS, &[]).await? else { return Ok(false) };
-    let id = run.int("id")?;
-    let removed = conn.execute(REMOVE_SUPERSEDED, &[id.into(), limit.into()]).await?;
-    let removed_all = removed < most;
-    let removed = i64::try_from(removed).unwrap_or(i64::MAX);
-    conn.execute(REMOVED_SUPERSEDED, &[id.into(), removed_all.into(), removed.into()]).await?;
-    Ok(true)
+    Ok(())
 }

@@ -159,11 +159,16 @@ impl Work {
 
     async fn collect_all(&self) -> usize {
         let mut batches = 0;
-        while self.db.write(|conn| Box::pin(aggregation_runs::collect(conn, 2, at(99)))).await.unwrap() {
+        loop {
+            let found = aggregation_runs::leftover(&mut self.db.read().await.unwrap().conn()).await.unwrap();
+            let Some(leftover) = found else { return batches };
+            self.db
+                .write(move |conn| Box::pin(async move { aggregation_runs::remove(conn, leftover, 2, at(99)).await }))
+                .await
+                .unwrap();
             batches += 1;
             assert!(batches < 100, "collecting does not end");
         }
-        batches
     }
 
     async fn stored(&self) -> i64 {
@@ -341,6 +346,12 @@ async fn a_replacing_run_ends_what_was_added_up() {
         work.run(Effect::Upsert, &[2, 3], "b").await;
         work.run(Effect::Replace, &[7], "c").await;
         assert_eq!(work.shown().await, ["7c"], "{}", bed.name);
+        work.collect_all().await;
+        assert_eq!((work.shown().await.len(), work.stored().await), (1, 1), "{}", bed.name);
+        let left = "select cast(coalesce(sum(superseded_stored), 0) as bigint) as n from aggregation_runs";
+        let mut reader = bed.db.read().await.unwrap();
+        assert_eq!(reader.conn().fetch_one(left, &[]).await.unwrap().int("n").unwrap(), 0, "{}", bed.name);
+        drop(reader);
         work.run(Effect::Upsert, &[7, 8], "d").await;
         assert_eq!(work.shown().await, ["7d", "8d"], "{}", bed.name);
         work.collect_all().await;
@@ -362,5 +373,47 @@ async fn a_lost_lease_publishes_nothing() {
             bed.name
         );
         assert_eq!(work.shown().await, ["1a"], "{}", bed.name);
+    }
+}
+
+#[tokio::test]
+async fn old_runs_are_forgotten_when_their_rows_are_gone() {
+    for bed in databases().await {
+        let work = Work::start(&bed.db, "many").await;
+        work.run(Effect::Replace, &[1], "a").await;
+        let source = work.source_id;
+        bed.db
+            .write(move |conn| {
+                Box::pin(async move {
+                    let sql = "with recursive n (i) as (select 1 union all select i + 1 from n where i < 1009)
+                        insert into aggregation_runs (source_id, task_id, status, started_at, rows_removed_at)
+                        select $1, 1, 'abandoned', $2, $2 from n";
+                    conn.execute(sql, &[source.into(), at(1).into()]).await
+                })
+            })
+            .await
+            .unwrap();
+        let newest = work.run(Effect::Replace, &[1], "b").await;
+        let mut reader = bed.db.read().await.unwrap();
+        let sql = "select count(*) as n, min(id) as low from aggregation_runs where source_id = $1";
+        let row = reader.conn().fetch_one(sql, &[source.into()]).await.unwrap();
+        // The first run still has its row; of 1,009 without rows those beyond the newest thousand go, ten at a time.
+        assert_eq!((row.int("n").unwrap(), row.int("low").unwrap()), (1001, newest - 1010), "{}", bed.name);
+        assert_eq!(work.shown().await, ["1b"], "{}", bed.name);
+    }
+}
+
+#[tokio::test]
+async fn the_run_that_a_task_published_is_found_again() {
+    for bed in databases().await {
+        let work = Work::start(&bed.db, "once").await;
+        let lost = work.begin(Effect::Append).await;
+        let of_task = async |task| {
+            let mut reader = bed.db.read().await.unwrap();
+            aggregation_runs::published_by(&mut reader.conn(), work.source_id, task).await.unwrap()
+        };
+        assert_eq!(of_task(7).await, None, "{}: run {lost} is not published", bed.name);
+        let run = work.run(Effect::Append, &[1, 2], "a").await;
+        assert_eq!((of_task(7).await, of_task(8).await), (Some((run, 2)), None), "{}", bed.name);
     }
 }

@@ -198,7 +198,10 @@ fn form(kind: ParameterType) -> Words {
         ParameterType::Boolean => ("true or false", "trueまたはfalse", "true"),
         ParameterType::Text => ("text without NUL characters", "NUL文字を含まない文字列", "\"paid\""),
     };
-    Words::new(format!("Expected {english}, such as {example}."), format!("{japanese}を指定してください (例: {example})。"))
+    Words::new(
+        format!("Expected {english}, such as {example}."),
+        format!("{japanese}を指定してください (例: {example})。"),
+    )
 }
 
 fn digits() -> Words {
@@ -210,7 +213,9 @@ fn digits() -> Words {
 
 fn name_form() -> Words {
     Words::new(
-        format!("A name has 1 to {MAX_NAME} letters a-z, digits and `_`, and starts with no digit; in SQL it is `$name`."),
+        format!(
+            "A name has 1 to {MAX_NAME} letters a-z, digits and `_`, and starts with no digit; in SQL it is `$name`."
+        ),
         format!("名前は英字、数字、`_`からなる1から{MAX_NAME}文字で、数字では始まりません。SQLでは`$name`と書きます。"),
     )
 }

@@ -24,6 +24,7 @@ use arrow_cast::display::{ArrayFormatter, DurationFormat, FormatOptions};
 use arrow_schema::{DataType, TimeUnit};
 use chrono::{DateTime, NaiveTime, SecondsFormat, Utc};
 use matome_model::canonical::write_string;
+use matome_model::field_error::Words;
 
 use super::error::EngineError;
 
@@ -49,14 +50,17 @@ impl RowWriter {
                 out.push(b',');
             }
             out.extend_from_slice(key);
-            value(&mut out, column, row).map_err(|fault| EngineError::Query {
-                reason: format!(
-                    "column `{}`, row {} of the result: {}",
-                    batch.schema().field(position).name(),
-                    self.written + 1,
-                    fault.reason
-                ),
-                hint: fault.hint.to_owned(),
+            value(&mut out, column, row).map_err(|fault| {
+                let schema = batch.schema();
+                let (name, row) = (schema.field(position).name(), self.written + 1);
+                let Fault { reason, hint } = fault;
+                EngineError::Query {
+                    reason: Box::new(Words::new(
+                        format!("column `{name}`, row {row} of the result: {}", reason.english),
+                        format!("結果の列`{name}`、{row}行目: {}", reason.japanese),
+                    )),
+                    hint: Box::new(hint.into()),
+                }
             })?;
         }
         out.push(b'}');
@@ -66,8 +70,8 @@ impl RowWriter {
 }
 
 struct Fault {
-    reason: String,
-    hint: &'static str,
+    reason: Words,
+    hint: (&'static str, &'static str),
 }
 
 fn key(name: &str) -> Vec<u8> {
@@ -151,7 +155,13 @@ fn value(out: &mut Vec<u8>, array: &ArrayRef, row: usize) -> Result<(), Fault> {
         DataType::Duration(_) | DataType::Interval(_) => {
             let options = FormatOptions::new().with_duration_format(DurationFormat::ISO8601);
             let text = ArrayFormatter::try_new(array, &options).map(|formatter| formatter.value(row).to_string());
-            write_string(out, &text.map_err(|err| Fault { reason: err.to_string(), hint: "cast it to text" })?);
+            write_string(
+                out,
+                &text.map_err(|err| Fault {
+                    reason: Words::new(err.to_string(), err.to_string()),
+                    hint: ("cast it to text", "テキストにキャストしてください"),
+                })?,
+            );
         }
         DataType::List(_) => items(out, &array.as_list::<i32>().value(row))?,
         DataType::LargeList(_) => items(out, &array.as_list::<i64>().value(row))?,
@@ -177,8 +187,11 @@ fn value(out: &mut Vec<u8>, array: &ArrayRef, row: usize) -> Result<(), Fault> {
         }
         other @ (DataType::Map(..) | DataType::Union(..) | DataType::RunEndEncoded(..)) => {
             return Err(Fault {
-                reason: format!("a value of type {other} has no JSON form"),
-                hint: "cast it to text, or take its parts",
+                reason: Words::new(
+                    format!("a value of type {other} has no JSON form"),
+                    format!("{other}型の値はJSONで表せません"),
+                ),
+                hint: ("cast it to text, or take its parts", "テキストにキャストするか、その部分を取り出してください"),
             });
         }
     }
@@ -200,8 +213,11 @@ fn items(out: &mut Vec<u8>, items: &ArrayRef) -> Result<(), Fault> {
 fn float(out: &mut Vec<u8>, wide: f64, narrow: Option<f32>) -> Result<(), Fault> {
     if !wide.is_finite() {
         return Err(Fault {
-            reason: format!("{wide} is not a number in JSON"),
-            hint: "guard a division with `nullif(divisor, 0)`, or make it null with `case when isnan(x) then null else x end`",
+            reason: Words::new(format!("{wide} is not a number in JSON"), format!("{wide}はJSONの数ではありません")),
+            hint: (
+                "guard a division with `nullif(divisor, 0)`, or make it null with `case when isnan(x) then null else x end`",
+                "除算は`nullif(divisor, 0)`で守るか、`case when isnan(x) then null else x end`でnullにしてください",
+            ),
         });
     }
     // `Display` writes the shortest digits that read back as the same float.
@@ -222,7 +238,7 @@ fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn out_of_range() -> Fault {
-    Fault { reason: "a date is out of range".to_owned(), hint: "" }
+    Fault { reason: Words::new("a date is out of range", "日付が範囲の外です"), hint: ("", "") }
 }
 
 fn timestamp(out: &mut Vec<u8>, units: Option<i64>, per_second: i64, date_only: bool) -> Result<(), Fault> {

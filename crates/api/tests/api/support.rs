@@ -156,13 +156,23 @@ async fn tokens(db: &Db) -> [String; 2] {
 struct OneRow;
 
 impl Previewer for OneRow {
-    fn validate(&self, sql: String) -> BoxFuture<'_, Result<(), TrialError>> {
+    fn validate(&self, sql: String) -> BoxFuture<'_, Result<Vec<String>, TrialError>> {
         let is_query = sql.trim_start().starts_with("select");
-        let refused = || TrialError { message: "only queries can run".to_owned(), causes: Vec::new(), position: None };
-        async move { if is_query { Ok(()) } else { Err(refused()) } }.boxed()
+        let refused = || TrialError {
+            message: "only queries can run".to_owned(),
+            japanese: Some("クエリだけです".to_owned()),
+            causes: Vec::new(),
+            position: None,
+        };
+        async move { if is_query { Ok(Vec::new()) } else { Err(refused()) } }.boxed()
     }
 
-    fn preview(&self, config: Box<RawValue>, _rows: usize) -> BoxFuture<'_, Result<Preview, TrialError>> {
+    fn preview(
+        &self,
+        config: Box<RawValue>,
+        _: serde_json::Map<String, Value>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Preview, TrialError>> {
         async move {
             let columns = serde_json::value::to_raw_value(&json!([{"name": "sql", "type": "Utf8"}])).unwrap();
             Ok(Preview { rows: vec![config], columns, complete: true })

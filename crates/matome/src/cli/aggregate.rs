@@ -59,6 +59,9 @@ pub enum AggregateCommand {
         /// Shows the rows of this run alone, whatever the mode: the rows before leave.
         #[arg(long)]
         replace: bool,
+        /// A value of one of its parameters, NAME=VALUE. Repeatable.
+        #[arg(long = "param", value_name = "NAME=VALUE")]
+        params: Vec<String>,
     },
     /// Lists runs of an aggregation, newest first.
     Runs {
@@ -79,6 +82,9 @@ pub enum AggregateCommand {
         /// This SQL instead of the stored one, or @FILE.
         #[arg(long)]
         sql: Option<String>,
+        /// A value of one of its parameters, NAME=VALUE. Repeatable.
+        #[arg(long = "param", value_name = "NAME=VALUE")]
+        params: Vec<String>,
     },
     /// Deletes an aggregation and its rows.
     Delete(DeleteTarget),

@@ -1,6 +1,6 @@
 //! `matome aggregate ...`
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::source::set_all;
 use super::{find, list, schedule, text_or_file};
@@ -89,10 +89,13 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             client.close().await;
         }
         AggregateCommand::Show(target) => super::show(&target, console, AGGREGATIONS).await?,
-        AggregateCommand::Run { run, replace } => {
+        AggregateCommand::Run { run, replace, params } => {
             let mut options = json!({});
             if replace {
                 options["replace"] = true.into();
+            }
+            if !params.is_empty() {
+                options["params"] = given(&params)?;
             }
             super::run(&run, console, AGGREGATIONS, &options).await?;
         }
@@ -107,12 +110,15 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             print_rows(console, &output, &rows, RUNS)?;
             client.close().await;
         }
-        AggregateCommand::Preview { client, name, sql } => {
+        AggregateCommand::Preview { client, name, sql, params } => {
             let output = client.output.clone();
-            let body = match sql {
+            let mut body = match sql {
                 Some(sql) => json!({ "config": { "sql": text_or_file(&sql)? } }),
                 None => json!({}),
             };
+            if !params.is_empty() {
+                body["params"] = given(&params)?;
+            }
             let client = Client::connect(&client, console, false).await?;
             let id = find(&client, AGGREGATIONS, &name).await?;
             let path = format!("{AGGREGATIONS}{id}/preview/");
@@ -133,6 +139,15 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
         AggregateCommand::Delete(delete) => super::delete(&delete, console, AGGREGATIONS).await?,
     }
     Ok(())
+}
+
+/// Values of parameters by name, as text: the server knows their types.
+fn given(params: &[String]) -> Result<Value, Failure> {
+    let pair = |param: &String| match param.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.into())),
+        None => Err(Failure::new(Exit::Usage, Message::NoKeyValue { option: param.clone() }).help(Message::WriteParam)),
+    };
+    params.iter().map(pair).collect::<Result<serde_json::Map<_, _>, _>>().map(Value::Object)
 }
 
 /// What `preview/` answers, as far as it is printed.
