@@ -265,8 +265,8 @@ async fn answer(endpoint: &Endpoint, state: ApiState, mut parts: Parts, body: &m
 }
 
 /// Whether a request would need room. What gives room back, stops work or only looks is let through to a full disk.
-fn adds_data(method: &Method, path: &str) -> bool {
-    const SPARED: [&str; 5] = ["/pause", "/cancel", "/discard", "/test", "/preview"];
+pub(crate) fn adds_data(method: &Method, path: &str) -> bool {
+    const SPARED: [&str; 6] = ["/pause", "/cancel", "/discard", "/reset", "/test", "/preview"];
     let path = path.trim_end_matches('/');
     matches!(*method, Method::POST | Method::PUT | Method::PATCH) && !SPARED.iter().any(|action| path.ends_with(action))
 }

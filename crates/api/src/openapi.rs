@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
 use crate::auth::Permission;
-use crate::endpoint::{Endpoint, Operation};
+use crate::endpoint::{Endpoint, Operation, adds_data};
 
 /// What the document says about an operation beyond what the table says anyway.
 #[derive(Clone, Copy)]
@@ -146,6 +146,9 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
         if operation.permission != Permission::Read {
             refuse("403", "The token's role does not allow it.", "Detail");
         }
+    }
+    if adds_data(&operation.method, endpoint.path) {
+        refuse("507", "There is no room for more data.", "Detail");
     }
     if endpoint.path.contains("{id}") || doc.filters.is_some() {
         refuse("404", "There is no such thing.", "Detail");

@@ -239,8 +239,8 @@ catalogue! {
     Interrupted => "interrupted", "中断されました";
     Terminated => "ended by a signal", "シグナルで終了しました";
     GoesOnWithout =>
-        "a task that was started goes on in the server; `matome task list` shows it",
-        "始めたタスクはサーバーで続きます。`matome task list` で確かめられます";
+        "a task that was started stays: a server goes on with it, or the next `run` does",
+        "始めたタスクは残ります。サーバーか、次の `run` が続けます";
 
     // Tasks.
     TaskCancelled { id, name } => "task {id} of `{name}` was cancelled", "`{name}` のタスク {id} は取り消されました";

@@ -126,7 +126,7 @@ fn slips_of_the_pen_are_told_and_leave_nothing_behind() {
     let at = elsewhere.to_str().unwrap();
     let list = |args: [&str; 2]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_matome"));
-        command.args(["source", "list"]).args(args).env_remove("DATABASE_URL").output().unwrap()
+        command.args(["source", "list"]).args(args).env_remove("DATABASE_URL").env("LC_ALL", "C").output().unwrap()
     };
     failed(&list(["--data-dir", at]), 3, "no data directory");
     assert!(!elsewhere.exists());

@@ -155,11 +155,10 @@ fn an_old_database_goes_on_working() {
             String::from_utf8(output.stdout).unwrap()
         };
         let then = rows(&answers, "acquisition/data").iter().filter(|row| row.get().contains("\"source\":2,")).count();
-        let task: serde_json::Value =
-            serde_json::from_str(&with_files(&["source", "run", "orders", "--wait", "-o", "json"])).unwrap();
-        // What the old version stored is known: one row of the three is new.
-        assert_eq!((&task["result"]["stored"], &task["result"]["read"]), (&1.into(), &3.into()), "{task}");
-        assert_eq!(with_files(&["data", "export", "--source", "orders"]).lines().count(), then + 1);
+        // Its schedule may be due by now, so that another task reads the file first; what all of them stored is one row.
+        with_files(&["source", "run", "orders", "--wait"]);
+        let exported = with_files(&["data", "export", "--source", "orders"]);
+        assert_eq!(exported.lines().count(), then + 1, "what the old version stored is known: {exported}");
         with_files(&["aggregate", "run", "by_status", "--wait"]);
         let counts = with_files(&["data", "export", "--aggregation", "by_status", "-o", "csv"]);
         assert!(counts.contains("1,void") && counts.contains("2,paid"), "{counts}");

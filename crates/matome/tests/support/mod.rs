@@ -54,7 +54,13 @@ impl Home {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_matome"));
         command.args(args).arg("--data-dir").arg(self.data_dir());
-        command.env_remove("MATOME_URL").env_remove("MATOME_TOKEN").env_remove("DATABASE_URL");
+        for name in
+            ["MATOME_URL", "MATOME_TOKEN", "DATABASE_URL", "MATOME_LANG", "LOG_LEVEL", "LOG_FORMAT", "FILE_ROOTS"]
+        {
+            command.env_remove(name);
+        }
+        // Tests read messages in English, whatever their user speaks.
+        command.env("LC_ALL", "C");
         if let Some(url) = &self.database_url {
             command.env("DATABASE_URL", url);
         }
