@@ -126,6 +126,16 @@ impl Auth {
         }
     }
 
+    /// The secret of it.
+    pub(super) fn secret(&self) -> &SecretString {
+        match self {
+            Self::Bearer { token } => token,
+            Self::Basic { password, .. } => password,
+            Self::Header { value, .. } | Self::Query { value, .. } => value,
+            Self::ClientCredentials(client) => &client.client_secret,
+        }
+    }
+
     /// Adds the parameter that carries it, if one does.
     pub(super) fn add_query(&self, url: &mut Url) {
         if let Self::Query { name, value } = self {

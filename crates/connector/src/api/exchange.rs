@@ -8,9 +8,11 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use matome_egress::header::{self, HeaderMap};
 use matome_egress::{HttpClient, Method, Request, Response, StatusCode};
 use matome_model::clock::Clock;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::{Origin, Url};
 
+use super::auth::Auth;
 use super::config::ApiConfig;
 use super::list::Asked;
 use super::tokens::Tokens;
@@ -37,6 +39,8 @@ pub(super) struct Exchange {
     bytes: u64,
     /// Nothing may be asked for before.
     closed_until: Option<Instant>,
+    /// The access token that was sent last.
+    token: Option<SecretString>,
 }
 
 impl Exchange {
@@ -50,6 +54,7 @@ impl Exchange {
             stats: ReadStats::default(),
             bytes: 0,
             closed_until: None,
+            token: None,
         }
     }
 
@@ -120,6 +125,7 @@ impl Exchange {
             if let Some(auth) = &auth {
                 if let Some(client) = auth.client() {
                     token = Some(self.tokens.get(&self.client, client, self.config.common.timeout).await?);
+                    self.token.clone_from(&token);
                 }
                 auth.add_header(&mut request.origin_headers, token.as_ref());
                 auth.add_query(&mut request.url);
@@ -176,6 +182,15 @@ impl Exchange {
 
     fn spent(&self, response: &Response) -> Option<Duration> {
         self.config.rate.headers.as_ref()?.wait(&response.headers, self.clock.now())
+    }
+
+    /// What a server says, without the credentials that it may repeat.
+    pub(super) fn discreet(&self, mut message: String) -> String {
+        let secrets = self.config.auth.as_ref().map(Auth::secret).into_iter().chain(&self.token);
+        for secret in secrets.map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty()) {
+            message = message.replace(secret, "***");
+        }
+        message
     }
 
     /// Takes credentials out of an address that a server gave.

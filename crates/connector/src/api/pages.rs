@@ -163,7 +163,8 @@ impl Walk {
         let found = if paths.is_empty() { Vec::new() } else { Splitter::pick(&small_body(response).await, &paths) };
         let Some((rule, message)) = judge(rules, status, found.into_iter()) else { return Err(failure) };
         let position = Box::new(exchange.position(name));
-        let message = message.map_or_else(|| format!("{status}"), |message| format!("{status}: {message}"));
+        let message =
+            message.map_or_else(|| status.to_string(), |message| format!("{status}: {}", exchange.discreet(message)));
         match rule.action {
             Action::Empty => Ok(Opened::End),
             Action::Skip => self.behind(list, exchange, name, url, &wanted.values).map(Opened::Skipped),
@@ -284,7 +285,8 @@ impl OpenPage {
     fn obey(&mut self, judged: (Action, Option<String>), exchange: &Exchange) -> Result<(), ConnectorError> {
         let (action, message) = judged;
         let position = Box::new(self.found.here(None));
-        let message = message.unwrap_or_else(|| "that something is wrong (`errors`)".to_owned());
+        let message = message
+            .map_or_else(|| "that something is wrong (`errors`)".to_owned(), |message| exchange.discreet(message));
         match action {
             Action::Empty => self.ends_list = true,
             Action::Skip => self.is_skipped = true,

@@ -428,7 +428,8 @@ impl ApiReader {
         }
         parents.next = parents.walk.next(&parent.list, &self.exchange, &page, &own)?;
         parents.at = Some(name.to_owned());
-        self.state.skipped |= page.is_skipped;
+        // Children that are not read: no mark may pass them.
+        self.state.skipped |= page.is_skipped || !rejected.is_empty();
         if let Some(place) = resume {
             // By its values, since others may have come or gone before it.
             match parents.waiting.iter().position(|values| *values == place.values) {

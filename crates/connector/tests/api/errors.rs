@@ -79,3 +79,19 @@ async fn a_page_that_is_passed_over_is_not_the_end_of_counted_pages() {
     let error = failure(&*server.connector(&config("all"))).await;
     assert!(matches!(error, ConnectorError::Loop { .. }) && error.to_string().contains("100 pages"), "{error}");
 }
+
+#[tokio::test]
+async fn credentials_that_the_server_repeats_in_its_message_are_taken_out() {
+    let server = Server::answering(|asked| {
+        let sent = asked.header("authorization").unwrap_or_default();
+        json(format!(r#"{{"error":"unknown token {sent}"}}"#))
+    })
+    .await;
+    let config = with_errors(r#"{"path":"$.error","action":"fail","message":"$.error"}"#, "x").replacen(
+        '{',
+        r#"{"auth":{"type":"bearer","token":"s3cret"},"#,
+        1,
+    );
+    let error = failure(&*server.connector(&config)).await;
+    assert!(error.to_string().ends_with("unknown token Bearer ***"), "{error}");
+}

@@ -193,6 +193,23 @@ async fn parents_in_a_circle_are_an_error() {
 }
 
 #[tokio::test]
+async fn no_mark_passes_the_children_of_a_parent_that_could_not_be_asked() {
+    let server = Server::answering(|asked| match asked.uri.path() {
+        "/p" => json(r#"[{"id":1},{"name":"no id"}]"#),
+        _ => json(r#"[{"at":"2025-12-05T00:00:00Z"}]"#),
+    })
+    .await;
+    let connector = server.connector(
+        r#"{"parent":{"url":"http://HOST/p"},"url":"http://HOST/c/{parent.id}",
+            "incremental":{"cursor":"$.at","param":"since","start":"2025-01-01T00:00:00Z"}}"#,
+    );
+    let first = read_all(&*connector, ReadRequest::default()).await.unwrap();
+    server.asked();
+    read_all(&*connector, after(&first)).await.unwrap();
+    assert_eq!(server.asked()[1].parameter("since").unwrap(), "2025-01-01T00:00:00Z");
+}
+
+#[tokio::test]
 async fn one_mark_holds_for_the_children_of_all_parents() {
     let server = Server::answering(|asked| match asked.uri.path() {
         "/p" => json(r#"[{"id":1},{"id":2}]"#),
