@@ -16,7 +16,7 @@ use super::state::Page;
 use super::template::{Unfit, Values};
 use crate::error::ConnectorError;
 use crate::json::{JsonPath, Splitter};
-use crate::record::{DocumentError, Found, Parse, Position};
+use crate::record::{DocumentError, Found, Item, Parse, Position};
 
 /// Pages of one list in one read.
 const PAGE_LIMIT: usize = 1_000_000;
@@ -40,6 +40,8 @@ pub(super) struct OpenPage {
     response: Response,
     splitter: Splitter,
     hasher: DefaultHasher,
+    /// What a rule looks at is inside of the record, if the page has but one: an answer that says an error is none.
+    may_be_no_record: bool,
     /// A rule ends the list here.
     ends_list: bool,
     /// A rule passed the page over.
@@ -126,6 +128,10 @@ impl Walk {
             splitter: Splitter::new(list.records.clone(), &captures),
             hasher: DefaultHasher::new(),
             response,
+            may_be_no_record: rules
+                .iter()
+                .filter(|rule| rule.is_about(status))
+                .any(|rule| rule.path.as_ref().is_some_and(|path| path.steps.starts_with(&list.records.steps))),
             ends_list: false,
             is_skipped: false,
         })))
@@ -241,6 +247,14 @@ impl Walk {
 }
 
 impl OpenPage {
+    /// A full batch, if there is one and it may be handed on already.
+    pub(super) fn take_full(&mut self, max_items: usize, max_bytes: usize) -> Option<Vec<Item>> {
+        if self.may_be_no_record && self.found.count() <= 1 && !self.complete {
+            return None;
+        }
+        self.found.take_full(max_items, max_bytes)
+    }
+
     /// Takes the next piece apart. An error comes with what stands before it in `found`.
     pub(super) async fn pull(
         &mut self,
@@ -269,6 +283,9 @@ impl OpenPage {
             && self.splitter.is_whole()
             && let Some(judged) = self.judged(list, rules)
         {
+            if self.may_be_no_record && self.found.count() <= 1 {
+                self.found.clear();
+            }
             return self.obey(judged, exchange);
         }
         parsed.map_err(|error| ConnectorError::document(self.found.here(None), error))

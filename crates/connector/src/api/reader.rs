@@ -40,6 +40,7 @@ pub(super) struct ApiReader {
     parents: Option<Parents>,
     /// Records of lists that have ended, and since when they wait.
     gathered: Vec<Item>,
+    gathered_bytes: usize,
     gathered_since: Option<Instant>,
     /// Why the read can not go on; what came before is handed on first.
     failure: Option<ConnectorError>,
@@ -103,6 +104,7 @@ impl ApiReader {
             is_resumed,
             parents,
             gathered: Vec::new(),
+            gathered_bytes: 0,
             gathered_since: None,
             failure: None,
             has_ended: false,
@@ -168,7 +170,7 @@ impl ApiReader {
             let step = match &mut self.page {
                 None => self.advance().await,
                 Some((page, _)) => {
-                    if let Some(items) = page.found.take_full(max_items, max_bytes) {
+                    if let Some(items) = page.take_full(max_items, max_bytes) {
                         return self.part(items).map(Some);
                     }
                     if page.complete {
@@ -222,6 +224,7 @@ impl ApiReader {
     /// Whether records of lists that have ended should wait no longer.
     fn is_gathered(&self) -> bool {
         self.gathered.len() >= self.request.max_items.div_ceil(2)
+            || self.gathered_bytes >= self.request.max_bytes
             || self.gathered_since.is_some_and(|since| since.elapsed() >= GATHER_TIME)
     }
 
@@ -255,7 +258,7 @@ impl ApiReader {
     /// What was gathered, these items behind it, and the state as it is.
     fn batch(&mut self, items: Vec<Item>) -> Result<Batch, ConnectorError> {
         let mut all = std::mem::take(&mut self.gathered);
-        self.gathered_since = None;
+        (self.gathered_bytes, self.gathered_since) = (0, None);
         all.extend(items);
         let checkpoint = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
         Ok(Batch { items: all, checkpoint, stats: std::mem::take(&mut self.exchange.stats) })
@@ -264,6 +267,7 @@ impl ApiReader {
     fn gather(&mut self, items: Vec<Item>) {
         if !items.is_empty() {
             self.gathered_since.get_or_insert_with(Instant::now);
+            self.gathered_bytes += items.iter().map(|item| item.raw().len()).sum::<usize>();
             self.gathered.extend(items);
         }
     }

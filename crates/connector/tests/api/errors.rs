@@ -37,6 +37,29 @@ async fn an_answer_of_200_that_says_an_error_fails_with_its_words() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_one_object_is_no_record_when_it_says_an_error() {
+    let server = Server::answering(|asked| match asked.uri.path() {
+        "/bad" => json(format!(r#"{{"ok":false,"long":"{}"}}"#, "x".repeat(3 << 20))),
+        "/inside" => json(r#"{"result":{"error":"no"}}"#),
+        _ => json(r#"{"ok":true}"#),
+    })
+    .await;
+    let read = async |path: &str, options: &str, rule: &str| {
+        let config = format!(r#"{{"url":"http://HOST/{path}"{options},"errors":[{rule}]}}"#);
+        read_until(&*server.connector(&config), ReadRequest { max_items: 1, ..ReadRequest::default() }).await
+    };
+    let rule = r#"{"path":"$.ok","equals":false,"action":"fail"}"#;
+    let (batches, error) = read("bad", "", rule).await;
+    assert!(raws(&batches).is_empty() && matches!(error, Some(ConnectorError::Answer { .. })), "{error:?}");
+    let (batches, error) = read("bad", "", &rule.replace("fail", "empty")).await;
+    assert!(raws(&batches).is_empty() && error.is_none(), "{error:?}");
+    assert_eq!(raws(&read("good", "", rule).await.0).len(), 1);
+    let inside = r#"{"path":"$.result.error","action":"fail"}"#;
+    let (batches, error) = read("inside", r#","records":"$.result""#, inside).await;
+    assert!(raws(&batches).is_empty() && error.is_some());
+}
+
+#[tokio::test]
 async fn rules_turn_statuses_into_what_they_mean() {
     let server = Server::answering(|asked| {
         let status: u16 = asked.uri.path()[1..].parse().unwrap();

@@ -4,9 +4,12 @@
 
 mod answers;
 mod auth;
+mod denied;
 mod errors;
 mod incremental;
 mod pages;
 mod parents;
 mod rate;
+#[path = "../../../egress/tests/spelling/mod.rs"]
+mod spelling;
 mod support;
