@@ -7,6 +7,7 @@ mod conn;
 mod data_dir;
 mod room;
 mod snapshot;
+mod sqlite_checkpoints;
 mod sqlite_writer;
 mod value;
 
@@ -30,6 +31,9 @@ pub use value::{Arg, Row};
 use crate::error::{Result, StoreError};
 use room::Room;
 use sqlite_writer::SqliteWriter;
+
+/// A session that was idle for so long is asked whether it still lives before it is used.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// A unit of work: gets a connection inside a transaction, owns all else it needs.
 pub type Work<T> = Box<dyn for<'a, 'c> FnOnce(&'a mut Conn<'c>) -> BoxFuture<'a, Result<T>> + Send>;
@@ -77,16 +81,19 @@ impl Db {
             // New records go to random places of two large indexes: with a small cache nearly each is read again
             // and written twice.
             .pragma("cache_size", "-65536")
-            .pragma("wal_autocheckpoint", "16000");
+            .pragma("wal_autocheckpoint", sqlite_checkpoints::BACKSTOP);
         let mut writer = options.connect().await.map_err(|err| corrupt(&file, &err))?;
         if !is_new {
             quick_check(&mut writer, &file, data_dir.was_unclean()).await?;
         }
+        let other = sqlite_options(&file).connect().await.map_err(|err| corrupt(&file, &err))?;
+        let writer = SqliteWriter::start(writer, sqlite_checkpoints::Checkpoints::start(other));
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(30))
+            // There is no server that could have gone away.
+            .test_before_acquire(false)
             .connect_lazy_with(sqlite_options(&file).read_only(true));
-        let writer = SqliteWriter::start(writer);
         Ok(Self::of(Backend::Sqlite { writer, readers, file, _data_dir: Some(data_dir) }))
     }
 
@@ -112,6 +119,17 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Duration::from_secs(10))
+            // A round trip before each use would cost as much as most statements; a server that goes away while a
+            // session is in use fails that statement anyhow.
+            .test_before_acquire(false)
+            .before_acquire(|conn, meta| {
+                Box::pin(async move {
+                    if meta.idle_for >= PING_AFTER_IDLE {
+                        conn.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_with(options.clone())
             .await;
         let pool = match pool {

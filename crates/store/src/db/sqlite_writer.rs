@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::Work;
 use super::conn::Conn;
+use super::sqlite_checkpoints::Checkpoints;
 use crate::error::{Result, StoreError};
 
 /// Units that wait for the writer at most; the next caller waits for a place.
@@ -75,11 +76,11 @@ impl<T: Send + 'static> Unit for Pending<T> {
 
 impl SqliteWriter {
     /// Starts the writer on `conn`. It ends when the last handle is dropped.
-    pub(super) fn start(conn: SqliteConnection) -> Self {
+    pub(super) fn start(conn: SqliteConnection, checkpoints: Checkpoints) -> Self {
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
         let (data, data_queue) = mpsc::channel(DATA_QUEUE);
         let end = Arc::new(Notify::new());
-        let ended = tokio::spawn(run(conn, control_queue, data_queue, Arc::clone(&end)));
+        let ended = tokio::spawn(run(conn, checkpoints, control_queue, data_queue, Arc::clone(&end)));
         Self { control, data, end, ended: Arc::new(Mutex::new(Some(ended))) }
     }
 
@@ -103,6 +104,7 @@ impl SqliteWriter {
 
 async fn run(
     mut conn: SqliteConnection,
+    checkpoints: Checkpoints,
     mut control: mpsc::Receiver<Box<dyn Unit>>,
     mut data: mpsc::Receiver<Box<dyn Unit>>,
     end: Arc<Notify>,
@@ -115,21 +117,25 @@ async fn run(
             () = end.notified() => break,
             else => break,
         };
-        commit_together(&mut conn, first, &mut control, &mut data).await;
+        if commit_together(&mut conn, first, &mut control, &mut data).await {
+            checkpoints.after_commit(&mut conn).await;
+        }
     }
+    checkpoints.close().await;
     // The last connection to close moves the WAL into the file, so that the file alone is whole.
     let _ = sqlx::Connection::close(conn).await;
 }
 
+/// Returns whether a page of data was in it.
 async fn commit_together(
     conn: &mut SqliteConnection,
     (first, mut has_data): (Box<dyn Unit>, bool),
     control: &mut mpsc::Receiver<Box<dyn Unit>>,
     data: &mut mpsc::Receiver<Box<dyn Unit>>,
-) {
+) -> bool {
     if let Err(err) = statement(conn, "begin immediate").await {
         first.answer(Some(err));
-        return;
+        return false;
     }
     let started = Instant::now();
     let mut done: Vec<Box<dyn Unit>> = Vec::new();
@@ -156,7 +162,7 @@ async fn commit_together(
     }
     let Some(err) = broken else {
         done.into_iter().for_each(|unit| unit.answer(None));
-        return;
+        return has_data;
     };
     // A full disk or an I/O error has rolled back already; then this does nothing.
     let _ = statement(conn, "rollback").await;
@@ -166,6 +172,7 @@ async fn commit_together(
         let each = err.take().unwrap_or_else(|| StoreError::Unreachable(sqlx::Error::Protocol(message.clone())));
         unit.answer(Some(each));
     }
+    false
 }
 
 /// Runs one unit; a unit that fails takes only its own changes back.
