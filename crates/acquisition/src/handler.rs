@@ -259,7 +259,7 @@ impl AcquisitionHandler {
             .write(move |conn| {
                 Box::pin(async move {
                     let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, full, now).await?;
-                    Ok((begun, Occurrences::begin(conn).await?))
+                    Ok((begun, Occurrences::begin(conn, &of).await?))
                 })
             })
             .await?;

@@ -3,6 +3,7 @@
 //! A page goes in one transaction with its checkpoint, quarantine and counters ([`commit_page`]): everything
 //! or nothing, and nothing when the lease was lost.
 
+mod first_load;
 mod identity;
 mod insert;
 mod occurrences;

@@ -379,7 +379,7 @@ async fn end(conn: &mut Conn<'_>, task: &ClaimedTask, end: End, policy: &RetryPo
 async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> Result<()> {
     let key = CheckpointKey { source_id, stream: String::new(), purpose: LIVE.to_owned() };
     checkpoints::begin(conn, &task.fence, &key, task.task.id, 1, false, at(2)).await?;
-    let occurrences = Arc::new(Mutex::new(Occurrences::begin(conn).await?));
+    let occurrences = Arc::new(Mutex::new(Occurrences::begin(conn, &key).await?));
     let mut canonicaliser = Canonicaliser::default();
     let pages = [
         vec![r#"{"n":1.50,"b":"é\u0001"}"#, r#"{"n":1e30}"#, r#"{"n":-0}"#, r#"{"z":1,"a":{"c":[1.0,null],"b":"\/"}}"#],

@@ -405,7 +405,7 @@ impl Side {
         let begin = self.write(move |conn| {
             async move {
                 let begun = checkpoints::begin(conn, &fence, &key, task_id, 1, reset, now).await?;
-                Ok((begun, Occurrences::begin(conn).await?))
+                Ok((begun, Occurrences::begin(conn, &key).await?))
             }
             .boxed()
         });

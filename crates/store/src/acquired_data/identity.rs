@@ -89,8 +89,7 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
         members.push((place, content.copies));
         content.copies += 1;
     }
-    let keys: Vec<Key> = contents.iter().map(|content| content.key).collect();
-    let found = lookup(conn, page, &keys).await?;
+    let found = lookup_contents(conn, page, &contents).await?;
 
     match (page.dedupe, &page.occurrences) {
         (Dedupe::Rows, Some(occurrences)) => {
@@ -106,6 +105,10 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
                         seen.repeated.push((content.key, total));
                     }
                 }
+                if occurrences.is_first_load() {
+                    let is_new = |content: &&Content| !content.is_stored;
+                    seen.stored = contents.iter().filter(is_new).map(|content| content.key).collect();
+                }
             }
             let new = select_copies(conn, page, &contents, &members).await?;
             Ok(Selection { new, seen })
@@ -118,6 +121,23 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
             Ok(Selection { new, seen: SeenInPage::default() })
         }
     }
+}
+
+/// The id of the stored copy 0 of each content; those that can not be stored are not looked up.
+async fn lookup_contents(conn: &mut Conn<'_>, page: &Page, contents: &[Content]) -> Result<Vec<Option<i64>>> {
+    let asked: Vec<usize> = match &page.occurrences {
+        Some(occurrences) => {
+            let occurrences = occurrences.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            (0..contents.len()).filter(|&n| occurrences.may_be_stored(&contents[n].key)).collect()
+        }
+        None => (0..contents.len()).collect(),
+    };
+    let keys: Vec<Key> = asked.iter().map(|&n| contents[n].key).collect();
+    let mut found = vec![None; contents.len()];
+    for (n, id) in asked.into_iter().zip(lookup(conn, page, &keys).await?) {
+        found[n] = id;
+    }
+    Ok(found)
 }
 
 /// `rows`: of each content, the copies that are not stored yet. Copy 0 is looked up already.

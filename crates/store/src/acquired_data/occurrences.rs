@@ -12,18 +12,26 @@
 //!   at most 16.
 //! - Only contents seen at least twice in this read have an entry with their count: about 45 bytes each.
 //!
+//! The first read of a stream need not even look: see [`super::first_load`].
+//!
 //! A read that starts again after a crash takes a new watermark and finds all that was stored as old rows.
 
 use std::collections::HashMap;
 
 use roaring::RoaringTreemap;
 
+use super::first_load::FirstLoad;
 use super::identity::Key;
+use crate::checkpoints::CheckpointKey;
 use crate::db::Conn;
 use crate::error::Result;
 
 // One step back on the primary key. Ids are given out in growing order, so all that this read stores is above.
 const HIGHEST_ID: &str = "select coalesce(max(id), 0) as id from acquired_data";
+
+// One step on the unique index of identities.
+const ANY: &str = "select 1 as found from acquired_data
+where source_id = $1 and stream = $2 and key_hash is not null limit 1";
 
 /// What a read of one stream has seen so far.
 #[derive(Debug)]
@@ -33,11 +41,15 @@ pub struct Occurrences {
     met: RoaringTreemap,
     /// Contents met at least twice, by the identity of their copy 0.
     repeated: HashMap<Key, u32>,
+    /// Kept while the stream holds nothing but what this read stored.
+    first_load: Option<FirstLoad>,
 }
 
 /// What one page adds; applied when the page is committed, and only then.
 #[derive(Clone, Debug, Default)]
 pub struct SeenInPage {
+    /// Copy 0 of the contents that the page stored, for a first load.
+    pub(super) stored: Vec<Key>,
     pub(super) met: Vec<i64>,
     pub(super) repeated: Vec<(Key, u32)>,
 }
@@ -47,9 +59,21 @@ impl Occurrences {
     ///
     /// # Errors
     /// When the database refuses the statement or is gone.
-    pub async fn begin(conn: &mut Conn<'_>) -> Result<Self> {
+    pub async fn begin(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<Self> {
         let watermark = conn.fetch_one(HIGHEST_ID, &[]).await?.int("id")?;
-        Ok(Self { watermark, met: RoaringTreemap::new(), repeated: HashMap::new() })
+        let any = conn.fetch_optional(ANY, &[key.source_id.into(), (&key.stream).into()]).await?;
+        let first_load = any.is_none().then(FirstLoad::default);
+        Ok(Self { watermark, met: RoaringTreemap::new(), repeated: HashMap::new(), first_load })
+    }
+
+    /// Whether a content may be stored; `false` is certain, without a look into the database.
+    pub(super) fn may_be_stored(&self, key: &Key) -> bool {
+        self.first_load.as_ref().is_none_or(|first_load| first_load.may_hold(key))
+    }
+
+    /// Whether [`SeenInPage::stored`] is wanted.
+    pub(super) fn is_first_load(&self) -> bool {
+        self.first_load.is_some()
     }
 
     /// How often the content has been seen, given its identity and the id of its copy 0, if that is stored.
@@ -66,5 +90,10 @@ impl Occurrences {
     pub fn advance(&mut self, page: SeenInPage) {
         self.met.extend(page.met.into_iter().map(i64::unsigned_abs));
         self.repeated.extend(page.repeated);
+        if let Some(first_load) = &mut self.first_load
+            && !page.stored.iter().all(|key| first_load.add(key))
+        {
+            self.first_load = None;
+        }
     }
 }

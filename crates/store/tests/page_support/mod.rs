@@ -73,7 +73,7 @@ impl Reading {
             .write(move |conn| {
                 Box::pin(async move {
                     let checkpoint = checkpoints::begin(conn, &fence, &key, 7, 1, false, at()).await?;
-                    Ok((checkpoint, Occurrences::begin(conn).await?))
+                    Ok((checkpoint, Occurrences::begin(conn, &key).await?))
                 })
             })
             .await
