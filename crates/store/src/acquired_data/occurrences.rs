@@ -29,9 +29,10 @@ use crate::error::Result;
 // One step back on the primary key. Ids are given out in growing order, so all that this read stores is above.
 const HIGHEST_ID: &str = "select coalesce(max(id), 0) as id from acquired_data";
 
-// One step on the unique index of identities.
-const ANY: &str = "select 1 as found from acquired_data
-where source_id = $1 and stream = $2 and key_hash is not null limit 1";
+// One step on the unique index of identities; any other plan would have to sort, whatever the statistics say.
+const ANY: &str = "select id from acquired_data
+where source_id = $1 and stream = $2 and key_hash is not null
+order by source_id, stream, key_hash, version limit 1";
 
 /// What a read of one stream has seen so far.
 #[derive(Debug)]
