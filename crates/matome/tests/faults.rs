@@ -86,18 +86,20 @@ async fn database_sessions_that_end_all_the_time_lose_and_double_nothing() {
     }
     let url = home.database_url.as_deref().unwrap();
     let (mut ended, begun) = (0, Instant::now());
-    while begun.elapsed() < Duration::from_secs(4) {
+    // A restart takes as long as the machine lets it.
+    let enough = if restart.is_some() { 4 } else { 11 };
+    while begun.elapsed() < Duration::from_secs(4) || ended < enough {
+        assert!(begun.elapsed() < PATIENCE, "{ended} faults in {PATIENCE:?}");
         ended += match &restart {
             None => matome_testbed::end_sessions_of_workers(url).await,
             Some(command) => {
                 assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
-                8
+                1
             }
         };
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     let calm = Instant::now();
-    assert!(ended > 10, "{ended} sessions ended");
     for (source, task) in &sources {
         until("it answers", async || {
             let (status, _) = server.send("GET", task, None).await;
