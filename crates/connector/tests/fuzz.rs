@@ -1,6 +1,6 @@
 //! A short run of the fuzz targets (folder `fuzz`) on inputs made from a corpus by a seeded loop, on stable Rust.
 //!
-//! `MATOME_FUZZ_INPUTS` makes it longer, `MATOME_FUZZ_SEED` begins elsewhere. An input that fails is printed.
+//! `MATOME_TEST_FUZZ_INPUTS` makes it longer, `MATOME_TEST_FUZZ_SEED` begins elsewhere. An input that fails is printed.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -96,7 +96,7 @@ fn change(random: &mut Random, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
 
 fn run(name: &str, target: fn(&[u8])) {
     let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (inputs, seed) = (number("MATOME_FUZZ_INPUTS", 20_000), number("MATOME_FUZZ_SEED", 1));
+    let (inputs, seed) = (number("MATOME_TEST_FUZZ_INPUTS", 20_000), number("MATOME_TEST_FUZZ_SEED", 1));
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

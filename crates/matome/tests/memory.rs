@@ -1,7 +1,7 @@
 //! How much memory `serve` takes while it reads large files: bounded by its pages and caches, not by the file.
 //!
 //! In the suite the files are small enough for a debug binary. `scripts/fault/memory` reads 200 and 400 MB with a release
-//! binary and compares them: `MATOME_MEMORY_MB` is the size of the first, the second is twice as large.
+//! binary and compares them: `MATOME_TEST_MEMORY_MB` is the size of the first, the second is twice as large.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -77,7 +77,7 @@ async fn read(server: &Server, name: &str, config: serde_json::Value, rows: usiz
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_size_of_a_file_does_not_set_the_memory_of_its_read() {
-    let megabytes: usize = std::env::var("MATOME_MEMORY_MB").map_or(20, |text| text.parse().unwrap());
+    let megabytes: usize = std::env::var("MATOME_TEST_MEMORY_MB").map_or(20, |text| text.parse().unwrap());
     for (format, line) in [("ndjson", ndjson_line as fn(&mut String, usize)), ("csv", csv_line)] {
         for dedupe in ["rows", "hash", "key"] {
             // One is enough for the second format, and in the suite for the time it takes.

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use chrono::TimeDelta;
 use matome_model::clock::Timestamp;
 use matome_model::schedule::{Cron, Misfire, Overlap, Plan, ScheduleOptions, Timing};
 use matome_model::task::{LaneKind, Queue};
@@ -215,20 +216,24 @@ pub async fn remove(conn: &mut Conn<'_>, kind: LaneKind, object_id: i64) -> Resu
     Ok(conn.execute(sql, &[kind.as_str().into(), object_id.into()]).await? > 0)
 }
 
+/// When a schedule that cannot be read is looked at again.
+const AGAIN: TimeDelta = TimeDelta::minutes(1);
+
 /// A schedule that came due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fired {
     /// The schedule.
     pub schedule_id: i64,
-    /// The queue of its tasks.
-    pub queue: Queue,
+    /// The queue of its tasks; none when it is not known.
+    pub queue: Option<Queue>,
     /// Tasks that were made.
     pub made: usize,
     /// Its fire found a task that stands for it, so no new one was made.
     pub coalesced: bool,
     /// Nominal times passed that have no task of their own.
     pub missed: bool,
-    /// Its row cannot be understood, so it was switched off.
+    /// Its row cannot be understood: a newer version may have written it, or another hand. It is left as it is and
+    /// looked at again in a minute.
     pub unreadable: bool,
 }
 
@@ -272,12 +277,20 @@ pub async fn fire_due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result
     let (mut fires, mut advances, mut looked) = (Vec::new(), Vec::new(), Vec::with_capacity(rows.len()));
     for row in &rows {
         let (id, nominal) = (row.int("id")?, row.time("next_at")?);
-        let (kind, object_id) = (tasks::word(row, "kind", LaneKind::parse)?, row.int("object_id")?);
-        let mut fired =
-            Fired { schedule_id: id, queue: kind.queue(), made: 0, coalesced: false, missed: false, unreadable: false };
-        let Ok(plan) = plans.read(row) else {
-            // One row that cannot be understood must not hold up all the others.
-            advances.push(json!({ "id": id, "next": nominal.timestamp_micros(), "enabled": false }));
+        let kind = tasks::word(row, "kind", LaneKind::parse).ok();
+        let object_id = row.int("object_id")?;
+        let mut fired = Fired {
+            schedule_id: id,
+            queue: kind.map(LaneKind::queue),
+            made: 0,
+            coalesced: false,
+            missed: false,
+            unreadable: false,
+        };
+        let (Some(kind), Ok(plan)) = (kind, plans.read(row)) else {
+            // It must not hold up all the others, nor be lost.
+            let again = (now + AGAIN).timestamp_micros();
+            advances.push(json!({ "id": id, "next": nominal.timestamp_micros(), "due": again, "enabled": true }));
             looked.push(Fired { unreadable: true, ..fired });
             continue;
         };

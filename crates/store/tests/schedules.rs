@@ -238,20 +238,34 @@ async fn a_clock_that_goes_back_repeats_nothing() {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_read_is_switched_off_and_holds_nobody_up() {
+async fn a_row_that_cannot_be_read_holds_nobody_up_and_is_not_lost() {
     for bed in databases().await {
         let db = &bed.db;
+        let update = |sql: &'static str| async move {
+            write!(db, conn => async { conn.execute(sql, &[]).await }).unwrap();
+        };
         set(db, 1, plan(json!({"cron": "* * * * *"}), 0), true, 0).await;
         set(db, 2, Plan::every(60), true, 0).await;
-        write!(db, conn => async {
-            conn.execute("update schedules set timezone = 'Moon/Sea' where object_id = 1", &[]).await
-        })
-        .unwrap();
-        let fired = fire(db, 60).await;
-        assert_eq!(fired.iter().filter(|fired| fired.unreadable).count(), 1, "{}", bed.name);
-        assert_eq!(fired.iter().map(|fired| fired.made).sum::<usize>(), 1);
-        assert_eq!(made(db, 120).await, 0, "the other's task waits still");
-        assert_eq!(fire(db, 180).await.len(), 1);
+        for (n, (damage, repair)) in [
+            ("update schedules set timezone = 'Moon/Sea' where object_id = 1", "update schedules set timezone = 'UTC'"),
+            ("update schedules set misfire = 'later' where object_id = 1", "update schedules set misfire = 'coalesce'"),
+            ("update schedules set kind = 'report' where object_id = 1", "update schedules set kind = 'source'"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            update(damage).await;
+            let now = 60 + 600 * n as i64;
+            let fired = fire(db, now).await;
+            assert_eq!(fired.iter().filter(|fired| fired.unreadable).count(), 1, "{}: {damage}", bed.name);
+            assert_eq!(fired.iter().map(|fired| fired.made).sum::<usize>(), 1, "{}: {damage}", bed.name);
+            assert!(fire(db, now + 59).await.iter().all(|fired| !fired.unreadable), "not looked at all the time");
+            update(repair).await;
+            assert_eq!(made(db, now + 61).await, 1, "{}: {repair}", bed.name);
+            for task in claim(db, 9, now + 62).await {
+                finish(db, &task, now + 63).await;
+            }
+        }
     }
 }
 

@@ -38,6 +38,10 @@ impl Handler for Nothing {
 async fn main() -> ExitCode {
     let minutes: i64 = std::env::args().nth(1).map_or(10, |text| text.parse().expect("a number of minutes"));
     let mut is_well = true;
+    for bed in matome_testbed::databases().await {
+        let took = all_at_once(&bed.db).await;
+        println!("{}: {SCHEDULES} fires that come due together take a beat {took:?}", bed.name);
+    }
     println!("{SCHEDULES} schedules each minute, {minutes} minutes");
     println!("database\tfires\tmissed\tdoubled\tstart p50\tstart p99\tstart max");
     for bed in matome_testbed::databases().await {
@@ -45,6 +49,35 @@ async fn main() -> ExitCode {
         is_well &= report(bed.name, &bed.db, begin, end).await;
     }
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How long a beat takes over all schedules when they come due in the same second, the lanes being there.
+async fn all_at_once(db: &Db) -> Duration {
+    let clock = Clock::fixed(Clock::system().now());
+    let begin = clock.now();
+    let set = db.write(move |conn| {
+        Box::pin(async move {
+            for object_id in 0..SCHEDULES {
+                schedules::upsert(conn, LaneKind::Source, object_id, &Plan::every(60), true, begin).await?;
+            }
+            Ok(())
+        })
+    });
+    set.await.unwrap();
+    let mut beat = Beat::new(db.clone(), Bus::in_process(), clock.clone(), None);
+    let mut took = Duration::ZERO;
+    for _ in 0..2 {
+        clock.advance(EVERY);
+        let started = std::time::Instant::now();
+        assert_eq!(beat.fire_due().await.unwrap(), usize::try_from(SCHEDULES).unwrap());
+        took = started.elapsed();
+        let end = "update tasks set status = 'succeeded', finished_at = created_at where status = 'pending'";
+        db.write(move |conn| Box::pin(async move { conn.execute(end, &[]).await })).await.unwrap();
+    }
+    for table in ["delete from schedules", "delete from tasks"] {
+        db.write(move |conn| Box::pin(async move { conn.execute(table, &[]).await })).await.unwrap();
+    }
+    took
 }
 
 /// Runs for so many minutes; returns the first nominal time that counts, and the last.

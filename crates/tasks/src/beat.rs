@@ -125,7 +125,7 @@ impl Beat {
     /// Wakes the queues and counts what became of the schedules that were due.
     fn tell(&self, fired: &[Fired]) -> usize {
         for queue in Queue::ALL {
-            let of_queue = || fired.iter().filter(|fired| fired.queue == *queue);
+            let of_queue = || fired.iter().filter(|fired| fired.queue == Some(*queue));
             let made: usize = of_queue().map(|fired| fired.made).sum();
             if made > 0 {
                 self.bus.wake(*queue);
@@ -141,7 +141,10 @@ impl Beat {
             }
         }
         for fired in fired.iter().filter(|fired| fired.unreadable) {
-            tracing::error!(schedule.id = fired.schedule_id, "a schedule cannot be read and is switched off");
+            tracing::error!(
+                schedule.id = fired.schedule_id,
+                "a schedule cannot be read; it is left as it is and looked at again in a minute"
+            );
         }
         fired.iter().map(|fired| fired.made).sum()
     }

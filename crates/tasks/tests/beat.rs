@@ -154,10 +154,10 @@ async fn beats_with_jumping_clocks_fire_each_nominal_time_once() {
 
 /// 10,000 schedules, each minute, two beats that look each second: none missed, none doubled.
 ///
-/// `MATOME_SCHEDULE_MINUTES` says how many minutes are simulated; `scripts/faults schedule` does hours.
+/// `MATOME_TEST_SCHEDULE_MINUTES` says how many minutes are simulated; `scripts/faults schedule` does hours.
 #[tokio::test]
 async fn ten_thousand_schedules_each_minute_fire_once_each() {
-    let minutes: i64 = std::env::var("MATOME_SCHEDULE_MINUTES").map_or(2, |text| text.parse().unwrap());
+    let minutes: i64 = std::env::var("MATOME_TEST_SCHEDULE_MINUTES").map_or(2, |text| text.parse().unwrap());
     for bed in databases().await {
         let db = &bed.db;
         let clock = Clock::fixed(start());

@@ -52,9 +52,7 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             if let Some(secs) = every {
                 config["refresh_interval_secs"] = secs.into();
             }
-            if let Some(cron) = cron {
-                config["schedule"] = schedule::options(cron, timezone);
-            }
+            schedule::set(&mut config, cron, timezone);
             if let Some(mode) = mode {
                 config["mode"] = mode.into();
             }

@@ -67,11 +67,16 @@ pub async fn run(command: ScheduleCommand, console: &Console) -> Result<(), Fail
     }
 }
 
-/// The `schedule` of a config from the flags --cron and --timezone.
-pub fn options(cron: String, timezone: Option<String>) -> Value {
-    match timezone {
-        Some(zone) => json!({ "cron": cron, "timezone": zone }),
-        None => json!({ "cron": cron }),
+/// Puts the flags --cron and --timezone into a config, beside what it says about its schedule already. What is no object
+/// is left for the server to refuse.
+pub fn set(config: &mut Value, cron: Option<String>, timezone: Option<String>) {
+    if cron.is_none() {
+        return;
+    }
+    let schedule = config.as_object_mut().map(|config| config.entry("schedule").or_insert_with(|| json!({})));
+    if let Some(Value::Object(schedule)) = schedule {
+        let given = [("cron", cron), ("timezone", timezone)].into_iter();
+        schedule.extend(given.filter_map(|(key, value)| Some((key.to_owned(), value?.into()))));
     }
 }
 
@@ -114,6 +119,24 @@ async fn find(client: &Client, name: &str) -> Result<String, Failure> {
             let ids: Vec<String> = several.iter().filter_map(id).collect();
             Err(Failure::new(Exit::Usage, Message::SameName { name: name.to_owned() })
                 .help(Message::NameSchedule { ids: ids.join(", ") }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_stand_beside_what_the_config_says() {
+        let mut config = json!({"schedule": {"jitter_secs": 30}});
+        set(&mut config, Some("@daily".to_owned()), Some("Asia/Tokyo".to_owned()));
+        let schedule = json!({"cron": "@daily", "timezone": "Asia/Tokyo", "jitter_secs": 30});
+        assert_eq!(config, json!({ "schedule": schedule }));
+        for mut odd in [json!([]), json!({"schedule": 1})] {
+            let before = odd.clone();
+            set(&mut odd, Some("@daily".to_owned()), None);
+            assert_eq!(odd, before);
         }
     }
 }

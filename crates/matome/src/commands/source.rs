@@ -37,9 +37,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             description,
         } => {
             let mut body = definition(name, source_type, path, url, config, &options, interval, description)?;
-            if let Some(cron) = cron {
-                body["config"]["schedule"] = schedule::options(cron, timezone);
-            }
+            schedule::set(&mut body["config"], cron, timezone);
             let output = client.output.clone();
             let client = Client::connect_or_make(&client, console, false).await?;
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;
