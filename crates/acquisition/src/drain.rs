@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::commit::commit;
 use crate::handler::{AcquisitionHandler, Counts, stopped, store_error};
-use crate::prepare::Preparer;
+use crate::prepare::{Preparer, StoredSchema};
 
 /// Which source stream is drained, and how its records are told apart and judged.
 pub(crate) struct Drain {
@@ -27,6 +27,7 @@ pub(crate) struct Drain {
     pub(crate) dedupe: Dedupe,
     pub(crate) record_key: Option<RecordKey>,
     pub(crate) judge: Option<Judge>,
+    pub(crate) schema: StoredSchema,
 }
 
 impl AcquisitionHandler {
@@ -43,7 +44,8 @@ impl AcquisitionHandler {
             Policy::RejectBatch => judge.with_policy(Policy::Quarantine),
             Policy::Quarantine | Policy::Warn => judge,
         });
-        let mut preparer = Preparer::new(drain.task_id, Limits::default(), drain.record_key, judge);
+        let mut preparer =
+            Preparer::new(drain.task_id, Limits::default(), drain.record_key, judge).measured_by(drain.schema);
         // Content that is stored is stored: there is no whole read in which to count equal rows.
         let dedupe = if drain.dedupe == Dedupe::Rows { Dedupe::Hash } else { drain.dedupe };
         let mut page_seq = held.page_seq;
@@ -80,6 +82,9 @@ impl AcquisitionHandler {
                 counts.add_replayed(page, warned);
                 counts.to_json()
             };
+            preparer.end(&mut prepared);
+            // It takes a read of the source to know all of its fields.
+            prepared.schema.settles = false;
             let page = Page {
                 fence: ctx.fence,
                 task_id: drain.task_id,
@@ -97,6 +102,7 @@ impl AcquisitionHandler {
                 ends_read: false,
                 progress: Some(Progress(Arc::new(after))),
                 inbox: Some(Taken { records: taken, read_ended: held.read_ended }),
+                schema: prepared.schema,
             };
             let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
             page_seq += 1;

@@ -9,17 +9,19 @@ use matome_connector::{
 };
 use matome_model::canonical::Limits;
 use matome_model::clock::Clock;
+use matome_model::drift::{DriftPolicy, Shape, Watch};
 use matome_model::record_key::RecordKey;
 use matome_model::source::{Dedupe, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
-use matome_store::acquired_data::{Occurrences, Page, PageCounts, Progress, Records};
+use matome_store::acquired_data::{Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
 use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
 use matome_store::error::StoreError;
 use matome_store::inbox;
 use matome_store::secrets::{self, Vault};
+use matome_store::source_schemas;
 use matome_store::tasks::TaskRow;
 use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,7 @@ use tracing::Instrument as _;
 use crate::commit::commit;
 use crate::drain::Drain;
 use crate::failure::{from_connector, from_refused, too_many_bad};
-use crate::prepare::{Prepared, Preparer, Refused};
+use crate::prepare::{Prepared, Preparer, Refused, StoredSchema};
 
 /// Batches with fewer bytes are prepared where they are; the others leave the async threads alone.
 const PREPARE_INLINE_BYTES: usize = 64 << 10;
@@ -188,6 +190,11 @@ impl AcquisitionHandler {
                 dedupe,
                 record_key: record_key.clone(),
                 judge: judge(&quality, dedupe),
+                // A page cannot be refused here: it would come back for ever.
+                schema: match quality.drift {
+                    DriftPolicy::Freeze => self.schema(&key, DriftPolicy::Quarantine).await?,
+                    policy => self.schema(&key, policy).await?,
+                },
             };
             let drained = self.drain(drain, &ctx, &mut counts).await;
             drained.map_err(|err| err.with_result(counts.to_json()))?;
@@ -240,6 +247,15 @@ impl AcquisitionHandler {
         }
     }
 
+    /// The schema of a source stream as it stands; nobody but the task that holds the lane changes it.
+    async fn schema(&self, key: &CheckpointKey, policy: DriftPolicy) -> Result<StoredSchema, TaskError> {
+        let stored = {
+            let mut reader = self.db.read().await?;
+            source_schemas::current(&mut reader.conn(), key.source_id, &key.stream).await?
+        };
+        Ok(stored_schema(stored, policy))
+    }
+
     /// Takes the checkpoint, in the lease of this task.
     #[expect(clippy::too_many_arguments, reason = "what a read is made of")]
     async fn begin(
@@ -287,7 +303,8 @@ impl AcquisitionHandler {
         let (sender, mut fetched) = mpsc::channel(1);
         let mut fetching = JoinSet::new(); // dropped with this future, and the fetch ends with it
         let judge = judge(&read.quality, read.dedupe);
-        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge);
+        let schema = self.schema(&read.key, read.quality.drift).await?;
+        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
         fetching.spawn(fetch(connector, request, preparer, sender, ctx.clone()).in_current_span());
 
         let mut page_seq = read.begun.page_seq;
@@ -309,6 +326,7 @@ impl AcquisitionHandler {
                 return Err(stopped(ctx));
             }
             let (stats, warned) = (prepared.stats, prepared.warned);
+            let schema = prepared.schema.new.as_ref().map(|new| (new.version, new.changes.clone()));
             let page = Arc::new(self.page(&read, ctx, prepared, page_seq, is_last, *counts));
             let timer = std::time::Instant::now();
             let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
@@ -318,6 +336,16 @@ impl AcquisitionHandler {
                 occurrences.lock().unwrap_or_else(PoisonError::into_inner).advance(committed.seen);
             }
             counts.add(committed.counts, stats, warned);
+            if let Some((version, changes)) = schema.filter(|(version, _)| *version > 1) {
+                tracing::info!(
+                    source.id = read.key.source_id,
+                    schema.version = version,
+                    changes,
+                    "the schema of source {} is now version {version}",
+                    read.key.source_id
+                );
+                metrics::counter!("matome_source_schema_drift_total").increment(1);
+            }
             if counts.exceed(read.quality.limit) {
                 return Err(too_many_bad(counts.quarantined, counts.read));
             }
@@ -359,6 +387,7 @@ impl AcquisitionHandler {
             ends_read: is_last,
             progress: Some(Progress(Arc::new(after))),
             inbox: None,
+            schema: prepared.schema,
         }
     }
 }
@@ -436,6 +465,7 @@ async fn fetch(
                     checkpoint,
                     stats: ReadStats::default(),
                     warned: 0,
+                    schema: SchemaStep::default(),
                 };
                 let _ = pages.send(Fetched::Last(held.unwrap_or_else(empty))).await;
                 return;
@@ -451,6 +481,14 @@ async fn fetch(
             }
         }
     }
+}
+
+/// A watch over what is stored. What cannot be read any more is learned anew.
+pub(crate) fn stored_schema(stored: Option<source_schemas::SourceSchema>, policy: DriftPolicy) -> StoredSchema {
+    let version = stored.as_ref().map_or(0, |stored| stored.version);
+    let shape = stored.as_ref().and_then(|stored| Shape::from_json(stored.fields.get()).ok());
+    let settled = shape.is_some() && stored.is_some_and(|stored| stored.settled);
+    StoredSchema { watch: Watch::new(policy, shape.unwrap_or_default(), !settled), version, settled }
 }
 
 /// Judges the records of one read, if they have to be something.

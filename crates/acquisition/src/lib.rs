@@ -15,4 +15,4 @@ mod prepare;
 mod sample;
 
 pub use handler::AcquisitionHandler;
-pub use sample::{Sample, SampleError, SampleRejected, SampleStats, sample};
+pub use sample::{Sample, SampleDuplicate, SampleError, SampleRejected, SampleStats, SampleWarning, sample};

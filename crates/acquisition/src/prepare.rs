@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use matome_connector::{Batch, Item, Position, ReadStats};
 use matome_model::canonical::{Canonical, Canonicaliser, Limits, QuarantineReason, write_string};
+use matome_model::drift::{Difference, DriftPolicy, Look, Watch};
 use matome_model::record_key::RecordKey;
 use matome_model::validation::{Judge, Policy, Violation};
 use matome_store::acquired_data::Records;
+use matome_store::acquired_data::SchemaStep;
 use matome_store::quarantine::BadRecord;
+use matome_store::source_schemas::NewVersion;
 
 /// A batch that is ready to be stored.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct Prepared {
     pub(crate) stats: ReadStats,
     /// Records that break the schema or a rule and are stored all the same.
     pub(crate) warned: u64,
+    /// What its records bring to the schema of the source.
+    pub(crate) schema: SchemaStep,
 }
 
 /// Warnings that the metadata of one record has room for.
@@ -59,12 +64,40 @@ pub(crate) struct Preparer {
     /// `{"document":"..."` of the document that was met last: most records share it with the one before.
     opening: Option<(Arc<str>, String)>,
     judge: Option<Judge>,
+    schema: Option<StoredSchema>,
+}
+
+/// The schema of a source stream while it is read.
+pub(crate) struct StoredSchema {
+    pub(crate) watch: Watch,
+    /// 0 before the first record.
+    pub(crate) version: i64,
+    pub(crate) settled: bool,
 }
 
 impl Preparer {
     /// `judge`: what decides whether records are what their source promises, if it promises something.
     pub(crate) fn new(task_id: i64, limits: Limits, key: Option<RecordKey>, judge: Option<Judge>) -> Self {
-        Self { canonicaliser: Canonicaliser::new(limits), key, task_id, opening: None, judge }
+        Self { canonicaliser: Canonicaliser::new(limits), key, task_id, opening: None, judge, schema: None }
+    }
+
+    /// Measures records by the schema of their source from now on.
+    pub(crate) fn measured_by(self, schema: StoredSchema) -> Self {
+        Self { schema: Some(schema), ..self }
+    }
+
+    /// What the page brings to the schema; call it once its records are there.
+    pub(crate) fn end(&mut self, page: &mut Prepared) {
+        let Some(schema) = &mut self.schema else { return };
+        page.schema.settles = !schema.settled && !page.is_empty();
+        let Some((shape, changes)) = schema.watch.take_changes() else { return };
+        schema.version += 1;
+        page.schema.new = Some(NewVersion {
+            version: schema.version,
+            fields: shape.to_json(),
+            changes: serde_json::to_string(&changes).expect("texts are JSON"),
+            settled: schema.settled,
+        });
     }
 
     /// A page to which [`Preparer::record`] adds; nothing is known of its checkpoint.
@@ -75,6 +108,7 @@ impl Preparer {
             checkpoint: String::new(),
             stats: ReadStats::default(),
             warned: 0,
+            schema: SchemaStep::default(),
         }
     }
 
@@ -93,6 +127,7 @@ impl Preparer {
         }
         batch.checkpoint.get().clone_into(&mut page.checkpoint);
         page.stats = batch.stats;
+        self.end(&mut page);
         Ok(page)
     }
 
@@ -130,9 +165,20 @@ impl Preparer {
                 self.quarantine(page, raw, &position, rejection(&found));
                 return Ok(());
             }
-            Some(Policy::Warn) => page.warned += 1,
-            None => {}
+            Some(Policy::Warn) | None => {}
         }
+        // Last of all: what is not stored teaches nothing.
+        if let Some(schema) = &mut self.schema
+            && let Look::Differs(differences) = schema.watch.look(canonical.text)
+        {
+            if schema.watch.policy() == DriftPolicy::Freeze {
+                return Err(Box::new(Refused::by_drift(position, &differences)));
+            }
+            let detail = format!("{}; {}", drifted(&differences), QuarantineReason::Drift.remedy());
+            self.quarantine(page, raw, &position, (QuarantineReason::Drift, detail));
+            return Ok(());
+        }
+        page.warned += u64::from(!found.is_empty());
         let opening = opening(&mut self.opening, &position.document);
         page.records.push(canonical.text, canonical.hash, key, |out| {
             out.push_str(opening);
@@ -160,6 +206,15 @@ impl Preparer {
 }
 
 impl Refused {
+    fn by_drift(position: Position, differences: &[Difference]) -> Self {
+        let message = format!(
+            "a record has what the frozen schema of its source has not: {}; correct the source, or accept the new schema \
+             with `matome source schema NAME --accept` (POST `schema/accept/`) and run again",
+            drifted(differences)
+        );
+        Self { position, reason: "drift", message }
+    }
+
     fn by_policy(position: Position, found: &[Violation]) -> Self {
         let message = format!(
             "a record is not what its source promises, and the policy `reject_batch` stores nothing of its page: {}",
@@ -167,6 +222,10 @@ impl Refused {
         );
         Self { position, reason: "rejected", message }
     }
+}
+
+fn drifted(differences: &[Difference]) -> String {
+    differences.iter().take(WARNINGS).map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Why a record goes to quarantine that breaks the schema or rules.

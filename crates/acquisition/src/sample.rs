@@ -1,15 +1,18 @@
 //! Reading the first records of a source through the same code, storing nothing: what `test` shows.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use matome_connector::{ConnectorError, Position, ReadRequest, ReadStats, Registry, validate_config};
 use matome_model::canonical::Limits;
+use matome_model::drift::Difference;
 use matome_model::source::{Dedupe, SourceType};
-use serde::Serialize;
+use matome_store::source_schemas::SourceSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::handler::judge;
+use crate::handler::{judge, stored_schema};
 use crate::prepare::{Preparer, Refused};
 
 /// Bytes of a bad record that are shown.
@@ -22,12 +25,38 @@ pub struct Sample {
     pub records: Vec<Box<RawValue>>,
     /// Records among them that would go to quarantine.
     pub quarantined: Vec<SampleRejected>,
+    /// Records whose content, and key where there is one, an earlier one of the sample has.
+    pub duplicates: Vec<SampleDuplicate>,
+    /// Records that break the schema or a rule and would be stored all the same.
+    pub warnings: Vec<SampleWarning>,
+    /// What the records have that the stored schema has not; empty while there is no stored schema.
+    pub drift: Vec<Difference>,
     /// Whether the source has no more than these.
     pub complete: bool,
     /// What was done.
     pub stats: SampleStats,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
+}
+
+/// A record that was in the sample before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SampleDuplicate {
+    /// Its place in [`Sample::records`], from 1.
+    pub record: usize,
+    /// The place of the first one.
+    pub of: usize,
+    /// Whether it would be stored all the same, as the source's `dedupe` has it.
+    pub stored: bool,
+}
+
+/// What is wrong with a record that would be stored.
+#[derive(Clone, Debug, Serialize)]
+pub struct SampleWarning {
+    /// Its place in [`Sample::records`], from 1.
+    pub record: usize,
+    /// What is wrong, for people.
+    pub warnings: Vec<String>,
 }
 
 /// A record that would go to quarantine.
@@ -92,7 +121,7 @@ impl SampleError {
 }
 
 /// Reads at most `count` records (at least one is asked for) of the source that `config`, with its secrets in
-/// place, describes.
+/// place, describes. `stored`: the schema of its records as it stands, by which drift is measured.
 ///
 /// # Errors
 /// [`SampleError::TimedOut`] after `limit`, else what the read says.
@@ -100,6 +129,7 @@ pub async fn sample(
     registry: &Registry,
     source_type: SourceType,
     config: &str,
+    stored: Option<SourceSchema>,
     count: usize,
     limit: Duration,
 ) -> Result<Sample, SampleError> {
@@ -108,6 +138,7 @@ pub async fn sample(
     let quality = config.common().map(|common| common.quality.clone()).unwrap_or_default();
     let dedupe = config.common().map_or(Dedupe::None, |common| common.dedupe);
     let connector = registry.connector(config)?;
+    let has_schema = stored.is_some();
     let cancel = CancellationToken::new();
     let _cancel_on_drop: DropGuard = cancel.clone().drop_guard();
     let count = count.max(1);
@@ -115,8 +146,11 @@ pub async fn sample(
         let started = Instant::now();
         let request = ReadRequest { max_items: count, cancel, ..ReadRequest::default() };
         let mut reader = connector.read(request).await?;
-        let mut preparer = Preparer::new(0, Limits::default(), key, judge(&quality, dedupe));
+        let mut preparer = Preparer::new(0, Limits::default(), key, judge(&quality, dedupe))
+            .measured_by(stored_schema(stored, quality.drift));
         let (mut records, mut quarantined) = (Vec::new(), Vec::new());
+        let (mut duplicates, mut warnings, mut drift) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first = HashMap::new();
         let mut stats = SampleStats::default();
         let mut left = count;
         let mut complete = false;
@@ -130,7 +164,22 @@ pub async fn sample(
             let ReadStats { requests, bytes, .. } = batch.stats;
             stats = SampleStats { requests: stats.requests + requests, bytes: stats.bytes + bytes };
             let prepared = preparer.prepare(batch)?;
-            records.extend(prepared.records.iter().map(|record| json(record.text.to_owned())));
+            for record in prepared.records.iter() {
+                records.push(json(record.text.to_owned()));
+                let place = records.len();
+                let of = *first.entry((record.key, *record.hash)).or_insert(place);
+                if of != place {
+                    let stored = matches!(dedupe, Dedupe::Rows | Dedupe::None);
+                    duplicates.push(SampleDuplicate { record: place, of, stored });
+                }
+                let told = told(record.metadata);
+                if !told.is_empty() {
+                    warnings.push(SampleWarning { record: place, warnings: told });
+                }
+            }
+            if let Some(new) = prepared.schema.new.filter(|_| has_schema) {
+                drift.extend(serde_json::from_str::<Vec<Difference>>(&new.changes).unwrap_or_default());
+            }
             quarantined.extend(prepared.quarantined.into_iter().map(|bad| SampleRejected {
                 reason: bad.reason.as_str(),
                 detail: bad.detail,
@@ -139,9 +188,19 @@ pub async fn sample(
             }));
         }
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Sample { records, quarantined, complete, stats, duration_ms })
+        Ok(Sample { records, quarantined, duplicates, warnings, drift, complete, stats, duration_ms })
     };
     tokio::time::timeout(limit, read).await.unwrap_or(Err(SampleError::TimedOut { limit }))
+}
+
+/// The warnings in the metadata of a record.
+fn told(metadata: &str) -> Vec<String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Metadata {
+        warnings: Vec<String>,
+    }
+    serde_json::from_str::<Metadata>(metadata).unwrap_or_default().warnings
 }
 
 fn json(text: String) -> Box<RawValue> {

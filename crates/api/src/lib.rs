@@ -23,6 +23,7 @@ mod records;
 mod roots;
 mod runs;
 mod schedules;
+mod source_schema;
 mod sources;
 mod state;
 mod tasks;
@@ -61,6 +62,7 @@ pub fn permissions() -> Vec<(&'static str, String, Permission)> {
 fn endpoints() -> Vec<Endpoint> {
     let mut all = roots::endpoints();
     all.extend(sources::endpoints());
+    all.extend(source_schema::endpoints());
     all.extend(aggregations::endpoints());
     all.extend(records::endpoints());
     all.extend(quarantine::endpoints());

@@ -170,7 +170,7 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
     described
 }
 
-fn reference(name: &str) -> Value {
+pub(crate) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
@@ -328,6 +328,8 @@ fn schemas() -> Value {
         "AggregationTask": task,
         "SourceTest": trial(json!({
             "records": {"type": "array", "items": object}, "quarantined": {"type": "array", "items": object},
+            "duplicates": {"type": "array", "items": object}, "warnings": {"type": "array", "items": object},
+            "drift": {"type": "array", "items": reference("SchemaDifference")},
             "complete": {"type": "boolean"}, "stats": object, "duration_ms": {"type": "integer"},
         })),
         "AggregationPreview": trial(json!({
@@ -367,6 +369,7 @@ fn schemas() -> Value {
         },
     });
     extend(&mut schemas, crate::quarantine::schemas());
+    extend(&mut schemas, crate::source_schema::schemas());
     let link = json!({"type": ["string", "null"], "format": "uri"});
     let paged = [
         "DataSource",

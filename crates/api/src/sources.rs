@@ -13,6 +13,7 @@ use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
 use matome_store::db::Conn;
 use matome_store::error::StoreError;
 use matome_store::secrets;
+use matome_store::source_schemas;
 use matome_store::tasks::{self, NewTask};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -32,7 +33,9 @@ use crate::trial;
 const NOUN: &str = "DataSource";
 const MAX_INTERVAL: i64 = 2_147_483_647;
 /// Records that `test` shows.
-const TEST_RECORDS: usize = 10;
+const TEST_RECORDS: i64 = 10;
+/// Records that it may be asked for.
+const MAX_TEST_RECORDS: i64 = 1_000;
 
 const LIST: List = List { listing: &LISTING, references: None, counter: None };
 
@@ -141,7 +144,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         Endpoint::json(resume.0, resume.1)
             .on(Method::POST, Write, |call| set_status(call, SourceStatus::Active))
             .doc(resume.2),
-        Endpoint::json(test.0, test.1).on(Method::POST, Write, test_source).doc(test.2),
+        Endpoint::json(test.0, test.1).on(Method::POST, Write, test_source).doc(test.2.taking("SourceTestRequest")),
     ]
 }
 
@@ -430,12 +433,21 @@ async fn set_status(call: Call, status: SourceStatus) -> Result<Response> {
 async fn test_source(call: Call) -> Result<Response> {
     let source = find(&call).await?;
     check_runnable(&source)?;
-    let revealed = {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, true);
+    let count = fields.integer("records", MAX_TEST_RECORDS).or(TEST_RECORDS);
+    fields.errors.into_result()?;
+    let (revealed, schema) = {
         let mut reader = call.state.db.read().await?;
-        secrets::reveal(&mut reader.conn(), &call.state.vault, LaneKind::Source, source.id, &source.config).await?
+        let mut conn = reader.conn();
+        let schema = source_schemas::current(&mut conn, source.id, "").await?;
+        let revealed =
+            secrets::reveal(&mut conn, &call.state.vault, LaneKind::Source, source.id, &source.config).await?;
+        (revealed, schema)
     };
+    let count = usize::try_from(count).unwrap_or_default();
     let limit = call.state.settings.trial_limit;
-    let tried = sample(&call.state.registry, source.source_type, revealed.get(), TEST_RECORDS, limit).await;
+    let tried = sample(&call.state.registry, source.source_type, revealed.get(), schema, count, limit).await;
     Ok(trial::answer(tried.map_err(|err| {
         let mut told = TrialError::new(&err);
         told.position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());

@@ -6,6 +6,7 @@
 
 pub mod canonical;
 pub mod clock;
+pub mod drift;
 pub mod engine;
 pub mod field_error;
 pub mod inference;

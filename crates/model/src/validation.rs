@@ -10,7 +10,7 @@ mod evaluate;
 mod pattern;
 mod rules;
 mod schema;
-mod value;
+pub(crate) mod value;
 
 use std::fmt;
 use std::sync::Arc;

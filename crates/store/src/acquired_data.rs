@@ -28,6 +28,7 @@ use crate::error::{Result, StoreError};
 use crate::inbox::{self, Taken};
 use crate::lease;
 use crate::quarantine::{self, BadRecord};
+use crate::source_schemas::{self, NewVersion};
 use crate::tasks;
 use crate::triggers;
 
@@ -167,6 +168,17 @@ pub struct Page {
     pub progress: Option<Progress>,
     /// The records of the inbox that this page is made of, if it is.
     pub inbox: Option<Taken>,
+    /// What it brings to the schema of its source stream.
+    pub schema: SchemaStep,
+}
+
+/// What a page brings to the schema of its source stream.
+#[derive(Clone, Debug, Default)]
+pub struct SchemaStep {
+    /// A version with what is new in its records.
+    pub new: Option<NewVersion>,
+    /// Whether the schema has learned enough when this page ends the read.
+    pub settles: bool,
 }
 
 /// What a page transaction did.
@@ -246,6 +258,12 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     if let Some(taken) = &page.inbox {
         let new: HashSet<usize> = selection.new.iter().map(|new| new.index).collect();
         inbox::settle(conn, &taken.records, &new, &page.quarantined, page.acquired_at).await?;
+    }
+    if let Some(new) = &page.schema.new {
+        source_schemas::add(conn, key.source_id, &key.stream, new, page.task_id, page.acquired_at).await?;
+    }
+    if page.ends_read && page.schema.settles {
+        source_schemas::settle(conn, key.source_id, &key.stream).await?;
     }
     if page.ends_read {
         // Source before lane: the order of the API's changes, so that neither waits for the other.

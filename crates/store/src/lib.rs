@@ -26,6 +26,7 @@ mod purge;
 pub mod quarantine;
 pub mod schedules;
 pub mod secrets;
+pub mod source_schemas;
 pub mod task_history;
 pub mod tasks;
 pub mod triggers;

@@ -22,6 +22,7 @@ use matome_store::db::{Conn, DataDir, Db, Snapshot};
 use matome_store::error::{Result, StoreError};
 use matome_store::quarantine::BadRecord;
 use matome_store::secrets::{self, Vault};
+use matome_store::source_schemas;
 use matome_store::tasks::{self, ClaimedTask, End, Finish, NewTask, RetryPolicy};
 use matome_store::{aggregated_data, aggregation_runs, aggregation_sources, data_sources, migrate, schedules};
 use secrecy::SecretString;
@@ -86,6 +87,9 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["quarantine_once", "quarantine_count"], "drop index quarantine_once; insert into quarantine
         (source_id, task_id, reason, detail, raw, raw_length, raw_hash)
         select source_id, task_id, reason, detail, raw, raw_length, raw_hash from quarantine"),
+    (&["source_schema"], "delete from source_schemas where version = 1; update source_schemas set version = 0"),
+    (&["source_schema"], "update source_schemas set version = 4 where version = 2"),
+    (&["owner"], "update source_schemas set source_id = 1000"),
     (&["inbox"], "update quarantine set status = 'replaying', replay_task = 1, outcome = null"),
     (&["inbox"], "insert into inbox (source_id, quarantine_id, raw) select source_id, id, raw from quarantine"),
     (&["inbox"], "insert into inbox (source_id, quarantine_id, raw) select source_id, 1000, raw from quarantine"),
@@ -410,6 +414,15 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             ends_read: page_seq == 1,
             progress: None,
             inbox: None,
+            schema: acquired_data::SchemaStep {
+                new: Some(source_schemas::NewVersion {
+                    version: page_seq + 1,
+                    fields: "{}".to_owned(),
+                    changes: "[]".to_owned(),
+                    settled: false,
+                }),
+                settles: true,
+            },
         };
         let committed = acquired_data::commit_page(conn, &page).await?;
         occurrences.lock().unwrap().advance(committed.seen);

@@ -456,6 +456,7 @@ impl Side {
             },
             ends_read: last,
             inbox: None,
+            schema: Default::default(),
             progress: None,
         };
         let commit =

@@ -318,3 +318,46 @@ fn collect_texts(errors: &Value, texts: &mut Vec<String>) {
         other => panic!("{other}"),
     }
 }
+
+#[tokio::test]
+async fn the_schema_of_a_source_is_shown_and_a_new_one_accepted() {
+    for api in apis().await {
+        let source = api.make(SOURCES, json!({"name": "s", "source_type": "file"})).await["id"].as_i64().unwrap();
+        let path = format!("{SOURCES}{source}/schema/");
+        let none = api.get(&path).await;
+        assert_eq!((&none["version"], &none["learning"], &none["fields"]), (&json!(0), &json!(true), &json!({})));
+        let added = api.db.write(move |conn| {
+            Box::pin(async move {
+                let sql = "insert into source_schemas (source_id, version, fields, changes, settled, task_id)
+                    values ($1, $2, $3, $4, $5, 7)";
+                for (version, settled) in [(1_i64, false), (2, true)] {
+                    let fields = matome_store::db::Arg::Json(Some(r#"{"id":{"types":["integer"]}}"#));
+                    let changes = matome_store::db::Arg::Json(Some(r#"[{"field":"/id","old":null,"new":"integer"}]"#));
+                    conn.execute(sql, &[source.into(), version.into(), fields, changes, settled.into()]).await?;
+                }
+                Ok(())
+            })
+        });
+        added.await.unwrap();
+        let shown = api.get(&path).await;
+        assert_eq!((&shown["version"], &shown["learning"]), (&json!(2), &json!(false)), "{}", api.name);
+        assert_eq!(shown["fields"], json!({"id": {"types": ["integer"]}}));
+        let history = shown["history"].as_array().unwrap();
+        assert_eq!((history.len(), &history[0]["version"], &history[0]["task"]), (2, &json!(2), &json!(7)));
+        assert_eq!(history[0]["changes"], json!([{"field": "/id", "old": null, "new": "integer"}]), "{}", api.name);
+        let accepted = api.call("POST", &format!("{path}accept/"), None).await.expect(api.name, 200);
+        assert_eq!((&accepted["version"], &accepted["learning"]), (&json!(2), &json!(true)), "{}", api.name);
+        for (method, path) in [("GET", "999/schema/"), ("POST", "999/schema/accept/")] {
+            api.call(method, &format!("{SOURCES}{path}"), None).await.expect(api.name, 404);
+        }
+        let errors = api.refused(
+            SOURCES,
+            json!({"name": "t", "source_type": "file", "config": {"path": "a.csv", "drift": "thaw",
+                "validation": {"schema": {"properties": {"a": {"minimum": "1"}}}, "rules": [{"field": "a", "pattern": "("}]}}}),
+        );
+        let errors = errors.await;
+        assert!(errors["config"]["drift"][0].as_str().unwrap().contains("accept_new"), "{errors}");
+        assert!(errors["config"]["validation"]["rules"]["0"]["pattern"][0].is_string(), "{errors}");
+        assert!(errors["config"]["validation"]["schema"]["properties"]["a"]["minimum"][0].is_string(), "{errors}");
+    }
+}

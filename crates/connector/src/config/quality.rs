@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use matome_model::drift::DriftPolicy;
 use matome_model::validation::{Policy, Rule, Rules, Validation};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -16,6 +17,8 @@ const MAX_RULES: usize = 200;
 pub struct Quality {
     /// `validation`: `{"schema", "rules", "policy"}`.
     pub validation: Option<Arc<Validation>>,
+    /// `drift`: what happens to records that the stored schema does not describe.
+    pub drift: DriftPolicy,
     /// `quarantine`: how much of a read may be bad.
     pub limit: QuarantineLimit,
 }
@@ -35,6 +38,8 @@ pub(crate) fn parse_quality(fields: &mut Fields) -> Quality {
         fields.absorb(nested);
         validation
     });
+    let words: Vec<(&str, DriftPolicy)> = DriftPolicy::ALL.iter().map(|policy| (policy.as_str(), *policy)).collect();
+    let drift = fields.choice("drift", &words).unwrap_or_default();
     let limit = fields.nested("quarantine").map(|mut nested| {
         let max_records = nested.integer("max_records", 0, i64::MAX.unsigned_abs());
         let max_ratio = nested.value("max_ratio").and_then(|value| {
@@ -48,7 +53,7 @@ pub(crate) fn parse_quality(fields: &mut Fields) -> Quality {
         fields.absorb(nested);
         QuarantineLimit { max_records, max_ratio }
     });
-    Quality { validation: validation.map(Arc::new), limit: limit.unwrap_or_default() }
+    Quality { validation: validation.map(Arc::new), drift, limit: limit.unwrap_or_default() }
 }
 
 fn parse_validation(fields: &mut Fields) -> Option<Validation> {
@@ -152,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_records_must_be_is_checked_when_it_is_written() {
-        let config = r##"{"path":"a.csv","quarantine":{"max_ratio":1.5,"max_recs":1},"validation":{
+        let config = r##"{"path":"a.csv","drift":"never","quarantine":{"max_ratio":1.5,"max_recs":1},"validation":{
             "policy":"drop","schema":{"properties":{"a":{"type":"text"}},"$ref":"https://example.com/s"},
             "rules":[{"field":"a","min":"x"},{"field":"b","pattern":"("},{"min":1},{"field":"c"},{"field":"d","uniq":true},
             {"field":"e","required":1},{"field":"f","min":2,"max":1},7]}}"##;
@@ -161,6 +166,7 @@ mod tests {
         assert_eq!(
             places,
             [
+                "drift",
                 "quarantine.max_ratio",
                 "quarantine.max_recs",
                 "validation.policy",

@@ -59,8 +59,22 @@ pub enum SourceCommand {
     Show(Target),
     /// Reads a source now.
     Run(RunTarget),
-    /// Reads the first records and shows them; stores nothing.
-    Test(Target),
+    /// Reads the first records and shows them with what is wrong: duplicates, broken rules, drift. Stores nothing.
+    Test {
+        #[command(flatten)]
+        target: Target,
+        /// Records at most, up to 1000.
+        #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        records: u16,
+    },
+    /// Shows which fields and types a source's records have, and when that changed.
+    Schema {
+        #[command(flatten)]
+        target: Target,
+        /// Has the next read take in all that is new, also where `drift` is freeze or quarantine.
+        #[arg(long)]
+        accept: bool,
+    },
     /// Deletes a source and its data.
     Delete(DeleteTarget),
 }

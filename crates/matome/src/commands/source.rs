@@ -59,11 +59,23 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
         }
         SourceCommand::Show(target) => super::show(&target, console, SOURCES).await?,
         SourceCommand::Run(run) => super::run(&run, console, SOURCES, &json!({})).await?,
-        SourceCommand::Test(target) => {
+        SourceCommand::Test { target, records } => {
             let client = Client::connect(&target.client, console, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;
-            let row = client.post(&format!("{SOURCES}{id}/test/"), "{}".to_owned()).await?.into_json()?;
+            let body = json!({ "records": records });
+            let row = client.post(&format!("{SOURCES}{id}/test/"), body.to_string()).await?.into_json()?;
             print_row(console, &target.client.output, &row)?;
+            client.close().await;
+        }
+        SourceCommand::Schema { target, accept } => {
+            let client = Client::connect(&target.client, console, false).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            let path = format!("{SOURCES}{id}/schema/");
+            let answer = match accept {
+                true => client.post(&format!("{path}accept/"), "{}".to_owned()).await?,
+                false => client.get(&path).await?,
+            };
+            print_row(console, &target.client.output, &answer.into_json()?)?;
             client.close().await;
         }
         SourceCommand::Delete(delete) => super::delete(&delete, console, SOURCES).await?,

@@ -7,7 +7,7 @@ use crate::canonical::write_string;
 
 /// A JSON value read from canonical text, so equal values are equal trees and equal numbers equal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Json<'a> {
+pub(crate) enum Json<'a> {
     Null,
     Bool(bool),
     /// A plain decimal.
@@ -20,19 +20,19 @@ pub(super) enum Json<'a> {
 
 impl<'a> Json<'a> {
     /// Reads canonical text.
-    pub(super) fn parse(canonical: &'a str) -> Self {
+    pub(crate) fn parse(canonical: &'a str) -> Self {
         Parser { text: canonical, at: 0 }.value()
     }
 
     /// The member `name` of an object.
-    pub(super) fn get(&self, name: &str) -> Option<&Json<'a>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Json<'a>> {
         let Self::Object(members) = self else { return None };
         let at = members.binary_search_by(|(key, _)| key.as_ref().cmp(name)).ok()?;
         Some(&members[at].1)
     }
 
     /// Element `index` of an array, or member `index` of an object.
-    pub(super) fn step(&self, step: &str) -> Option<&Json<'a>> {
+    pub(crate) fn step(&self, step: &str) -> Option<&Json<'a>> {
         match self {
             Self::Object(_) => self.get(step),
             Self::Array(items) => items.get(step.parse::<usize>().ok()?),
@@ -41,7 +41,7 @@ impl<'a> Json<'a> {
     }
 
     /// The word of JSON Schema for its type; a number without a fraction is an `integer`.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "boolean",
@@ -54,7 +54,7 @@ impl<'a> Json<'a> {
     }
 
     /// Appends its canonical text.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::Null => out.extend_from_slice(b"null"),
             Self::Bool(true) => out.extend_from_slice(b"true"),
@@ -87,7 +87,7 @@ impl<'a> Json<'a> {
     }
 
     /// Its canonical text, cut to what a message has room for.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         const ROOM: usize = 60;
         let mut out = Vec::new();
         self.write(&mut out);
@@ -99,7 +99,7 @@ impl<'a> Json<'a> {
     }
 
     /// The same value with texts of its own.
-    pub(super) fn into_owned(self) -> Json<'static> {
+    pub(crate) fn into_owned(self) -> Json<'static> {
         let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         match self {
             Self::Null => Json::Null,
@@ -190,12 +190,12 @@ impl<'a> Parser<'a> {
 }
 
 /// Whether a canonical number has no fraction.
-pub(super) fn is_integer(digits: &str) -> bool {
+pub(crate) fn is_integer(digits: &str) -> bool {
     !digits.contains('.')
 }
 
 /// Compares two canonical numbers by exact value.
-pub(super) fn compare(left: &str, right: &str) -> Ordering {
+pub(crate) fn compare(left: &str, right: &str) -> Ordering {
     match (left.strip_prefix('-'), right.strip_prefix('-')) {
         (None, None) => magnitudes(left, right),
         (Some(left), Some(right)) => magnitudes(right, left),
@@ -215,7 +215,7 @@ fn parts(digits: &str) -> (&str, &str) {
 }
 
 /// Whether `value` is a whole number of `divisor`s, exactly; both canonical, `divisor` above 0.
-pub(super) fn is_multiple(value: &str, divisor: &str) -> bool {
+pub(crate) fn is_multiple(value: &str, divisor: &str) -> bool {
     let ((whole, fraction), (by_whole, by_fraction)) = (parts(value.trim_start_matches('-')), parts(divisor));
     let scale = fraction.len().max(by_fraction.len());
     let scaled = |whole: &str, fraction: &str| format!("{whole}{fraction}{}", "0".repeat(scale - fraction.len()));

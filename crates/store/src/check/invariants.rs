@@ -126,6 +126,7 @@ select x.table_name || ' of source ' || x.source_id as place from (
     select distinct 'acquired_data' as table_name, source_id from acquired_data
     union all select distinct 'quarantine' as table_name, source_id from quarantine
     union all select distinct 'inbox' as table_name, source_id from inbox
+    union all select distinct 'source_schema' as table_name, source_id from source_schemas
     union all select distinct 'checkpoint' as table_name, source_id from checkpoints
     union all select distinct 'counter' as table_name, source_id from counters
         where table_name in ('acquired_data', 'quarantine')
@@ -211,6 +212,12 @@ group by source_id, stream, key_hash, version having count(*) > 1",
         violations: "select 'source ' || source_id || ' stream ''' || stream || ''': quarantine ' || min(id) || ' and ' || max(id)
     as place
 from quarantine group by source_id, stream, raw_hash, reason having count(*) > 1",
+    },
+    Invariant {
+        name: "source_schema",
+        rule: "the versions of a source's schema follow each other without a gap",
+        violations: "select 'source ' || source_id as place from source_schemas
+group by source_id, stream having max(version) - min(version) + 1 <> count(*) or min(version) < 1",
     },
     Invariant {
         name: "inbox",

@@ -129,6 +129,7 @@ impl Reading {
             ends_read: false,
             progress: None,
             inbox: None,
+            schema: acquired_data::SchemaStep::default(),
         }
     }
 
