@@ -9,6 +9,7 @@ use axum::body::{Body as HttpBody, Bytes};
 use axum::response::Response;
 use futures::{Stream, TryStreamExt as _};
 use http::{HeaderValue, Method, header};
+use matome_store::acquired_data::Versions;
 use matome_store::db::Db;
 use matome_store::error::StoreError;
 use matome_store::{acquired_data, aggregated_data, aggregation_sources, data_sources};
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::auth::Permission::Read;
 use crate::endpoint::{Call, Endpoint};
 use crate::error::{ApiError, Result};
+use crate::history;
 use crate::message::Message;
 use crate::openapi::{Answer, OperationDoc};
 
@@ -32,7 +34,10 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::other("/api/acquisition/sources/{id}/export/", "Acquired Data Export")
             .on(Method::GET, Read, export_source)
-            .doc(doc("acquisition_sources_export", "Stream all records of a data source, one a line, in no order.")),
+            .doc(
+                doc("acquisition_sources_export", "Stream all records of a data source, one a line, in no order.")
+                    .with(&[history::AS_OF, history::LATEST]),
+            ),
         Endpoint::other("/api/aggregation/sources/{id}/export/", "Aggregated Data Export")
             .on(Method::GET, Read, export_aggregation)
             .doc(doc(
@@ -45,13 +50,14 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
 async fn export_source(call: Call) -> Result<Response> {
     const NOUN: &str = "DataSource";
     let id = call.id(NOUN)?;
+    let versions = history::wanted(&call)?;
     let mut reader = call.state.db.read().await?;
     let found = data_sources::find(&mut reader.conn(), id).await?;
     found.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
     let up_to = acquired_data::watermark(&mut reader.conn(), id).await?;
     drop(reader);
     let db = call.state.db.clone();
-    Ok(streamed(|chunks| async move { send_records(&db, id, up_to, &chunks).await }))
+    Ok(streamed(|chunks| async move { send_records(&db, id, up_to, versions, &chunks).await }))
 }
 
 async fn export_aggregation(call: Call) -> Result<Response> {
@@ -91,10 +97,10 @@ where
     response
 }
 
-async fn send_records(db: &Db, id: i64, up_to: i64, chunks: &Chunks) -> Result<(), StoreError> {
+async fn send_records(db: &Db, id: i64, up_to: i64, versions: Versions, chunks: &Chunks) -> Result<(), StoreError> {
     let mut reader = db.read().await?;
     let mut conn = reader.conn();
-    let records = acquired_data::stream(&mut conn, id, up_to);
+    let records = acquired_data::stream_versions(&mut conn, id, up_to, versions);
     send(records.map_ok(|record| record.raw_data.into_boxed_str()), chunks).await
 }
 

@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod export;
 mod health;
+mod history;
 mod host;
 mod list;
 mod message;
@@ -67,6 +68,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(records::endpoints());
     all.extend(quarantine::endpoints());
     all.extend(runs::endpoints());
+    all.extend(history::endpoints());
     all.extend(export::endpoints());
     all.extend(tasks::endpoints());
     all.extend(schedules::endpoints());

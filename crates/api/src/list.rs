@@ -5,6 +5,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use futures::future::BoxFuture;
 use http::StatusCode;
 use matome_model::clock::Timestamp;
+use matome_model::field_error::Words;
 use matome_model::task::LaneKind;
 use matome_store::db::{Conn, Row};
 use matome_store::error::StoreError;
@@ -24,11 +25,12 @@ const MAX_IN: usize = 1000;
 
 /// The envelope of every list.
 #[derive(Serialize)]
-struct Envelope<T> {
-    count: i64,
-    next: Option<String>,
-    previous: Option<String>,
-    results: Vec<T>,
+pub(crate) struct Envelope<T> {
+    /// Null where rows are not counted.
+    pub(crate) count: Option<i64>,
+    pub(crate) next: Option<String>,
+    pub(crate) previous: Option<String>,
+    pub(crate) results: Vec<T>,
 }
 
 /// How a list counts its rows when no more than sources are filtered by.
@@ -53,6 +55,15 @@ impl List {
         V: Serialize,
     {
         let query = self.query(call).await?;
+        self.page_of(call, query, view).await
+    }
+
+    /// As [`List::page`], of a query that the path asks for.
+    pub(crate) async fn page_of<T, V>(&self, call: &Call, query: Query, view: fn(T) -> V) -> Result<Response>
+    where
+        T: for<'r> TryFrom<&'r Row, Error = StoreError>,
+        V: Serialize,
+    {
         let size = page_size(call);
         let mut reader = call.state.db.read().await?;
         let count = self.count(&mut reader.conn(), &query).await?;
@@ -69,9 +80,10 @@ impl List {
         let rows = self.listing.rows(&mut reader.conn(), &query, size, (page - 1) * size).await?;
         drop(reader);
         let results = rows.iter().map(|row| T::try_from(row).map(view)).collect::<Result<Vec<V>, StoreError>>()?;
-        let next = (page < last).then(|| link(call, page + 1));
-        let previous = (page > 1).then(|| link(call, page - 1));
-        Ok(json_answer(StatusCode::OK, &Envelope { count, next, previous, results }))
+        let to = |page: i64| link(call, "page", &if page > 1 { page.to_string() } else { String::new() });
+        let next = (page < last).then(|| to(page + 1));
+        let previous = (page > 1).then(|| to(page - 1));
+        Ok(json_answer(StatusCode::OK, &Envelope { count: Some(count), next, previous, results }))
     }
 
     async fn count(&self, conn: &mut Conn<'_>, query: &Query) -> Result<i64> {
@@ -104,7 +116,7 @@ impl List {
     }
 
     /// What the query string asks for. Unknown parameters are ignored, as Django does.
-    async fn query(&self, call: &Call) -> Result<Query> {
+    pub(crate) async fn query(&self, call: &Call) -> Result<Query> {
         let mut errors = FieldErrors::default();
         let mut query = Query::default();
         let mut keys: Vec<&str> = call.query.iter().map(|(key, _)| key.as_str()).collect();
@@ -173,19 +185,19 @@ impl List {
     }
 }
 
-fn page_size(call: &Call) -> i64 {
+pub(crate) fn page_size(call: &Call) -> i64 {
     let wanted = call.parameter("page_size").and_then(|text| text.parse::<i64>().ok()).filter(|size| *size > 0);
     wanted.unwrap_or(PAGE_SIZE).min(MAX_PAGE_SIZE)
 }
 
-/// The same list at another page.
-fn link(call: &Call, page: i64) -> String {
+/// The same list at another place: with this value of `parameter`, or without it.
+pub(crate) fn link(call: &Call, parameter: &str, value: &str) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for (key, value) in call.query.iter().filter(|(key, _)| key != "page") {
+    for (key, value) in call.query.iter().filter(|(key, _)| key != parameter) {
         query.append_pair(key, value);
     }
-    if page > 1 {
-        query.append_pair("page", &page.to_string());
+    if !value.is_empty() {
+        query.append_pair(parameter, value);
     }
     let query = query.finish();
     // The canonical path, whichever was asked for.
@@ -227,12 +239,20 @@ fn one(column: &Column, text: &str) -> Result<Value, Message> {
             }
         }
         ColumnKind::Time => time(text).map(Value::Time).ok_or(Message::FilterTime),
+        ColumnKind::Key => key(text)
+            .map(Value::Bytes)
+            .ok_or_else(|| Message::Said(Words::new("Enter 32 hexadecimal digits.", "16進数32桁を入力してください。"))),
         ColumnKind::Uuid => Uuid::parse_str(text).map(Value::Uuid).map_err(|_| Message::FilterUuid),
     }
 }
 
+fn key(text: &str) -> Option<Vec<u8>> {
+    let is_key = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    is_key.then(|| u128::from_str_radix(text, 16).ok().map(|key| key.to_be_bytes().to_vec())).flatten()
+}
+
 /// ISO 8601 with or without zone (UTC then), or a date alone.
-fn time(text: &str) -> Option<Timestamp> {
+pub(crate) fn time(text: &str) -> Option<Timestamp> {
     // A `+` that was not escaped arrives as a space.
     let repaired = match text.rsplit_once(' ') {
         Some((time, zone)) if time.contains('T') => format!("{time}+{zone}"),

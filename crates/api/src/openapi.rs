@@ -21,6 +21,17 @@ pub(crate) struct OperationDoc {
     pub(crate) filters: Option<&'static Listing>,
     /// Other parameters of the query string: name and description.
     pub(crate) query: &'static [(&'static str, &'static str)],
+    /// Further parameters of the query string.
+    pub(crate) parameters: &'static [Parameter],
+}
+
+/// A parameter of the query string.
+#[derive(Clone, Copy)]
+pub(crate) struct Parameter {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    /// `string`, `integer`, `boolean`, or `date-time`.
+    pub(crate) kind: &'static str,
 }
 
 /// What an operation answers with.
@@ -37,7 +48,7 @@ pub(crate) enum Answer {
 
 impl OperationDoc {
     pub(crate) const fn new(id: &'static str, summary: &'static str, status: u16, answer: Answer) -> Self {
-        Self { id, summary, body: None, status, answer, filters: None, query: &[] }
+        Self { id, summary, body: None, status, answer, filters: None, query: &[], parameters: &[] }
     }
 
     pub(crate) const fn taking(mut self, schema: &'static str) -> Self {
@@ -47,6 +58,11 @@ impl OperationDoc {
 
     pub(crate) const fn asking(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
         self.query = query;
+        self
+    }
+
+    pub(crate) const fn with(mut self, parameters: &'static [Parameter]) -> Self {
+        self.parameters = parameters;
         self
     }
 
@@ -118,6 +134,13 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
         parameters.extend(filters(listing));
     }
     parameters.extend(doc.query.iter().map(|(name, what)| parameter(name, what, &json!({"type": "string"}))));
+    parameters.extend(doc.parameters.iter().map(|Parameter { name, what, kind }| {
+        let schema = match *kind {
+            "date-time" => json!({"type": "string", "format": "date-time"}),
+            kind => json!({"type": kind}),
+        };
+        parameter(name, what, &schema)
+    }));
     let content = |schema: Value| json!({"application/json": {"schema": schema}});
     let (description, body) = match doc.answer {
         Answer::Empty => ("Done.", None),
@@ -138,7 +161,7 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
     let mut refuse = |status: &str, description: &str, schema: &str| {
         responses.insert(status.to_owned(), json!({"description": description, "content": content(reference(schema))}));
     };
-    if doc.body.is_some() || doc.filters.is_some() || !doc.query.is_empty() {
+    if doc.body.is_some() || doc.filters.is_some() || !doc.query.is_empty() || !doc.parameters.is_empty() {
         refuse("400", "Fields or parameters are wrong.", "FieldErrors");
     }
     if operation.permission != Permission::Public {
@@ -187,6 +210,7 @@ fn filters(listing: &Listing) -> Vec<Value> {
             ColumnKind::Choice(words) => json!({"type": "string", "enum": words}),
             ColumnKind::Time => json!({"type": "string", "format": "date-time"}),
             ColumnKind::Uuid => json!({"type": "string", "format": "uuid"}),
+            ColumnKind::Key => json!({"type": "string", "pattern": "^[0-9a-fA-F]{32}$"}),
         };
         for lookup in Lookup::ALL.iter().filter(|lookup| lookup.fits(column)) {
             let (schema, what) = match lookup {
@@ -291,7 +315,22 @@ fn schemas() -> Value {
         "AcquiredData": view(json!({
             "id": id, "source": id, "raw_data": object, "metadata": object, "data_hash": text_or_null,
             "acquired_at": time, "created_at": time, "stream": text, "version": {"type": "integer"},
+            "key_hash": text_or_null,
         })),
+        "RecordDiff": view(json!({
+            "record": id, "version": {"type": "integer"}, "against": {"type": ["integer", "null"], "format": "int64"},
+            "against_version": {"type": ["integer", "null"]},
+            "changes": {"type": "array", "items": reference("RecordChange")},
+        })),
+        "RecordChange": {
+            "type": "object", "required": ["path", "change"],
+            "properties": {
+                "path": {"type": "string", "description": "JSON pointer of the place."},
+                "change": {"type": "string", "enum": ["added", "removed", "changed"]},
+                "old": {"description": "The value before; absent when there was none."},
+                "new": {"description": "The value after; absent when there is none."},
+            },
+        },
         "AggregatedData": view(json!({
             "id": id, "source": id, "data": object, "metadata": object, "aggregated_at": time,
             "created_at": time, "run": {"type": ["integer", "null"], "format": "int64"},
@@ -384,8 +423,11 @@ fn schemas() -> Value {
         "Token",
     ];
     for name in paged {
+        // Records as they were at a time are not counted.
+        let count =
+            if name == "AcquiredData" { json!({"type": ["integer", "null"]}) } else { json!({"type": "integer"}) };
         schemas[format!("Paginated{name}List")] = view(json!({
-            "count": {"type": "integer"}, "next": link, "previous": link,
+            "count": count, "next": link, "previous": link,
             "results": {"type": "array", "items": reference(name)},
         }));
     }

@@ -17,11 +17,12 @@ use serde_json::value::RawValue;
 use crate::auth::Permission::Read;
 use crate::endpoint::{Call, Endpoint, json_answer};
 use crate::error::{ApiError, Result};
+use crate::history;
 use crate::list::List;
 use crate::message::Message;
 use crate::openapi::{Answer, OperationDoc};
 
-const ACQUIRED: List = List {
+pub(crate) const ACQUIRED: List = List {
     listing: &acquired::LISTING,
     references: Some(LaneKind::Source),
     counter: Some(|conn, source| Box::pin(acquired::count(conn, source))),
@@ -42,7 +43,7 @@ const QUARANTINE: List = List {
 
 /// A record as clients see it.
 #[derive(Serialize)]
-struct AcquiredView {
+pub(crate) struct AcquiredView {
     id: i64,
     source: i64,
     raw_data: Box<RawValue>,
@@ -52,9 +53,10 @@ struct AcquiredView {
     created_at: String,
     stream: String,
     version: i64,
+    key_hash: Option<String>,
 }
 
-fn acquired_view(record: AcquiredRecord) -> AcquiredView {
+pub(crate) fn acquired_view(record: AcquiredRecord) -> AcquiredView {
     AcquiredView {
         id: record.id,
         source: record.source_id,
@@ -65,6 +67,7 @@ fn acquired_view(record: AcquiredRecord) -> AcquiredView {
         created_at: iso8601(record.created_at),
         stream: record.stream,
         version: record.version,
+        key_hash: record.key_hash.map(|key| key.iter().map(|byte| format!("{byte:02x}")).collect()),
     }
 }
 
@@ -147,10 +150,11 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     let doc = OperationDoc::new;
     vec![
         Endpoint::json("/api/acquisition/data/", "Acquired Data List")
-            .on(Method::GET, Read, |call| async move { ACQUIRED.page(&call, acquired_view).await })
+            .on(Method::GET, Read, history::list_records)
             .doc(
                 doc("acquisition_data_list", "List acquired records, newest first.", 200, Answer::Page("AcquiredData"))
-                    .filtered_by(&acquired::LISTING),
+                    .filtered_by(&acquired::LISTING)
+                    .with(history::WHICH_VERSIONS),
             ),
         Endpoint::json("/api/acquisition/data/{id}/", "Acquired Data Instance")
             .on(Method::GET, Read, |call| one(call, &acquired::LISTING, "AcquiredData", acquired_view))

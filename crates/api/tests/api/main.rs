@@ -6,6 +6,7 @@ mod access;
 mod actions;
 mod connections;
 mod documents;
+mod history;
 mod lists;
 mod quarantine;
 mod records;

@@ -17,6 +17,8 @@ pub enum DataCommand {
         /// The rows that this run of the aggregation made, as long as they are kept; `matome aggregate runs` lists runs.
         #[arg(long, value_name = "ID", conflicts_with = "source")]
         run: Option<u64>,
+        #[command(flatten)]
+        versions: WhichVersions,
         /// Rows at most.
         #[arg(long, default_value_t = 20)]
         limit: usize,
@@ -27,10 +29,49 @@ pub enum DataCommand {
         client: ClientArgs,
         #[command(flatten)]
         which: WhichData,
+        #[command(flatten)]
+        versions: WhichVersions,
         /// File to write [default: stdout]
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
+    /// Shows all versions of a record's key, the newest first.
+    History(RecordTarget),
+    /// Shows what changed in a record since the version before.
+    Diff {
+        #[command(flatten)]
+        target: RecordTarget,
+        /// Id of another record to compare with.
+        #[arg(long, value_name = "ID")]
+        against: Option<u64>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct RecordTarget {
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Id of the record.
+    pub id: u64,
+}
+
+/// Which versions of a source's records.
+#[derive(Args, Clone, Debug)]
+pub struct WhichVersions {
+    /// What was there at this time: of each key the version that was the newest then. ISO 8601; UTC without a zone.
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["latest", "aggregation"])]
+    pub as_of: Option<String>,
+    /// The newest version of each key only.
+    #[arg(long, conflicts_with = "aggregation")]
+    pub latest: bool,
+}
+
+impl WhichVersions {
+    /// As parameters of the query string.
+    pub fn query(&self) -> Vec<(&str, &str)> {
+        let as_of = self.as_of.as_deref().map(|time| ("as_of", time));
+        as_of.into_iter().chain(self.latest.then_some(("latest", "true"))).collect()
+    }
 }
 
 #[derive(Args, Clone, Debug)]

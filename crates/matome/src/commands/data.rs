@@ -14,20 +14,21 @@ use crate::commands::source::SOURCES;
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
-use crate::output::{Column, Row, print_rows, printed, value_at};
+use crate::output::{Column, Row, print_row, print_rows, printed, value_at};
 
 const ACQUIRED: &[Column] = &[("id", &["id"]), ("acquired", &["acquired_at"]), ("raw data", &["raw_data"])];
 const AGGREGATED: &[Column] = &[("id", &["id"]), ("aggregated", &["aggregated_at"]), ("data", &["data"])];
 
 pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure> {
     match command {
-        DataCommand::Query { client, which, run, limit } => {
+        DataCommand::Query { client, which, run, versions, limit } => {
             let output = client.output.clone();
             let client = Client::connect(&client, console, false).await?;
             let which = resolve(&client, &which).await?;
             let run = run.map(|id| id.to_string());
             let mut query = vec![("source", which.id.as_str())];
             query.extend(run.as_deref().map(|id| ("run", id)));
+            query.extend(versions.query());
             let rows = list(&client, which.data, &query, limit).await?;
             if rows.is_empty() && output.output == Format::Table {
                 console.notice(Message::NoRows);
@@ -35,11 +36,12 @@ pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure>
             print_rows(console, &output, &rows, which.columns)?;
             client.close().await;
         }
-        DataCommand::Export { client, which, to } => {
+        DataCommand::Export { client, which, versions, to } => {
             let format = client.output.output;
             let client = Client::connect(&client, console, false).await?;
             let which = resolve(&client, &which).await?;
-            let path = format!("{}{}/export/", which.sources, which.id);
+            let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(versions.query()).finish();
+            let path = format!("{}{}/export/?{query}", which.sources, which.id);
             let export = Export { client: &client, path, name: which.name, format, console };
             match &to {
                 None => drop(export.write(&mut io::stdout().lock()).await?),
@@ -47,8 +49,43 @@ pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure>
             }
             client.close().await;
         }
+        DataCommand::History(target) => {
+            let client = Client::connect(&target.client, console, false).await?;
+            let rows = list(&client, &format!("{RECORDS}{}/history/", target.id), &[], usize::MAX).await?;
+            print_rows(console, &target.client.output, &rows, VERSIONS)?;
+            client.close().await;
+        }
+        DataCommand::Diff { target, against } => {
+            let output = &target.client.output;
+            let client = Client::connect(&target.client, console, false).await?;
+            let query = against.map(|id| format!("?against={id}")).unwrap_or_default();
+            let diff = client.get(&format!("{RECORDS}{}/diff/{query}", target.id)).await?.into_json()?;
+            match output.output {
+                // The changes are what is looked for; the frame around them is for programs.
+                Format::Table | Format::Csv | Format::Ndjson => {
+                    print_rows(console, output, &changes(&diff)?, CHANGES)?;
+                }
+                Format::Json | Format::Yaml => print_row(console, output, &diff)?,
+            }
+            client.close().await;
+        }
     }
     Ok(())
+}
+
+const RECORDS: &str = "/api/acquisition/data/";
+const VERSIONS: &[Column] =
+    &[("id", &["id"]), ("version", &["version"]), ("acquired", &["acquired_at"]), ("raw data", &["raw_data"])];
+const CHANGES: &[Column] = &[("path", &["path"]), ("change", &["change"]), ("old", &["old"]), ("new", &["new"])];
+
+/// The rows of a comparison.
+fn changes(diff: &Row) -> Result<Vec<Row>, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Diff {
+        changes: Vec<Box<RawValue>>,
+    }
+    let diff: Diff = serde_json::from_str(diff.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    Ok(diff.changes)
 }
 
 /// Whose data a command is about.

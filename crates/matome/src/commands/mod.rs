@@ -26,17 +26,17 @@ use crate::output::{Row, print_row, value_at};
 /// Rows of a list, page by page, at most `limit`.
 pub async fn list(client: &Client, path: &str, query: &[(&str, &str)], limit: usize) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
-    let mut page = 1;
+    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+    let mut next = pairs.extend_pairs(query).append_pair("page_size", "100").finish();
     while rows.len() < limit {
-        let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-        pairs.extend_pairs(query).append_pair("page_size", "100").append_pair("page", &page.to_string());
-        let body = client.get(&format!("{path}?{}", pairs.finish())).await?.into_json()?;
+        let body = client.get(&format!("{path}?{next}")).await?.into_json()?;
         let body: Page = serde_json::from_str(body.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
         rows.extend(body.results);
-        if body.next.is_none() {
-            break;
+        // Whatever host the link names: only what it asks for matters.
+        match body.next.as_deref().and_then(|link| link.split_once('?')) {
+            Some((_, query)) => next = query.to_owned(),
+            None => break,
         }
-        page += 1;
     }
     rows.truncate(limit);
     Ok(rows)

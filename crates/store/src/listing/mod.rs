@@ -3,6 +3,8 @@
 //! A [`Listing`] says what a table offers; a [`Query`] chooses among it. The ids of a page are found first,
 //! through an index, and only then its rows are read, so that a deep page does not drag whole rows along.
 
+use std::fmt::Write as _;
+
 use matome_model::clock::Timestamp;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
@@ -66,6 +68,8 @@ pub enum ColumnKind {
     Time,
     /// A uuid.
     Uuid,
+    /// The hash of a key: 16 bytes, 32 hexadecimal digits in the API.
+    Key,
 }
 
 /// How a column is compared with a value.
@@ -131,6 +135,8 @@ pub enum Value {
     Time(Timestamp),
     /// For uuids.
     Uuid(Uuid),
+    /// For keys.
+    Bytes(Vec<u8>),
     /// For [`Lookup::IsNull`].
     Bool(bool),
     /// For [`Lookup::In`].
@@ -255,6 +261,43 @@ impl Listing {
         conn.fetch_all(AssertSqlSafe(sql), &args).await
     }
 
+    /// Matching rows as they were at a time, newest first: of each key the version that was the newest then. `limit`
+    /// rows behind `after`, the time and id of the row before. For [`acquired::LISTING`].
+    ///
+    /// # Errors
+    /// When the database is gone.
+    pub async fn rows_as_of(
+        &self,
+        conn: &mut Conn<'_>,
+        query: &Query,
+        as_of: Timestamp,
+        after: Option<(Timestamp, i64)>,
+        limit: i64,
+    ) -> Result<Vec<Row>> {
+        let mut args = Vec::new();
+        let mut matching = self.matching(conn, query, self.gone.as_ref(), &mut args);
+        args.push(as_of.into());
+        let newest = acquired::NEWEST_AT.replace("{as_of}", &format!("${}", args.len()));
+        write!(matching, " and {newest}").expect("text grows");
+        if let Some((time, id)) = after {
+            args.extend([Arg::Time(Some(time)), id.into()]);
+            let (time, id) = (args.len() - 1, args.len());
+            write!(matching, " and (t.acquired_at, t.id) < (${time}, ${id})").expect("text grows");
+        }
+        args.push(limit.into());
+        let order = "t.acquired_at desc, t.id desc";
+        let sql = format!(
+            "select {} from (
+    select t.id from {} t where {matching} order by {order} limit ${}
+) page join {} t on t.id = page.id order by {order}",
+            self.select,
+            self.table,
+            args.len(),
+            self.table,
+        );
+        conn.fetch_all(AssertSqlSafe(sql), &args).await
+    }
+
     /// The visible row with this id that also meets the query's conditions.
     ///
     /// # Errors
@@ -313,6 +356,7 @@ fn condition_sql<'q>(conn: &Conn<'_>, condition: &'q Condition, args: &mut Vec<A
             Value::Text(v) => Arg::Text(Some(v)),
             Value::Time(v) => Arg::Time(Some(*v)),
             Value::Uuid(v) => Arg::Uuid(Some(*v)),
+            Value::Bytes(v) => Arg::Bytes(Some(v)),
             Value::Bool(v) => Arg::Bool(Some(*v)),
             // Only `in` has several values, and it binds each.
             Value::Many(_) => Arg::Text(None),
