@@ -278,7 +278,8 @@ impl AcquisitionHandler {
                     Ok((begun, Occurrences::begin(conn, &of).await?))
                 })
             })
-            .await?;
+            .await
+            .map_err(|err| store_error(err, ctx))?;
         let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
         Ok(Read { task_id: task.id, dedupe, record_key, key, config_rev, begun, occurrences, quality })
     }

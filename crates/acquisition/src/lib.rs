@@ -12,7 +12,9 @@ mod drain;
 mod failure;
 mod handler;
 mod prepare;
+mod retention;
 mod sample;
 
 pub use handler::AcquisitionHandler;
+pub use retention::apply_retention;
 pub use sample::{Sample, SampleDuplicate, SampleError, SampleRejected, SampleStats, SampleWarning, sample};

@@ -21,6 +21,7 @@ mod message;
 mod openapi;
 mod quarantine;
 mod records;
+mod removals;
 mod roots;
 mod runs;
 mod schedules;
@@ -65,7 +66,9 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(sources::endpoints());
     all.extend(source_schema::endpoints());
     all.extend(aggregations::endpoints());
-    all.extend(records::endpoints());
+    let mut records = records::endpoints();
+    removals::add_to(&mut records);
+    all.extend(records);
     all.extend(quarantine::endpoints());
     all.extend(runs::endpoints());
     all.extend(history::endpoints());

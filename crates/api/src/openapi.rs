@@ -258,6 +258,7 @@ fn schemas() -> Value {
     let time = json!({"type": "string", "format": "date-time"});
     let time_or_null = json!({"type": ["string", "null"], "format": "date-time"});
     let object = json!({"type": "object", "additionalProperties": true});
+    let any = json!(["object", "array", "string", "number", "boolean", "null"]);
     let object_or_null = json!({"type": ["object", "null"], "additionalProperties": true});
     let name = json!({"type": "string", "minLength": 1, "maxLength": 255});
     let interval = json!({
@@ -305,7 +306,20 @@ fn schemas() -> Value {
             "id": id, "last_fetched_at": time_or_null, "created_at": time, "updated_at": time,
         }))),
         "DataSourceRequest": {"type": "object", "properties": source, "required": ["name", "source_type"]},
-        "PatchedDataSourceRequest": {"type": "object", "properties": source},
+        "PatchedDataSourceRequest": {"type": "object", "properties": with(&source, json!({"on_change": {
+            "type": "string", "enum": ["full", "reset"],
+            "description": "What becomes of stored records when `config` reads other ones or tells them apart otherwise: \
+                they stay and all is read from the start, or they are removed. Required then.",
+        }}))},
+        "DataSourceRunRequest": {"type": "object", "properties": {
+            "full": {"type": "boolean", "default": false, "description": "Forget the place and read all."},
+        }},
+        "DataSourceResetRequest": {"type": "object", "properties": {
+            "data": {"type": "boolean", "default": false, "description": "Remove the stored records, too."},
+        }},
+        "RecordRemoval": view(json!({
+            "id": id, "source": id, "acquired_at__gte": time_or_null, "acquired_at__lt": time_or_null,
+        })),
         "AggregationSource": view(with(&aggregation, json!({
             "id": id, "current_run": {"type": ["integer", "null"], "format": "int64"},
             "created_at": time, "updated_at": time,
@@ -327,8 +341,8 @@ fn schemas() -> Value {
             "properties": {
                 "path": {"type": "string", "description": "JSON pointer of the place."},
                 "change": {"type": "string", "enum": ["added", "removed", "changed"]},
-                "old": {"description": "The value before; absent when there was none."},
-                "new": {"description": "The value after; absent when there is none."},
+                "old": {"type": any, "description": "The value before; absent when there was none."},
+                "new": {"type": any, "description": "The value after; absent when there is none."},
             },
         },
         "AggregatedData": view(json!({

@@ -4,14 +4,18 @@ use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
 use matome_acquisition::sample;
-use matome_connector::{FieldError, ParsedConfig, secret_paths, validate_config};
+use matome_connector::{Change, FieldError, ParsedConfig, change, secret_paths, validate_config};
+use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::clock::{Timestamp, iso8601};
+use matome_model::field_error::Words;
 use matome_model::schedule::interval_beside_cron;
 use matome_model::source::{SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue};
+use matome_store::counters;
 use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
 use matome_store::db::Conn;
 use matome_store::error::StoreError;
+use matome_store::removals::{self, Reset};
 use matome_store::secrets;
 use matome_store::source_schemas;
 use matome_store::tasks::{self, NewTask};
@@ -77,9 +81,17 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         "/api/acquisition/sources/{id}/run/",
         "Data Source Run",
         "acquisition_sources_run",
-        "Read a source now; the waiting task if one waits.",
+        "Read a source now, with `full` from its start; the waiting task if one waits.",
         202,
         Answer::One("AcquisitionTask"),
+    );
+    let reset = action(
+        "/api/acquisition/sources/{id}/reset/",
+        "Data Source Reset",
+        "acquisition_sources_reset",
+        "Forget how far a source was read, and with `data` remove its records: 202 while that goes on behind.",
+        200,
+        ONE,
     );
     let pause = action(
         "/api/acquisition/sources/{id}/pause/",
@@ -137,7 +149,10 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
                 204,
                 Answer::Empty,
             )),
-        Endpoint::json(run.0, run.1).on(Method::POST, Write, run_source).doc(run.2),
+        Endpoint::json(run.0, run.1).on(Method::POST, Write, run_source).doc(run.2.taking("DataSourceRunRequest")),
+        Endpoint::json(reset.0, reset.1)
+            .on(Method::POST, Write, reset_source)
+            .doc(reset.2.taking("DataSourceResetRequest")),
         Endpoint::json(pause.0, pause.1)
             .on(Method::POST, Write, |call| set_status(call, SourceStatus::Inactive))
             .doc(pause.2),
@@ -156,6 +171,26 @@ struct Changes {
     status: Given<SourceStatus>,
     config: Option<Checked>,
     fetch_interval: Given<i64>,
+    on_change: Given<OnChange>,
+}
+
+/// What becomes of stored records when a config reads other ones, or tells them apart otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnChange {
+    /// They stay; the next read starts from the beginning.
+    Full,
+    /// They are removed.
+    Reset,
+}
+
+impl OnChange {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "full" => Some(Self::Full),
+            "reset" => Some(Self::Reset),
+            _ => None,
+        }
+    }
 }
 
 /// Reads and checks a body; `current` is the source that it changes, with the paths of its stored secrets.
@@ -168,6 +203,7 @@ async fn read_changes(call: &Call, partial: bool, current: Option<(&DataSource, 
     let status = fields.choice("status", false, SourceStatus::parse);
     let config = fields.object("config");
     let fetch_interval = fields.integer("fetch_interval", MAX_INTERVAL);
+    let on_change = fields.choice("on_change", false, OnChange::parse);
     let mut errors = fields.errors;
 
     if let Given::Value(name) = &name {
@@ -209,7 +245,7 @@ async fn read_changes(call: &Call, partial: bool, current: Option<(&DataSource, 
         None => fetch_interval,
     };
     errors.into_result()?;
-    Ok(Changes { name, source_type, description, status, config, fetch_interval })
+    Ok(Changes { name, source_type, description, status, config, fetch_interval, on_change })
 }
 
 fn faults(source_type: SourceType, config: &str) -> Vec<FieldError> {
@@ -290,7 +326,7 @@ async fn align(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Timesta
             matome_store::schedules::upsert(conn, LaneKind::Source, id, &plan, is_enabled, now).await?;
         }
     }
-    let is_paused = fields.status == SourceStatus::Inactive;
+    let is_paused = fields.status == SourceStatus::Inactive || removals::holds(conn, id).await?;
     matome_store::lanes::set_paused(conn, LaneKind::Source, id, is_paused, now).await.map(drop)
 }
 
@@ -325,7 +361,8 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
     let written = call.state.db.write(move |conn| {
         Box::pin(async move {
             // Source, schedule, lane: the order in which everybody locks them.
-            let Some(current) = data_sources::find_for_update(conn, id).await? else { return Ok(None) };
+            let Some(current) = data_sources::find_for_update(conn, id).await? else { return Ok(Written::Missing) };
+            let (before, source_type) = (current.config.clone(), current.source_type);
             let fields = SourceFields {
                 name: changes.name.or(current.name),
                 source_type: changes.source_type.or(current.source_type),
@@ -334,20 +371,81 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
                 config: changes.config.as_ref().map_or(current.config, |checked| checked.stored.clone()),
                 fetch_interval: changes.fetch_interval.or(current.fetch_interval),
             };
-            data_sources::update(conn, id, &fields, now.max(current.updated_at + TimeDelta::microseconds(1))).await?;
+            let what = match fields.source_type == source_type {
+                true => change(&canonical(&before), &canonical(&fields.config)),
+                false => Change::Identity(vec!["source_type"]),
+            };
+            let on_change = match &what {
+                Change::Identity(options) => match ask(conn, id, options, changes.on_change).await? {
+                    Ok(on_change) => on_change,
+                    Err(asked) => return Ok(Written::Asks(asked)),
+                },
+                Change::Besides | Change::Reading => None,
+            };
+            let changed_at = now.max(current.updated_at + TimeDelta::microseconds(1));
+            data_sources::update(conn, id, &fields, what == Change::Besides, changed_at).await?;
             if let Some(checked) = &changes.config {
                 secrets::forget_others(conn, LaneKind::Source, id, &checked.secret_paths).await?;
                 for (path, secret) in &checked.secrets {
                     secrets::save(conn, &vault, LaneKind::Source, id, path, secret).await?;
                 }
             }
+            if on_change == Some(OnChange::Reset) {
+                removals::reset(conn, id, true, now).await?;
+            }
             align(conn, id, &fields, now).await?;
-            data_sources::find(conn, id).await
+            Ok(data_sources::find(conn, id).await?.map_or(Written::Missing, |source| Written::Done(Box::new(source))))
         })
     });
-    let source = written.await.map_err(name_taken)?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    let source = match written.await.map_err(name_taken)? {
+        Written::Done(source) => *source,
+        Written::Missing => return Err(ApiError::NotFound(Message::NoMatch { noun: NOUN })),
+        Written::Asks(asked) => return Err(ApiError::field("on_change", Message::Said(asked))),
+    };
     call.state.bus.wake(Queue::Acquisition);
     Ok(json_answer(StatusCode::OK, &view(source)))
+}
+
+/// What became of a change.
+enum Written {
+    Missing,
+    /// It was not made: the client has to say what becomes of the records.
+    Asks(Words),
+    Done(Box<DataSource>),
+}
+
+/// What becomes of the records that are stored: as the client says; `None` when there are none.
+async fn ask(
+    conn: &mut Conn<'_>,
+    id: i64,
+    options: &[&str],
+    given: Given<OnChange>,
+) -> Result<Result<Option<OnChange>, Words>, StoreError> {
+    let stored = counters::of_source(conn, counters::ACQUIRED_DATA, id).await?;
+    if stored <= 0 || removals::holds(conn, id).await? {
+        return Ok(Ok(None));
+    }
+    if let Given::Value(on_change) = given {
+        return Ok(Ok(Some(on_change)));
+    }
+    let options = options.iter().map(|option| format!("`{option}`")).collect::<Vec<_>>().join(", ");
+    Ok(Err(Words::new(
+        format!(
+            "{stored} records are stored, and {options} decides what is read or what makes records the same. Say what \
+             becomes of them: \"full\" keeps them and reads all from the start, \"reset\" removes them."
+        ),
+        format!(
+            "{stored} 件のレコードが保存されており、{options} は何を読むか、何を同じレコードとするかを決めます。それらをどうするか\
+             指定してください: \"full\" は残して最初から読み直し、\"reset\" は取り除きます。"
+        ),
+    )))
+}
+
+/// A config as all are compared: PostgreSQL writes JSON in its own way.
+fn canonical(config: &RawValue) -> String {
+    let limits = Limits { record_bytes: usize::MAX, keys: usize::MAX, ..Limits::default() };
+    let canonical = Canonicaliser::new(limits).canonicalise(config.get().as_bytes()).map(|done| done.text.to_owned());
+    canonical.unwrap_or_else(|_| config.get().to_owned())
 }
 
 async fn delete_source(call: Call) -> Result<Response> {
@@ -366,7 +464,12 @@ async fn delete_source(call: Call) -> Result<Response> {
 }
 
 async fn run_source(call: Call) -> Result<Response> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, true);
+    let full = fields.boolean("full").or(false);
+    let errors = fields.errors;
     let source = find(&call).await?;
+    errors.into_result()?;
     check_runnable(&source)?;
     if source.status == SourceStatus::Inactive {
         return Err(ApiError::field("status", Message::PausedCannotRun));
@@ -378,11 +481,32 @@ async fn run_source(call: Call) -> Result<Response> {
             if data_sources::find_for_update(conn, id).await?.is_none() {
                 return Ok(None);
             }
-            tasks::enqueue(conn, &NewTask::manual(LaneKind::Source, id, now), now).await.map(Some)
+            let mut new = NewTask::manual(LaneKind::Source, id, now);
+            if full {
+                new.payload = RawValue::from_string(r#"{"full":true}"#.to_owned()).expect("the text is JSON");
+            }
+            tasks::enqueue(conn, &new, now).await.map(Some)
         })
     });
     let queued = queued.await?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
     accepted(&call, Queue::Acquisition, queued.task.id).await
+}
+
+async fn reset_source(call: Call) -> Result<Response> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, true);
+    let data = fields.boolean("data").or(false);
+    let errors = fields.errors;
+    let id = find(&call).await?.id;
+    errors.into_result()?;
+    let now = call.state.clock.now();
+    let reset = call.state.db.write(move |conn| Box::pin(async move { removals::reset(conn, id, data, now).await }));
+    let status = match reset.await? {
+        Reset::Missing => return Err(ApiError::NotFound(Message::NoMatch { noun: NOUN })),
+        Reset::Done => StatusCode::OK,
+        Reset::Removing => StatusCode::ACCEPTED,
+    };
+    Ok(json_answer(status, &view(find(&call).await?)))
 }
 
 /// Refuses drafts and configs that do not validate, naming what is missing.

@@ -1,8 +1,10 @@
 //! What a source's `config` may say, by its type, and field errors that name their path.
 
+mod change;
 mod fields;
 mod identity;
 mod quality;
+mod retention;
 
 use std::time::Duration;
 
@@ -16,9 +18,11 @@ use serde_json::value::RawValue;
 use crate::api::ApiConfig;
 use crate::file::FileConfig;
 
+pub use change::{Change, change};
 pub(crate) use fields::Fields;
 pub use matome_model::field_error::FieldError;
 pub use quality::{Quality, QuarantineLimit};
+pub use retention::{Retention, retention_of};
 
 /// The errors as `a.b: message; c: message`.
 pub(crate) fn in_one_line(errors: &[FieldError]) -> String {
@@ -72,6 +76,8 @@ pub struct CommonConfig {
     pub dedupe: Dedupe,
     /// `key`: the path of one field, or a list of them; there with [`Dedupe::Key`] and only then.
     pub key: Option<RecordKey>,
+    /// `retention`: which records are removed in the background.
+    pub retention: Option<Retention>,
     /// `timeout_secs`: how long to wait for the head of an answer and for each next piece; 1 to 3600, default 30.
     pub timeout: Duration,
     /// `validation`, `drift` and `quarantine`.
@@ -116,11 +122,12 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
 /// Reads the options that every type has.
 pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig {
     let (dedupe, key) = identity::parse(fields, default);
+    let retention = retention::parse(fields, dedupe);
     let timeout = fields.integer("timeout_secs", 1, 3600).unwrap_or(30);
     fields.choice("mode", &[("full", ())]);
     let quality = quality::parse_quality(fields);
     let schedule = fields.schedule();
-    CommonConfig { dedupe, key, timeout: Duration::from_secs(timeout), quality, schedule }
+    CommonConfig { dedupe, key, retention, timeout: Duration::from_secs(timeout), quality, schedule }
 }
 
 /// The word that DRF has for a type of JSON.

@@ -13,7 +13,9 @@ mod record;
 mod registry;
 mod secrets;
 
-pub use config::{FieldError, ParsedConfig, Quality, QuarantineLimit, validate_config};
+pub use config::{
+    Change, FieldError, ParsedConfig, Quality, QuarantineLimit, Retention, change, retention_of, validate_config,
+};
 pub use error::{Advice, ConnectorError};
 pub use file::FileRoots;
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};

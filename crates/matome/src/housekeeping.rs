@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use matome_model::clock::Clock;
 use matome_store::db::Db;
 use matome_store::error::Result;
-use matome_store::{aggregation_runs, aggregation_sources, data_sources};
+use matome_store::{aggregation_runs, aggregation_sources, data_sources, removals};
 use tokio_util::sync::CancellationToken;
 
 /// Rows of one transaction.
@@ -16,9 +16,16 @@ const BATCH: i64 = 500;
 const IDLE: Duration = Duration::from_secs(5);
 /// Between two looks whether there is room to write.
 const LOOK: Duration = Duration::from_secs(2);
+/// Between two looks at the retention of sources.
+const RETENTION_EVERY: Duration = Duration::from_secs(300);
 
 /// Keeps house until `shutdown`.
 pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
+    // Retention of a large source takes its time, and the rest must not wait for it.
+    tokio::join!(retain(&db, &clock, &shutdown), clear(&db, &clock, &shutdown));
+}
+
+async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
     let mut looked = None::<Instant>;
     while !shutdown.is_cancelled() {
         if looked.is_none_or(|at| at.elapsed() >= LOOK) {
@@ -27,7 +34,7 @@ pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
                 tracing::warn!(error = %err, "how much room there is cannot be found out");
             }
         }
-        let pause = match once(&db, &clock).await {
+        let pause = match once(db, clock).await {
             Ok(true) => Duration::from_millis(10),
             Ok(false) => IDLE,
             Err(err) => {
@@ -42,15 +49,35 @@ pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
     }
 }
 
+/// Removes what the retention of sources says.
+async fn retain(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
+    let applied = async {
+        loop {
+            match matome_acquisition::apply_retention(db, clock.now()).await {
+                Ok(0) => {}
+                Ok(records) => tracing::info!(records, "retention removed {records} records"),
+                Err(err) => tracing::warn!(error = %err, "retention could not go on"),
+            }
+            tokio::time::sleep(RETENTION_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = applied => {}
+    }
+}
+
 /// One batch of each kind; returns whether there may be more.
 async fn once(db: &Db, clock: &Clock) -> Result<bool> {
-    let sources = db.write(|conn| data_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
+    // As pages of data: claims and heartbeats go first.
+    let sources = db.write_page(|conn| data_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let aggregations = db.write(|conn| aggregation_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let now = clock.now();
+    let records = db.write_page(move |conn| removals::remove_batch(conn, BATCH, now).boxed()).await?;
     // Found beside the writer, which has nothing to do most of the time.
     let leftover = aggregation_runs::leftover(&mut db.read().await?.conn()).await?;
     if let Some(leftover) = leftover {
         db.write(move |conn| async move { aggregation_runs::remove(conn, leftover, BATCH, now).await }.boxed()).await?;
     }
-    Ok(sources || aggregations || leftover.is_some())
+    Ok(sources || records || aggregations || leftover.is_some())
 }

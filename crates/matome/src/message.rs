@@ -198,6 +198,18 @@ catalogue! {
     // Asking and answering.
     DeleteSource { name } =>
         "delete source `{name}` with all its records", "データソース `{name}` をすべてのレコードごと削除します";
+    RemoveRecords { name } =>
+        "remove all records of source `{name}`", "データソース `{name}` のすべてのレコードを取り除きます";
+    RemoveSomeRecords { name, which } =>
+        "remove the records of source `{name}` acquired {which}",
+        "データソース `{name}` の、取得時刻が {which} のレコードを取り除きます";
+    RemoveRecord { id } => "remove record {id}", "レコード {id} を取り除きます";
+    GiveRecords =>
+        "give --source with --before or --since, or --record",
+        "--source と --before か --since、または --record を指定してください";
+    NoRecordsNamed => "it is not said which records", "どのレコードか指定されていません";
+    Removing =>
+        "the records are being removed in the background", "レコードをバックグラウンドで取り除いています";
     DeleteAggregation { name } =>
         "delete aggregation `{name}` with all its rows", "集約 `{name}` をすべての行ごと削除します";
     Ask { question } => "{question}? [y/N] ", "{question}。よろしいですか? [y/N] ";

@@ -61,3 +61,61 @@ async fn a_source_with_a_key_is_a_table_of_newest_versions_and_one_of_all() {
         assert_eq!((&task["status"], &task["error"]["reason"]), (&json!("failed"), &json!("unknown_table")), "{task}");
     }
 }
+
+/// Everything that removes records, through the command line and beside a server that reads on; the invariants hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_reset_deleted_and_shown_as_they_were() {
+    for home in homes().await {
+        let server = home.serve().await;
+        let file = home.files().join("stock.ndjson");
+        let lines = |n: usize| (0..2_000).map(|id| format!("{{\"id\":{id},\"n\":{n}}}\n")).collect::<String>();
+        let stock = server.source("stock", "file", json!({ "path": "stock.ndjson", "key": "id" })).await;
+        let mut times = Vec::new();
+        for n in 1..=3 {
+            write(&file, lines(n));
+            server.run("acquisition", stock).await;
+            times.push(server.get(&format!("/api/acquisition/sources/{stock}/")).await["last_fetched_at"].clone());
+        }
+        let cli = |args: &[&str]| {
+            let mut all: Vec<&str> = args.to_vec();
+            all.extend(["-o", "ndjson"]);
+            home.ok(&all)
+        };
+        // The third read began behind the second.
+        let second = times[1].as_str().unwrap();
+        let shown = cli(&["data", "query", "--source", "stock", "--as-of", second, "--limit", "150"]);
+        assert_eq!(shown.lines().count(), 150, "{}", home.name);
+        assert!(
+            shown.lines().all(|line| line.contains("\"n\":2") || line.contains("\"n\": 2")),
+            "{}: {shown}",
+            home.name
+        );
+        let exported = cli(&["data", "export", "--source", "stock", "--as-of", second]);
+        assert_eq!(exported.lines().count(), 2_000, "{}", home.name);
+        assert_eq!(cli(&["data", "export", "--source", "stock"]).lines().count(), 6_000, "{}", home.name);
+
+        let newest = server.get(&format!("/api/acquisition/data/?source={stock}&latest=true&page_size=1")).await;
+        assert_eq!(newest["count"], 2_000, "{}", home.name);
+        let id = newest["results"][0]["id"].to_string();
+        assert_eq!(cli(&["data", "history", &id]).lines().count(), 3, "{}", home.name);
+        let diff = cli(&["data", "diff", &id]);
+        assert_eq!(diff.trim(), r#"{"path":"/n","change":"changed","old":2,"new":3}"#, "{}", home.name);
+
+        let count = async || server.get(&format!("/api/acquisition/data/?source={stock}")).await["count"].clone();
+        cli(&["data", "delete", "--source", "stock", "--before", times[0].as_str().unwrap(), "--yes"]);
+        support::until("the oldest are removed", async || count().await != 6_000).await;
+        let unsaid = home.run(&["data", "delete", "--source", "stock", "--yes"]);
+        assert_eq!(unsaid.status.code(), Some(2), "{unsaid:?}");
+        let unsure = home.run(&["source", "reset", "stock", "--data"]);
+        assert_eq!(unsure.status.code(), Some(2), "{unsure:?}");
+
+        cli(&["source", "reset", "stock", "--data", "--yes"]);
+        // Accepted at once; it starts when the last of the old records is gone.
+        cli(&["source", "run", "stock", "--full", "--wait"]);
+        assert_eq!(count().await, 2_000, "{}", home.name);
+        let asks = home.run(&["source", "set", "stock", "--set", "key=n"]);
+        assert!(!asks.status.success() && String::from_utf8_lossy(&asks.stderr).contains("on_change"), "{asks:?}");
+        cli(&["source", "set", "stock", "--set", "retention.max_age_days=1", "--interval", "60"]);
+        home.ok(&["db", "check", "--full"]);
+    }
+}

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::db::{Arg, Conn};
 use crate::error::{Result, StoreError};
-use crate::lease;
+use crate::{lease, removals};
 
 /// The purpose of ordinary reads.
 pub const LIVE: &str = "live";
@@ -101,7 +101,8 @@ pub async fn find(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<Option<Che
 /// revision is not used, nor is that of another task when `reset` is set: the state is `{}` then.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] when the lease is lost; when the database refuses the statement or is gone.
+/// [`StoreError::Fenced`] when the lease is lost, [`StoreError::CheckpointMoved`] while a reset removes the records of
+/// the source; when the database refuses the statement or is gone.
 pub async fn begin(
     conn: &mut Conn<'_>,
     fence: &Fence,
@@ -112,6 +113,9 @@ pub async fn begin(
     now: Timestamp,
 ) -> Result<Checkpoint> {
     lease::lock(conn, fence).await?;
+    if removals::holds(conn, key.source_id).await? {
+        return Err(StoreError::CheckpointMoved { source_id: key.source_id, page_seq: 0 });
+    }
     let args: [Arg<'_>; 8] = [
         key.source_id.into(),
         (&key.stream).into(),

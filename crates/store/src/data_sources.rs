@@ -34,7 +34,7 @@ pub struct DataSource {
     pub created_at: Timestamp,
     /// When it was last changed by a client.
     pub updated_at: Timestamp,
-    /// Grows with every change of `config`.
+    /// Grows with every change of `config` that a read depends on.
     pub config_rev: i64,
 }
 
@@ -103,7 +103,7 @@ from data_sources t where t.name = $1 and t.deleted_at is null";
 const UPDATE: &str = "update data_sources set
     name = $2, source_type = $3, description = $4, status = $5, fetch_interval = $7, updated_at = $8,
     name_folded = $9, description_folded = $10,
-    config_rev = config_rev + case when config = $6 and source_type = $3 then 0 else 1 end,
+    config_rev = config_rev + case when config = $6 and source_type = $3 or $11 then 0 else 1 end,
     config = $6
 where id = $1 and deleted_at is null";
 
@@ -190,11 +190,18 @@ pub async fn find_by_name(conn: &mut Conn<'_>, name: &str) -> Result<Option<Data
     conn.fetch_optional(FIND_BY_NAME, &[name.into()]).await?.map(|row| read(&row)).transpose()
 }
 
-/// Writes all fields of a source; `config_rev` grows when `config` or its type is another by value.
+/// Writes all fields of a source; `config_rev` grows when `config` or its type is another by value, unless
+/// `keeps_place`: no read depends on what changed, so the next one goes on where the last one stood.
 ///
 /// # Errors
 /// [`crate::error::StoreError::Unique`] when the name is taken.
-pub async fn update(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Timestamp) -> Result<bool> {
+pub async fn update(
+    conn: &mut Conn<'_>,
+    id: i64,
+    fields: &SourceFields,
+    keeps_place: bool,
+    now: Timestamp,
+) -> Result<bool> {
     let (name_folded, description_folded) =
         (fold(&fields.name), fields.description.as_deref().map(fold).unwrap_or_default());
     let changed = conn
@@ -211,6 +218,7 @@ pub async fn update(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Ti
                 now.into(),
                 (&name_folded).into(),
                 (&description_folded).into(),
+                keeps_place.into(),
             ],
         )
         .await?;

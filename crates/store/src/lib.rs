@@ -24,6 +24,8 @@ pub mod listing;
 pub mod migrate;
 mod purge;
 pub mod quarantine;
+pub mod removals;
+pub mod retention;
 pub mod schedules;
 pub mod secrets;
 pub mod source_schemas;

@@ -77,6 +77,14 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["watermark"], "update checkpoints set last_record_id = last_record_id - 1"),
     (&["watermark"], "update checkpoints set last_record_id = last_record_id + 1"),
     (&["watermark"], "delete from checkpoints"),
+    (&["watermark"], "update checkpoints set removed_up_to = last_record_id + 1"),
+    (&["record_versions"], "update acquired_data set version = 2 where id = 2"),
+    (&["record_versions"], "update acquired_data set version = 0 where id = 2"),
+    (
+        &["record_versions", "record_hash"],
+        "update acquired_data set version = 2, key_hash = (select key_hash from acquired_data where id = 1),
+            data_hash = (select data_hash from acquired_data where id = 1) where id = 2",
+    ),
     (&["checkpoint"], "update checkpoints set lease_epoch = 1000"),
     (&["checkpoint"], "update checkpoints set config_rev = 1000"),
     (

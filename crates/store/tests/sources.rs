@@ -49,7 +49,7 @@ async fn create(db: &Db, name: &str) -> i64 {
 async fn update(db: &Db, id: i64, fields: SourceFields) -> DataSource {
     db.write(move |conn| {
         Box::pin(async move {
-            data_sources::update(conn, id, &fields, now()).await?;
+            data_sources::update(conn, id, &fields, false, now()).await?;
             Ok(data_sources::find(conn, id).await?.unwrap())
         })
     })
@@ -189,6 +189,7 @@ async fn every_filter_and_order_of_every_list_is_a_statement_both_databases_take
             &LISTING,
             &aggregation_sources::LISTING,
             &acquired::LISTING,
+            &acquired::LISTING_OF_NEWEST,
             &aggregated::LISTING,
             &aggregated::LISTING_OF_RUNS,
             &runs::LISTING,
@@ -205,6 +206,7 @@ async fn every_filter_and_order_of_every_list_is_a_statement_both_databases_take
                     }
                     matome_store::listing::ColumnKind::Time => Value::Time(now()),
                     matome_store::listing::ColumnKind::Uuid => Value::Uuid(uuid::Uuid::nil()),
+                    matome_store::listing::ColumnKind::Key => Value::Bytes(vec![7; 16]),
                     _ => Value::Text("a".to_owned()),
                 };
                 for lookup in Lookup::ALL.iter().filter(|lookup| lookup.fits(column)) {

@@ -25,7 +25,8 @@ async fn the_document_lists_every_path_with_its_methods() {
         for path in LISTS {
             assert!(document["paths"].get(format!("{path}{{id}}/")).is_some(), "{path}");
         }
-        assert_eq!(keys(&document["paths"][LISTS[1]]), BTreeSet::from(["get"]));
+        assert_eq!(keys(&document["paths"][LISTS[2]]), BTreeSet::from(["get"]));
+        assert_eq!(keys(&document["paths"][LISTS[1]]), BTreeSet::from(["get", "delete"]));
         let methods = BTreeSet::from(["get", "put", "patch", "delete"]);
         assert_eq!(keys(&document["paths"][format!("{SOURCES}{{id}}/")]), methods);
 

@@ -10,6 +10,7 @@ mod history;
 mod lists;
 mod quarantine;
 mod records;
+mod removals;
 mod schedules;
 mod sources;
 mod support;

@@ -35,6 +35,28 @@ pub enum DataCommand {
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
+    /// Removes records of a source by the time at which they were acquired, or one record.
+    #[command(after_help = "Example:\n  matome data delete --source orders --before 2026-01-01 --yes\n\n\
+        To remove all records of a source: matome source reset NAME --data")]
+    Delete {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// Name or id of a data source.
+        #[arg(long, value_name = "NAME", conflicts_with = "record")]
+        source: Option<String>,
+        /// Acquired before this time. ISO 8601; UTC without a zone.
+        #[arg(long, value_name = "TIME", requires = "source")]
+        before: Option<String>,
+        /// Acquired at this time or later.
+        #[arg(long, value_name = "TIME", requires = "source")]
+        since: Option<String>,
+        /// Id of one record.
+        #[arg(long, value_name = "ID")]
+        record: Option<u64>,
+        /// Does not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Shows all versions of a record's key, the newest first.
     History(RecordTarget),
     /// Shows what changed in a record since the version before.

@@ -57,8 +57,46 @@ pub enum SourceCommand {
     },
     /// Shows one data source.
     Show(Target),
+    /// Changes a data source.
+    #[command(after_help = "Example:\n  matome source set orders --set key=id --unset dedupe --on-change full")]
+    Set {
+        #[command(flatten)]
+        target: Target,
+        /// One option of the config, KEY=VALUE; VALUE is JSON or plain text. Dots go deeper. Repeatable.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        options: Vec<String>,
+        /// An option to leave out from now on. Repeatable.
+        #[arg(long = "unset", value_name = "KEY")]
+        without: Vec<String>,
+        /// Seconds between two reads; 0 means by hand only.
+        #[arg(long, value_name = "SECS")]
+        interval: Option<u32>,
+        #[arg(long)]
+        description: Option<String>,
+        /// What becomes of stored records when other ones will be read, or told apart otherwise: full keeps them and
+        /// reads all from the start, reset removes them.
+        #[arg(long, value_parser = ["full", "reset"])]
+        on_change: Option<String>,
+    },
     /// Reads a source now.
-    Run(RunTarget),
+    Run {
+        #[command(flatten)]
+        run: RunTarget,
+        /// From the start, whatever was read before.
+        #[arg(long)]
+        full: bool,
+    },
+    /// Forgets how far a source was read: the next run reads it from the start.
+    Reset {
+        #[command(flatten)]
+        target: Target,
+        /// Removes the stored records, too.
+        #[arg(long)]
+        data: bool,
+        /// Does not ask before records are removed.
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Reads the first records and shows them with what is wrong: duplicates, broken rules, drift. Stores nothing.
     Test {
         #[command(flatten)]

@@ -49,6 +49,32 @@ pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure>
             }
             client.close().await;
         }
+        DataCommand::Delete { client, source, before, since, record, yes } => {
+            let output = client.output.clone();
+            let client = Client::connect(&client, console, false).await?;
+            match (source, record) {
+                (Some(name), _) if before.is_some() || since.is_some() => {
+                    let id = find(&client, SOURCES, &name).await?;
+                    let bounds = [("acquired_at__gte", ">= ", &since), ("acquired_at__lt", "< ", &before)];
+                    let bounds =
+                        || bounds.iter().filter_map(|(key, sign, time)| Some((*key, *sign, (*time).as_deref()?)));
+                    let which = bounds().map(|(_, sign, time)| format!("{sign}{time}")).collect::<Vec<_>>().join(", ");
+                    console.confirm(Message::RemoveSomeRecords { name, which }, yes)?;
+                    let mut query = url::form_urlencoded::Serializer::new(String::new());
+                    query.append_pair("source", &id).extend_pairs(bounds().map(|(key, _, time)| (key, time)));
+                    let row =
+                        client.send("DELETE", &format!("{RECORDS}?{}", query.finish()), None).await?.into_json()?;
+                    console.notice(Message::Removing);
+                    print_row(console, &output, &row)?;
+                }
+                (_, Some(id)) => {
+                    console.confirm(Message::RemoveRecord { id: id.to_string() }, yes)?;
+                    client.send("DELETE", &format!("{RECORDS}{id}/"), None).await?.into_json()?;
+                }
+                _ => return Err(Failure::new(Exit::Usage, Message::NoRecordsNamed).help(Message::GiveRecords)),
+            }
+            client.close().await;
+        }
         DataCommand::History(target) => {
             let client = Client::connect(&target.client, console, false).await?;
             let rows = list(&client, &format!("{RECORDS}{}/history/", target.id), &[], usize::MAX).await?;

@@ -58,7 +58,50 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             client.close().await;
         }
         SourceCommand::Show(target) => super::show(&target, console, SOURCES).await?,
-        SourceCommand::Run(run) => super::run(&run, console, SOURCES, &json!({})).await?,
+        SourceCommand::Set { target, options, without, interval, description, on_change } => {
+            let client = Client::connect(&target.client, console, false).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            let path = format!("{SOURCES}{id}/");
+            let mut body = json!({});
+            if !options.is_empty() || !without.is_empty() {
+                let row = client.get(&path).await?.into_json()?;
+                let row: Value =
+                    serde_json::from_str(row.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+                // Secrets read back as marks; sent as such they stay.
+                let mut config = row["config"].clone();
+                if let Some(config) = config.as_object_mut() {
+                    config.retain(|key, _| !without.contains(key));
+                }
+                set_all(&mut config, &options)?;
+                body["config"] = config;
+            }
+            for (field, value) in [("description", description), ("on_change", on_change)] {
+                if let Some(value) = value {
+                    body[field] = value.into();
+                }
+            }
+            if let Some(secs) = interval {
+                body["fetch_interval"] = secs.into();
+            }
+            let row = client.send("PATCH", &path, Some(body.to_string())).await?.into_json()?;
+            print_row(console, &target.client.output, &row)?;
+            client.close().await;
+        }
+        SourceCommand::Run { run, full } => {
+            let options = if full { json!({ "full": true }) } else { json!({}) };
+            super::run(&run, console, SOURCES, &options).await?;
+        }
+        SourceCommand::Reset { target, data, yes } => {
+            let client = Client::connect(&target.client, console, false).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            if data {
+                console.confirm(Message::RemoveRecords { name: target.name.clone() }, yes)?;
+            }
+            let body = json!({ "data": data }).to_string();
+            let row = client.post(&format!("{SOURCES}{id}/reset/"), body).await?.into_json()?;
+            print_row(console, &target.client.output, &row)?;
+            client.close().await;
+        }
         SourceCommand::Test { target, records } => {
             let client = Client::connect(&target.client, console, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;

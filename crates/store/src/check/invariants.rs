@@ -173,21 +173,23 @@ group by x.source_id, x.stream having sum(x.counted) <> sum(x.found)",
     // Rows of the original application have neither checkpoint nor identity.
     Invariant {
         name: "watermark",
-        rule: "a checkpoint stands at the newest record of its stream, neither behind nor ahead",
+        rule: "a checkpoint stands at the newest record of its stream, or at the newest that was removed",
         violations: "select 'source ' || x.source_id || ' stream ''' || x.stream || ''': checkpoint ' || x.noted
-    || ', newest record ' || x.newest as place
+    || ', newest record ' || x.newest || ', removed up to ' || x.removed as place
 from (
-    select y.source_id, y.stream, max(y.noted) as noted, max(y.newest) as newest, max(y.keyed) as keyed
+    select y.source_id, y.stream, max(y.noted) as noted, max(y.newest) as newest, max(y.keyed) as keyed,
+        max(y.removed) as removed
     from (
-        select source_id, stream, last_record_id as noted, 0 as newest, 0 as keyed from checkpoints
+        select source_id, stream, last_record_id as noted, 0 as newest, 0 as keyed, removed_up_to as removed
+        from checkpoints
         union all
-        select source_id, stream, 0 as noted, max(id) as newest, count(key_hash) as keyed
+        select source_id, stream, 0 as noted, max(id) as newest, count(key_hash) as keyed, 0 as removed
         from acquired_data group by source_id, stream
     ) y
     where y.source_id not in (select id from data_sources where deleted_at is not null)
     group by y.source_id, y.stream
 ) x
-where x.noted <> x.newest and (x.noted > 0 or x.keyed > 0)",
+where x.noted <> case when x.removed > x.newest then x.removed else x.newest end and (x.noted > 0 or x.keyed > 0)",
     },
     Invariant {
         name: "checkpoint",
@@ -205,6 +207,25 @@ where l.id is null or c.lease_epoch > l.lease_epoch or c.config_rev > s.config_r
     as place
 from acquired_data where key_hash is not null
 group by source_id, stream, key_hash, version having count(*) > 1",
+    },
+    // A hole between two versions can be from a removal only if something behind the first was removed.
+    Invariant {
+        name: "record_versions",
+        rule: "versions of a key count from 1 without holes but those of removed records, each with other content",
+        violations: "select 'record ' || b.id || ' is version ' || b.version || ' behind ' || coalesce(p.version, 0) as place
+from (
+    select a.id, a.source_id, a.stream, a.key_hash, a.version, a.data_hash, (
+        select max(o.version) from acquired_data o
+        where o.source_id = a.source_id and o.stream = a.stream and o.key_hash = a.key_hash and o.version < a.version
+    ) as before
+    from acquired_data a where a.key_hash is not null and a.version <> 1
+) b
+left join acquired_data p on p.source_id = b.source_id and p.stream = b.stream and p.key_hash = b.key_hash
+    and p.version = b.before
+left join checkpoints c on c.source_id = b.source_id and c.stream = b.stream and c.purpose = 'live'
+where b.source_id not in (select id from data_sources where deleted_at is not null)
+    and (b.version < 1 or p.id > b.id or (p.version = b.version - 1 and p.data_hash = b.data_hash)
+        or (coalesce(p.version, 0) < b.version - 1 and coalesce(p.id, 0) >= coalesce(c.removed_up_to, 0)))",
     },
     Invariant {
         name: "quarantine_once",

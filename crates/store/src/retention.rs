@@ -1,0 +1,81 @@
+//! What retention looks at: the oldest records of a source, a few at a time.
+
+use chrono::DateTime;
+use matome_model::clock::Timestamp;
+use serde_json::value::RawValue;
+
+use crate::db::Conn;
+use crate::error::Result;
+
+/// A source whose config speaks of retention.
+#[derive(Clone, Debug)]
+pub struct Retaining {
+    /// Its id.
+    pub source_id: i64,
+    /// Its config as it is stored.
+    pub config: Box<RawValue>,
+}
+
+const SOURCES: &str = "select id, config from data_sources where deleted_at is null and {has_retention} order by id";
+
+/// The sources whose config has `retention`.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn sources(conn: &mut Conn<'_>) -> Result<Vec<Retaining>> {
+    let has_retention =
+        conn.pick("config ->> 'retention' is not null", "json_extract(config, '$.retention') is not null");
+    let sql = sqlx::AssertSqlSafe(SOURCES.replace("{has_retention}", has_retention));
+    let rows = conn.fetch_all(sql, &[]).await?;
+    rows.iter().map(|row| Ok(Retaining { source_id: row.int("id")?, config: row.json("config")? })).collect()
+}
+
+/// A place in the records of a source, the oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// When the record there was acquired.
+    pub acquired_at: Timestamp,
+    /// Its id.
+    pub id: i64,
+}
+
+impl Place {
+    /// Before every record.
+    #[must_use]
+    pub fn start() -> Self {
+        // Year 1: times before it are not stored.
+        Self { acquired_at: DateTime::from_timestamp_micros(-62_135_596_800_000_000).unwrap_or_default(), id: 0 }
+    }
+}
+
+/// One of the oldest records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Old {
+    /// Where it is.
+    pub place: Place,
+    /// Its key has a newer version.
+    pub is_superseded: bool,
+}
+
+// Read off the index of the source's records by time, backwards; each version is one look at the unique index.
+const OLDEST: &str = "select t.id, t.acquired_at, case when t.key_hash is not null and exists (
+    select 1 from acquired_data n
+    where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
+) then 1 else 0 end as superseded
+from acquired_data t
+where t.source_id = $1 and (t.acquired_at, t.id) > ($2, $3)
+order by t.acquired_at, t.id limit $4";
+
+/// Up to `limit` records behind a place, the oldest first.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn oldest(conn: &mut Conn<'_>, source_id: i64, after: Place, limit: i64) -> Result<Vec<Old>> {
+    let args = [source_id.into(), after.acquired_at.into(), after.id.into(), limit.into()];
+    let rows = conn.fetch_all(OLDEST, &args).await?;
+    let old = |row: &crate::db::Row| {
+        let place = Place { acquired_at: row.time("acquired_at")?, id: row.int("id")? };
+        Ok(Old { place, is_superseded: row.int("superseded")? == 1 })
+    };
+    rows.iter().map(old).collect()
+}
