@@ -102,7 +102,7 @@ async fn records_are_reset_deleted_and_shown_as_they_were() {
         assert_eq!(diff.trim(), r#"{"path":"/n","change":"changed","old":2,"new":3}"#, "{}", home.name);
 
         let count = async || server.get(&format!("/api/acquisition/data/?source={stock}")).await["count"].clone();
-        cli(&["data", "delete", "--source", "stock", "--before", times[0].as_str().unwrap(), "--yes"]);
+        cli(&["data", "delete", "--source", "stock", "--before", second, "--yes"]);
         support::until("the oldest are removed", async || count().await != 6_000).await;
         let unsaid = home.run(&["data", "delete", "--source", "stock", "--yes"]);
         assert_eq!(unsaid.status.code(), Some(2), "{unsaid:?}");

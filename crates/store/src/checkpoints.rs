@@ -132,7 +132,8 @@ pub async fn begin(
 /// The checkpoint as it stands, made when it is missing: for pages that are no part of a read.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] when the lease is lost; when the database refuses the statement or is gone.
+/// [`StoreError::Fenced`] when the lease is lost, [`StoreError::CheckpointMoved`] while a reset removes the records of
+/// the source; when the database refuses the statement or is gone.
 pub async fn hold(
     conn: &mut Conn<'_>,
     fence: &Fence,
@@ -141,6 +142,9 @@ pub async fn hold(
     now: Timestamp,
 ) -> Result<Checkpoint> {
     lease::lock(conn, fence).await?;
+    if removals::holds(conn, key.source_id).await? {
+        return Err(StoreError::CheckpointMoved { source_id: key.source_id, page_seq: 0 });
+    }
     let args: [Arg<'_>; 6] = [
         key.source_id.into(),
         (&key.stream).into(),
