@@ -4,6 +4,9 @@
 //! its methods, the permission that each needs, its handler and its place in the OpenAPI document. To add one, add
 //! it to the `endpoints` function of its module; an operation without a permission does not compile.
 
+// The schemas of the OpenAPI document are one large `json!`.
+#![recursion_limit = "256"]
+
 mod after;
 mod aggregations;
 mod auth;
