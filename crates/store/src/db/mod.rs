@@ -159,7 +159,8 @@ impl Db {
         self.room.is_full()
     }
 
-    /// Lets an embedded database grow to `bytes` at most. PostgreSQL has limits of its own.
+    /// Lets an embedded database grow to `bytes` at most, the last sixteenth of them for control work only: a task must be able
+    /// to say that it waits for room. PostgreSQL has limits of its own.
     ///
     /// # Errors
     /// When the database is gone.
@@ -167,15 +168,17 @@ impl Db {
         if self.dialect() == Dialect::Postgres {
             return Ok(());
         }
-        self.room.limit(bytes);
-        self.write(move |conn| {
-            Box::pin(async move {
-                let row = conn.fetch_one("pragma page_size", &[]).await?;
-                let pages = bytes / u64::try_from(row.int("page_size")?).unwrap_or(4096).max(1);
-                conn.execute_script(format!("pragma max_page_count = {pages}")).await
+        let pages = self
+            .write(move |conn| {
+                Box::pin(async move {
+                    let row = conn.fetch_one("pragma page_size", &[]).await?;
+                    let pages = bytes / u64::try_from(row.int("page_size")?).unwrap_or(4096).max(1);
+                    limit_pages(conn, pages).await.map(|()| pages)
+                })
             })
-        })
-        .await
+            .await?;
+        self.room.limit(bytes, pages);
+        Ok(())
     }
 
     /// Looks whether there is room to write, and remembers it. Called now and then: a disk that was full is used again
@@ -261,6 +264,10 @@ impl Db {
     }
 
     async fn transaction<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
+        let work = match self.room.pages() {
+            Some(pages) if is_data => within(pages - pages / 16, pages, work),
+            _ => work,
+        };
         let result = self.run_hooked(is_data, work).await;
         if let Err(StoreError::DiskFull(_)) = &result {
             self.room.refused();
@@ -329,6 +336,24 @@ impl Db {
 }
 
 /// Runs a unit and commits it; an error rolls it back.
+/// `work` with room for `pages` pages; whoever comes next has room for `all` again.
+fn within<T: Send + 'static>(pages: u64, all: u64, work: Work<T>) -> Work<T> {
+    Box::new(move |conn| {
+        Box::pin(async move {
+            limit_pages(conn, pages).await?;
+            let result = work(conn).await;
+            let widened = limit_pages(conn, all).await;
+            let result = result?;
+            widened.map(|()| result)
+        })
+    })
+}
+
+/// SQLite never goes below what the file has already.
+async fn limit_pages(conn: &mut Conn<'_>, pages: u64) -> Result<()> {
+    conn.execute_script(format!("pragma max_page_count = {pages}")).await
+}
+
 async fn in_transaction<T>(pool: PgPool, work: Work<T>) -> Result<T> {
     let mut tx = pool.begin().await?;
     let result = work(&mut Conn::Postgres(&mut tx)).await?;

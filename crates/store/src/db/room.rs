@@ -16,6 +16,8 @@ pub(super) struct Room {
     is_full: AtomicBool,
     /// Bytes that the database may have; 0 means as many as the disk has.
     quota: AtomicU64,
+    /// The same in pages.
+    pages: AtomicU64,
     refused: Mutex<Option<Instant>>,
 }
 
@@ -30,8 +32,14 @@ impl Room {
         self.set(true);
     }
 
-    pub(super) fn limit(&self, bytes: u64) {
+    pub(super) fn limit(&self, bytes: u64, pages: u64) {
         self.quota.store(bytes, Ordering::Relaxed);
+        self.pages.store(pages, Ordering::Relaxed);
+    }
+
+    /// Pages that the database may have, if it has a quota.
+    pub(super) fn pages(&self) -> Option<u64> {
+        Some(self.pages.load(Ordering::Relaxed)).filter(|pages| *pages > 0)
     }
 
     /// Judges by what can be measured: bytes of the file, bytes of it that are free for reuse, and the disk around it.
@@ -78,7 +86,7 @@ mod tests {
     #[test]
     fn a_quota_is_full_near_its_end_and_free_again_when_pages_can_be_used_again() {
         let (room, here) = (Room::default(), Path::new("."));
-        room.limit(8 << 20);
+        room.limit(8 << 20, 2048);
         room.judge(here, 1 << 20, 0);
         assert!(!room.is_full());
         room.judge(here, (8 << 20) - 1000, 0);
