@@ -101,8 +101,13 @@ impl Postgres {
     /// Removes the databases that were made.
     pub async fn clean(&mut self) -> Result<(), Failure> {
         for name in std::mem::take(&mut self.made) {
-            let drop = format!("drop database if exists {} with (force)", quoted(&name));
-            self.admin.read().await?.conn().execute_script(drop).await?;
+            let drop = format!("drop database if exists {}", quoted(&name));
+            let mut session = self.admin.read().await?;
+            // PostgreSQL sends its autovacuum workers away by itself here; `force` may not do so for a role that is no
+            // superuser, but it ends sessions of ours that are left.
+            if session.conn().execute_script(drop.clone()).await.is_err() {
+                session.conn().execute_script(format!("{drop} with (force)")).await?;
+            }
         }
         Ok(())
     }
