@@ -4,7 +4,7 @@ mod after;
 mod params;
 
 use matome_model::engine::MAX_SQL_BYTES;
-use matome_model::field_error::{FieldError, Words};
+use matome_model::field_error::{FieldError, Words, kind_of};
 use matome_model::schedule::{ScheduleOptions, interval_beside_cron};
 use matome_store::triggers::After;
 use serde_json::{Map, Value};
@@ -213,19 +213,6 @@ fn whole_number(value: &Value, most: u64) -> Result<u64, Words> {
             _ => Err(Words::too_small(1)),
         },
         _ => Err(Words::no_integer()),
-    }
-}
-
-/// The word that Django REST framework has for a type of JSON.
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "NoneType",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float",
-        Value::Number(_) => "int",
-        Value::String(_) => "str",
-        Value::Array(_) => "list",
-        Value::Object(_) => "dict",
     }
 }
 

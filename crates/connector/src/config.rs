@@ -12,7 +12,6 @@ use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
 use matome_model::schedule::ScheduleOptions;
 use matome_model::source::{Dedupe, SourceType};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::api::ApiConfig;
@@ -140,19 +139,6 @@ fn kind_of(value: &RawValue) -> &'static str {
         Some(b'n') => "NoneType",
         _ if value.get().contains(['.', 'e', 'E']) => "float",
         _ => "int",
-    }
-}
-
-/// As [`kind_of`], of a value that is parsed already.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "NoneType",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float",
-        Value::Number(_) => "int",
-        Value::String(_) => "str",
-        Value::Array(_) => "list",
-        Value::Object(_) => "dict",
     }
 }
 

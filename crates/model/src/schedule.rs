@@ -19,7 +19,7 @@ pub use cron::Cron;
 pub use zone::parse_zone;
 
 use crate::clock::Timestamp;
-use crate::field_error::{FieldError, Words};
+use crate::field_error::{FieldError, Words, kind_of};
 use crate::source::words;
 
 /// Seconds that a fire may be moved at most.
@@ -196,19 +196,6 @@ fn jitter(given: &Map<String, Value>) -> Result<u64, Words> {
             Some(secs) => Ok(secs),
         },
         Some(_) => Err(Words::no_integer()),
-    }
-}
-
-/// The word that Django REST framework has for a type of JSON.
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "NoneType",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float",
-        Value::Number(_) => "int",
-        Value::String(_) => "str",
-        Value::Array(_) => "list",
-        Value::Object(_) => "dict",
     }
 }
 

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use matome_model::field_error::Words;
+use matome_model::field_error::{self, Words};
 use matome_model::schedule::ScheduleOptions;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{FieldError, kind, kind_of};
+use super::{FieldError, kind_of};
 
 /// An object whose fields are taken one by one; what nobody took is an unknown option.
 pub(crate) struct Fields {
@@ -231,7 +231,7 @@ impl Fields {
         let mut texts = Vec::new();
         let Some(value) = self.value(name) else { return texts };
         let Value::Object(entries) = value else {
-            self.fail(name, Words::no_object(kind(&value)));
+            self.fail(name, Words::no_object(field_error::kind_of(&value)));
             return texts;
         };
         for (key, value) in entries {
