@@ -144,3 +144,21 @@ fn both_pages_describe_every_key_and_variable() {
         assert!(SETTINGS.iter().all(|setting| config.get(setting.key).is_some()), "{page}: the example lacks a key");
     }
 }
+
+#[test]
+fn the_example_names_every_setting_and_nothing_else() {
+    let example = include_str!("../../../../.env.example");
+    let mut named: Vec<&str> = example
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').split_once('='))
+        .map(|(name, _)| name)
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+        .collect();
+    // What only compose.yaml and compose.prod.yaml read.
+    named.retain(|name| !["POSTGRES_PASSWORD", "POSTGRES_PORT", "REDIS_PORT", "MATOME_VERSION"].contains(name));
+    let mut known: Vec<&str> = SETTINGS.iter().map(|setting| setting.variables[0]).collect();
+    known.extend(["PORT", "DEBUG"]);
+    named.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(named, known);
+}
