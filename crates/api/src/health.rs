@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
+use axum::routing::get;
 use http::{HeaderValue, Method, StatusCode, header};
 use matome_store::db::Db;
+use matome_tasks::Heart;
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Permission::{Public, Read};
 use crate::endpoint::{Call, Endpoint, json_answer};
@@ -18,28 +22,79 @@ const CHECK_LIMIT: Duration = Duration::from_secs(2);
 /// The endpoints.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![
-        Endpoint::other("/livez", "Liveness")
-            .on(Method::GET, Public, |_| async { Ok(json_answer(StatusCode::OK, &json!({"status": "ok"}))) }),
+        Endpoint::other("/livez", "Liveness").on(Method::GET, Public, |_| async { Ok(live().await) }),
         Endpoint::other("/readyz", "Readiness").on(Method::GET, Public, ready),
         Endpoint::other("/metrics", "Metrics").on(Method::GET, Read, metrics),
     ]
 }
 
 async fn ready(call: Call) -> Result<Response> {
-    let mut checks = Map::new();
-    let mut is_ready = true;
-    let mut check = |name: &str, outcome: Result<(), String>| {
-        is_ready &= outcome.is_ok();
-        checks.insert(name.to_owned(), Value::String(outcome.err().unwrap_or_else(|| "ok".to_owned())));
-    };
-    check("database", database(&call.state.db).await);
-    let is_full = call.state.db.is_full();
-    check("storage", if is_full { Err("disk_full".to_owned()) } else { Ok(()) });
-    let draining = call.state.draining.is_cancelled();
-    check("running", if draining { Err("the process is stopping".to_owned()) } else { Ok(()) });
+    Ok(call.state.health.answer().await)
+}
+
+/// What tells whether a process is ready. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// The database.
+    pub db: Db,
+    /// Cancelled when the process is about to stop.
+    pub draining: CancellationToken,
+    /// The heart of the process; none where it has none.
+    pub heart: Option<Heart>,
+}
+
+impl Health {
+    /// The answer of `/readyz`: the outcome of each check, and 503 when one of them fails.
+    async fn answer(&self) -> Response {
+        let mut checks = Map::new();
+        let mut is_ready = true;
+        let mut check = |name: &str, outcome: std::result::Result<(), String>| {
+            is_ready &= outcome.is_ok();
+            checks.insert(name.to_owned(), Value::String(outcome.err().unwrap_or_else(|| "ok".to_owned())));
+        };
+        check("database", database(&self.db).await);
+        check("storage", if self.db.is_full() { Err("disk_full".to_owned()) } else { Ok(()) });
+        if let Some(heart) = &self.heart {
+            let late = || Err("no heartbeat was committed for some seconds".to_owned());
+            check("heartbeat", if heart.beats() { Ok(()) } else { late() });
+        }
+        let is_draining = self.draining.is_cancelled();
+        check("running", if is_draining { Err("the process is stopping".to_owned()) } else { Ok(()) });
+        readiness(is_ready, checks)
+    }
+}
+
+fn readiness(is_ready: bool, checks: Map<String, Value>) -> Response {
     let (status, word) =
         if is_ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    Ok(json_answer(status, &json!({"status": word, "checks": checks})))
+    json_answer(status, &json!({"status": word, "checks": checks}))
+}
+
+/// `/livez` and `/readyz` alone, for a process without an API.
+pub fn health_router(health: Health) -> Router {
+    let ready = move || {
+        let health = health.clone();
+        async move { health.answer().await }
+    };
+    Router::new().route("/livez", get(live)).route("/readyz", get(ready))
+}
+
+/// What a process answers that lives and still waits for something that the check `check` is about.
+pub fn not_started(path: &str, check: &str, trouble: &str) -> Response {
+    match path.trim_end_matches('/') {
+        "/livez" => json_answer(StatusCode::OK, &json!({"status": "ok"})),
+        "/readyz" => readiness(false, Map::from_iter([(check.to_owned(), Value::String(trouble.to_owned()))])),
+        _ => {
+            let detail = "this server is starting";
+            let mut answer = json_answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "detail": detail }));
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            answer
+        }
+    }
+}
+
+async fn live() -> Response {
+    json_answer(StatusCode::OK, &json!({"status": "ok"}))
 }
 
 async fn database(db: &Db) -> Result<(), String> {

@@ -40,6 +40,7 @@ use axum::extract::Request;
 
 pub use auth::{LocalOwner, Permission};
 pub use body::BODY_LIMIT;
+pub use health::{Health, health_router, not_started};
 pub use state::{ApiSettings, ApiState, Preview, Previewer, TrialError};
 
 use endpoint::Endpoint;

@@ -12,7 +12,8 @@ use matome_store::db::Db;
 use matome_store::secrets::Vault;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -31,8 +32,8 @@ pub struct ApiState {
     pub bus: Bus,
     /// Renders `/metrics`; none where no recorder is installed.
     pub metrics: Option<PrometheusHandle>,
-    /// Cancelled when the process is about to stop: `/readyz` then says so.
-    pub draining: CancellationToken,
+    /// What `/readyz` looks at.
+    pub health: Health,
     /// Settings.
     pub settings: Arc<ApiSettings>,
 }

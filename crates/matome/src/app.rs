@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use futures::FutureExt as _;
@@ -13,7 +13,7 @@ use matome_acquisition::AcquisitionHandler;
 use matome_aggregation::config::{AggregationConfig, bind};
 use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
 use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview};
-use matome_api::{ApiSettings, ApiState, Preview, Previewer, TrialError};
+use matome_api::{ApiSettings, ApiState, Health, Preview, Previewer, TrialError};
 use matome_bus::Bus;
 use matome_connector::{FileRoots, Registry};
 use matome_egress::{EgressRule, HttpClient, Policy};
@@ -25,7 +25,7 @@ use matome_store::db::{DataDir, Db};
 use matome_store::secrets::{self, Vault};
 use matome_store::workers::NewWorker;
 use matome_store::{api_tokens, migrate, tasks};
-use matome_tasks::{Beat, Process, Worker, WorkerOptions};
+use matome_tasks::{Beat, Handler, Process, Worker, WorkerOptions};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +38,71 @@ use crate::failure::{Exit, Failure};
 use crate::housekeeping;
 use crate::message::Message;
 
-/// Connections to PostgreSQL of one process.
-const POSTGRES_CONNECTIONS: u32 = 16;
+/// Connections to PostgreSQL of one process that has an API.
+const WEB_CONNECTIONS: u32 = 16;
+/// Of one without: beside those of its tasks, for heartbeat, claims and ends.
+const SPARE_CONNECTIONS: u32 = 4;
+/// A worker waits so long for the key that a web process beside it makes at its first start.
+const KEY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What one process does; `serve` does everything.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// What it is called among the processes of the installation.
+    pub role: String,
+    /// Its name there; the machine's when there is none.
+    pub name: Option<String>,
+    /// Whether it answers requests.
+    pub web: bool,
+    /// Acquisition tasks at once; 0: not its queue.
+    pub acquisition: usize,
+    /// Aggregation tasks at once; 0: not its queue.
+    pub aggregation: usize,
+    /// Whether it turns schedules into tasks and keeps house.
+    pub beat: bool,
+    /// How long an attempt may take.
+    pub deadline: Duration,
+}
+
+impl Parts {
+    /// Everything in one process.
+    pub fn all(acquisition: usize, aggregation: usize, deadline: Duration) -> Self {
+        let (role, name) = ("serve".to_owned(), None);
+        Self { role, name, web: true, acquisition, aggregation, beat: true, deadline }
+    }
+
+    /// A command that asks the API and ends; tasks wait for another process.
+    pub fn command() -> Self {
+        let deadline = matome_tasks::ATTEMPT_DEADLINE;
+        Self { role: "command".to_owned(), beat: false, ..Self::all(0, 0, deadline) }
+    }
+
+    fn slots(&self, queue: Queue) -> usize {
+        match queue {
+            Queue::Acquisition => self.acquisition,
+            Queue::Aggregation => self.aggregation,
+        }
+    }
+
+    /// Whether the installation knows it as one of its processes.
+    fn is_member(&self) -> bool {
+        self.beat || self.acquisition + self.aggregation > 0 || self.role != "command"
+    }
+
+    /// Who sees the secrets of configs.
+    fn needs_key(&self) -> bool {
+        self.web || self.acquisition > 0
+    }
+
+    /// Connections to PostgreSQL, unless the user says how many.
+    fn connections(&self) -> u32 {
+        let tasks = u32::try_from(self.acquisition + self.aggregation).unwrap_or(u32::MAX);
+        match self.web {
+            true => WEB_CONNECTIONS,
+            false => tasks.saturating_add(SPARE_CONNECTIONS),
+        }
+    }
+}
 
 /// The names that requests may give this server.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,14 +118,15 @@ pub struct Names<'a> {
 pub struct App(Arc<Inner>);
 
 struct Inner {
+    parts: Parts,
     db: Db,
-    vault: Vault,
+    /// Only where secrets are needed.
+    vault: Option<Vault>,
     clock: Clock,
     bus: Bus,
     registry: Registry,
     engine: Engine,
     limits: Limits,
-    boot: Uuid,
     router: Router,
     is_first_start: bool,
     /// Cancelled when the process is about to stop: not ready any more, no new claims.
@@ -72,39 +136,54 @@ struct Inner {
 }
 
 impl App {
-    /// Opens the database (an embedded one is made and migrated) and builds the router.
+    /// Opens the database (an embedded one is made and migrated), signs the process on, and builds the router. Nothing
+    /// runs before [`App::start_workers`].
     pub async fn open(
         storage: &StorageArgs,
         reach: &ReachArgs,
         names: Names<'_>,
         aggregation_memory_mib: u64,
+        parts: Parts,
     ) -> Result<Self, Failure> {
         let (boot, clock, bus) = (Uuid::now_v7(), Clock::system(), Bus::in_process());
         let registry = registry(reach, clock.clone())?;
-        let db = open_database(storage, boot, &clock).await?;
-        let vault = open_vault(storage, &db).await?;
+        let connections = storage.database_connections.unwrap_or_else(|| parts.connections());
+        let db = open_database(storage, boot, connections, &clock).await?;
+        let vault = match parts.needs_key() {
+            true => Some(open_vault(storage, &db, &parts).await?),
+            false => None,
+        };
         let engine = engine(storage)?;
         let limits = Limits { memory_bytes: aggregation_memory_mib << 20, ..Limits::default() };
         let draining = CancellationToken::new();
-        let state = ApiState {
-            db: db.clone(),
-            clock: clock.clone(),
-            vault: vault.clone(),
-            registry: registry.clone(),
-            previewer: Arc::new(EnginePreviewer { db: db.clone(), engine: engine.clone(), limits }),
-            bus: bus.clone(),
-            metrics: metrics_handle(),
-            draining: draining.clone(),
-            settings: Arc::new(ApiSettings {
-                allowed_hosts: names.allowed_hosts.to_vec(),
-                bind: names.bind,
-                ..ApiSettings::default()
-            }),
+        let process = match parts.is_member() {
+            true => Some(Process::start(db.clone(), clock.clone(), introduction(boot, &parts)).await?),
+            false => None,
         };
-        let is_first_start = !api_tokens::exist(&mut db.read().await?.conn()).await?;
-        let router = matome_api::router(state);
-        let (workers, process) = (TaskTracker::new(), Mutex::default());
+        let heart = process.as_ref().map(Process::heart);
+        let health = Health { db: db.clone(), draining: draining.clone(), heart };
+        let (mut router, mut is_first_start) = (matome_api::health_router(health.clone()), false);
+        if let (true, Some(vault)) = (parts.web, &vault) {
+            is_first_start = !api_tokens::exist(&mut db.read().await?.conn()).await?;
+            router = matome_api::router(ApiState {
+                db: db.clone(),
+                clock: clock.clone(),
+                vault: vault.clone(),
+                registry: registry.clone(),
+                previewer: Arc::new(EnginePreviewer { db: db.clone(), engine: engine.clone(), limits }),
+                bus: bus.clone(),
+                metrics: metrics_handle(),
+                health,
+                settings: Arc::new(ApiSettings {
+                    allowed_hosts: names.allowed_hosts.to_vec(),
+                    bind: names.bind,
+                    ..ApiSettings::default()
+                }),
+            });
+        }
+        let (workers, process) = (TaskTracker::new(), Mutex::new(process));
         let inner = Inner {
+            parts,
             db,
             vault,
             clock,
@@ -112,7 +191,6 @@ impl App {
             registry,
             engine,
             limits,
-            boot,
             router,
             is_first_start,
             draining,
@@ -122,7 +200,7 @@ impl App {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// The public API.
+    /// The public API; of a process without one, what tells whether it is ready.
     pub fn router(&self) -> Router {
         self.0.router.clone()
     }
@@ -132,44 +210,40 @@ impl App {
         self.0.is_first_start
     }
 
-    /// Starts the workers of both queues, the beat and the housekeeping.
-    pub async fn start_workers(
-        &self,
-        acquisition_slots: usize,
-        aggregation_slots: usize,
-        deadline: Duration,
-    ) -> Result<(), Failure> {
+    /// Starts what the process is to do beside answering: workers, beat, housekeeping.
+    pub fn start_workers(&self) {
         let app = &self.0;
-        let process = Process::start(app.db.clone(), app.clock.clone(), self.introduction()).await?;
-        let acquisition =
-            AcquisitionHandler::new(app.db.clone(), app.registry.clone(), app.vault.clone(), app.clock.clone());
-        let aggregation = AggregationHandler::new(app.db.clone(), app.engine.clone(), app.clock.clone(), app.limits);
-        let options = WorkerOptions { deadline, ..WorkerOptions::new(Queue::Acquisition, acquisition_slots) };
-        let worker = Worker::new(&process, app.bus.clone(), options, Arc::new(acquisition));
-        app.workers.spawn(worker.run(app.draining.clone()));
-        let options = WorkerOptions { deadline, ..WorkerOptions::new(Queue::Aggregation, aggregation_slots) };
-        let worker = Worker::new(&process, app.bus.clone(), options, Arc::new(aggregation));
-        app.workers.spawn(worker.run(app.draining.clone()));
-        let beat = Beat::new(app.db.clone(), app.bus.clone(), app.clock.clone(), Some(process.boot()));
-        let beat = beat.with_deadline(deadline);
-        app.workers.spawn(beat.run(app.draining.clone()));
-        app.workers.spawn(housekeeping::run(app.db.clone(), app.clock.clone(), app.draining.clone()));
-        *app.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
-        if let Err(err) = app.engine.warm() {
+        let process = app.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(process) = process.as_ref() else { return };
+        if let Some(vault) = &app.vault {
+            let handler =
+                AcquisitionHandler::new(app.db.clone(), app.registry.clone(), vault.clone(), app.clock.clone());
+            self.start_worker(process, Queue::Acquisition, Arc::new(handler));
+        }
+        let handler = AggregationHandler::new(app.db.clone(), app.engine.clone(), app.clock.clone(), app.limits);
+        self.start_worker(process, Queue::Aggregation, Arc::new(handler));
+        if app.parts.beat {
+            let beat = Beat::new(app.db.clone(), app.bus.clone(), app.clock.clone(), Some(process.boot()));
+            let beat = beat.with_deadline(app.parts.deadline);
+            app.workers.spawn(beat.run(app.draining.clone()));
+            app.workers.spawn(housekeeping::run(app.db.clone(), app.clock.clone(), app.draining.clone()));
+        }
+        if (app.parts.web || app.parts.aggregation > 0)
+            && let Err(err) = app.engine.warm()
+        {
             tracing::warn!(error = %err, "no engine child could be started ahead");
         }
-        Ok(())
     }
 
-    fn introduction(&self) -> NewWorker {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        NewWorker {
-            boot: self.0.boot,
-            role: "serve".to_owned(),
-            host: host.trim().to_owned(),
-            pid: i64::from(std::process::id()),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+    fn start_worker(&self, process: &Process, queue: Queue, handler: Arc<dyn Handler>) {
+        let app = &self.0;
+        let slots = app.parts.slots(queue);
+        if slots == 0 {
+            return;
         }
+        let options = WorkerOptions { deadline: app.parts.deadline, ..WorkerOptions::new(queue, slots) };
+        let worker = Worker::new(process, app.bus.clone(), options, handler);
+        app.workers.spawn(worker.run(app.draining.clone()));
     }
 
     /// Stops claiming; running tasks finish their page. `/readyz` says so.
@@ -188,11 +262,37 @@ impl App {
         }
         self.0.db.close().await;
     }
+
+    /// Gives up everything that the process holds, without waiting for what runs: others take it up at once.
+    pub async fn void(&self) {
+        let process = self.0.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(process) = process {
+            let voided = tokio::time::timeout(Duration::from_secs(2), process.void()).await;
+            if !matches!(voided, Ok(Ok(()))) {
+                tracing::warn!("this process could not sign off; another will notice");
+            }
+        }
+    }
 }
 
-async fn open_database(storage: &StorageArgs, boot: Uuid, clock: &Clock) -> Result<Db, Failure> {
+fn introduction(boot: Uuid, parts: &Parts) -> NewWorker {
+    NewWorker {
+        boot,
+        role: parts.role.clone(),
+        host: parts.name.clone().unwrap_or_else(host_name),
+        pid: i64::from(std::process::id()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The name of this machine; empty where there is none.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+async fn open_database(storage: &StorageArgs, boot: Uuid, connections: u32, clock: &Clock) -> Result<Db, Failure> {
     if let Some(url) = &storage.database_url {
-        let db = Db::connect_postgres(url, boot, POSTGRES_CONNECTIONS).await?;
+        let db = Db::connect_postgres(url, boot, connections).await?;
         migrate::check(&db).await?;
         return Ok(db);
     }
@@ -211,8 +311,9 @@ async fn open_database(storage: &StorageArgs, boot: Uuid, clock: &Clock) -> Resu
     Ok(db)
 }
 
-/// The master key. A new one is made only where no secret needs an old one.
-async fn open_vault(storage: &StorageArgs, db: &Db) -> Result<Vault, Failure> {
+/// The master key. A new one is made only where no secret needs an old one, and only by a process with an API: were a worker
+/// elsewhere to make another, it could never read what the API encrypts.
+async fn open_vault(storage: &StorageArgs, db: &Db, parts: &Parts) -> Result<Vault, Failure> {
     let mut reader = db.read().await?;
     let vault = match &storage.master_key_file {
         Some(file) => Vault::from_file(file)?,
@@ -223,6 +324,9 @@ async fn open_vault(storage: &StorageArgs, db: &Db) -> Result<Vault, Failure> {
             if sealed > 0 && !file.exists() {
                 let what = Message::KeyMissing { file: file.display().to_string(), n: sealed.to_string() };
                 return Err(Failure::new(Exit::Config, what).help(Message::RestoreKey));
+            }
+            if !parts.web {
+                wait_for_key(&file).await?;
             }
             Vault::open_or_create(&file)?
         }
@@ -238,8 +342,23 @@ async fn open_vault(storage: &StorageArgs, db: &Db) -> Result<Vault, Failure> {
     Ok(vault)
 }
 
+async fn wait_for_key(file: &Path) -> Result<(), Failure> {
+    let begun = Instant::now();
+    if !file.exists() {
+        tracing::info!("waiting for the key `{}`, which `matome web` makes at its first start", file.display());
+    }
+    while !file.exists() {
+        if begun.elapsed() >= KEY_PATIENCE {
+            let what = Message::NoKeyHere { file: file.display().to_string() };
+            return Err(Failure::new(Exit::Config, what).help(Message::ShareKey));
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Ok(())
+}
+
 /// On PostgreSQL the data directory holds only the key and the scratch folder.
-fn make_data_dir(storage: &StorageArgs) -> Result<(), Failure> {
+pub fn make_data_dir(storage: &StorageArgs) -> Result<(), Failure> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&storage.data_dir).map_err(|err| {
         Failure::new(Exit::Config, Message::CannotMake { dir: storage.data_dir.display().to_string() })

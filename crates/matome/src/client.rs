@@ -15,7 +15,7 @@ use matome_model::language::Language;
 use serde_json::value::RawValue;
 use tower::ServiceExt as _;
 
-use crate::app::{App, Names};
+use crate::app::{App, Names, Parts};
 use crate::cli::ClientArgs;
 use crate::console::Console;
 use crate::failure::{Exit, Failure, said};
@@ -73,10 +73,9 @@ impl Client {
             let client = http_client(console).unix_socket(socket).build().map_err(|err| unreachable(&target, &err))?;
             return Ok(Self::Http { client, base: "http://localhost".to_owned(), token: None, target });
         }
-        let app = App::open(&args.storage, &args.reach, Names::default(), 512).await?;
-        if works {
-            app.start_workers(2, 1, matome_tasks::ATTEMPT_DEADLINE).await?;
-        }
+        let parts = if works { Parts::all(2, 1, matome_tasks::ATTEMPT_DEADLINE) } else { Parts::command() };
+        let app = App::open(&args.storage, &args.reach, Names::default(), 512, parts).await?;
+        app.start_workers();
         Ok(Self::InProcess { app: Box::new(app), language: console.language })
     }
 

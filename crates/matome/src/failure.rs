@@ -120,6 +120,7 @@ impl From<StoreError> for Failure {
             StoreError::Unreachable(_) | StoreError::CommitUnknown(_) => {
                 (Exit::Unreachable, Message::DatabaseGone, causes, Message::CheckDatabase)
             }
+            StoreError::Refused(_) => (Exit::Config, Message::DatabaseRefuses, causes, Message::CheckDatabaseUser),
             StoreError::Secret { path, what } => {
                 (Exit::Config, Message::SecretUnreadable { path: path.clone() }, Some(said(what)), Message::GiveKey)
             }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use matome_model::clock::Clock;
+use matome_model::complaint::Complaint;
 use matome_store::db::Db;
 use matome_store::error::Result;
 use matome_store::{aggregation_runs, aggregation_sources, data_sources, removals};
@@ -27,18 +28,23 @@ pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
 
 async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
     let mut looked = None::<Instant>;
+    let (mut unmeasured, mut stuck) = (Complaint::default(), Complaint::default());
     while !shutdown.is_cancelled() {
         if looked.is_none_or(|at| at.elapsed() >= LOOK) {
             looked = Some(Instant::now());
-            if let Err(err) = db.look_for_room().await {
-                tracing::warn!(error = %err, "how much room there is cannot be found out");
+            if let Err(err) = db.look_for_room().await
+                && let Some(kept_back) = unmeasured.due(Instant::now())
+            {
+                tracing::warn!(error = %err, kept_back, "how much room there is cannot be found out");
             }
         }
         let pause = match once(db, clock).await {
             Ok(true) => Duration::from_millis(10),
             Ok(false) => IDLE,
             Err(err) => {
-                tracing::warn!(error = %err, "housekeeping could not go on");
+                if let Some(kept_back) = stuck.due(Instant::now()) {
+                    tracing::warn!(error = %err, kept_back, "housekeeping could not go on");
+                }
                 IDLE
             }
         };

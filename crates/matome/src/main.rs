@@ -13,6 +13,7 @@ mod housekeeping;
 mod message;
 mod migrate;
 mod output;
+mod role;
 mod serve;
 
 use std::ffi::OsString;
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
         if let Command::Config(command) = &cli.command {
             return commands::config::run(command, &config, &flags, &console);
         }
-        if let Command::Serve(_) = &cli.command {
+        if let Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_) = &cli.command {
             commands::config::tell_what_has_no_effect(&config, &console);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -120,7 +121,10 @@ fn language(environment: &Environment, setting: Option<&str>) -> Language {
 
 async fn run(command: Command, config: &Config, console: &Console) -> Result<(), Failure> {
     match command {
-        Command::Serve(args) => Box::pin(serve::run(args)).await,
+        Command::Serve(args) => Box::pin(role::serve(args)).await,
+        Command::Web(args) => Box::pin(role::web(args)).await,
+        Command::Worker(args) => Box::pin(role::worker(args)).await,
+        Command::Beat(args) => Box::pin(role::beat(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args, console)).await,
         Command::Bench(args) => Box::pin(bench::run(args, console)).await,
         other => until_signal(other, config, console).await,
@@ -153,7 +157,8 @@ async fn short(command: Command, config: &Config, console: &Console) -> Result<(
         Command::Doctor(args) => Box::pin(commands::doctor::run(args, config, console)).await,
         Command::Healthcheck(args) => Box::pin(commands::healthcheck::run(args)).await,
         Command::Completions(args) => commands::completions::run(&args),
-        Command::Serve(_) | Command::Demo(_) | Command::Bench(_) | Command::Config(_) | Command::EngineChild => {
+        Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_) => unreachable!("handled before"),
+        Command::Demo(_) | Command::Bench(_) | Command::Config(_) | Command::EngineChild => {
             unreachable!("handled before")
         }
     }
@@ -161,12 +166,16 @@ async fn short(command: Command, config: &Config, console: &Console) -> Result<(
 
 fn start_logging(cli: &Cli) -> Result<(), Failure> {
     let default = match &cli.command {
-        Command::Serve(_) => "info",
+        Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_) => "info",
         // Its report says what happens, and a source that fails at first is part of it.
         Command::Demo(_) => "error",
         _ => "warn",
     };
-    let level = cli.everywhere.log_level.as_deref().filter(|level| !level.is_empty()).unwrap_or(default);
+    let of_worker = match &cli.command {
+        Command::Worker(args) => args.loglevel.as_deref(),
+        _ => None,
+    };
+    let level = of_worker.or(cli.everywhere.log_level.as_deref()).filter(|level| !level.is_empty()).unwrap_or(default);
     // The words of Python's logging, which the original design's `.env` files use.
     let level = match level.to_ascii_lowercase().as_str() {
         "warning" => "warn",

@@ -141,8 +141,8 @@ catalogue! {
 
     // Doctor and healthcheck.
     NotReady { url } => "`{url}` does not say that it is ready", "`{url}` が準備完了を返しません";
-    SeeLog => "look at the log of `matome serve`, or name another server with --url",
-        "`matome serve` のログを見るか、--url で別のサーバーを指定してください";
+    SeeLog => "look at its log, or name another server with --url",
+        "そのログを見るか、--url で別のサーバーを指定してください";
     DoctorWarns { n } => "{n} warnings", "警告が {n} 件あります";
     DoctorFails { n } => "{n} things do not work", "動かないものが {n} 件あります";
     SeeFixes => "the column `fix` says what to do about each", "それぞれの対処は「対処」の列にあります";
@@ -312,6 +312,11 @@ catalogue! {
         "バックアップから復元してください。ファイルには手を付けていません";
     DiskFull => "the disk that holds the database is full", "データベースのあるディスクが一杯です";
     FreeSpace => "free some space; nothing was lost", "空き容量を作ってください。失われたものはありません";
+    DatabaseRefuses => "the database server refuses this user or database",
+        "データベースサーバーがこのユーザーまたはデータベースを受け付けません";
+    CheckDatabaseUser =>
+        "check user, password and database name in DATABASE_URL, and the rights of that user",
+        "DATABASE_URL のユーザー、パスワード、データベース名と、そのユーザーの権限を確かめてください";
     DatabaseGone => "the database is not reachable", "データベースに接続できません";
     CheckDatabase =>
         "check that the database runs and that DATABASE_URL is right",
@@ -393,6 +398,20 @@ catalogue! {
         "1024 未満のポートには root が必要です。--bind で別のポートを指定してください";
     CannotListen { address } => "cannot listen on {address}", "{address} で待ち受けられません";
     GiveAddress => "give another address with --bind", "--bind で別のアドレスを指定してください";
+    NeedsServer { role } =>
+        "`matome {role}` needs PostgreSQL: an embedded database belongs to one process",
+        "`matome {role}` には PostgreSQL が必要です。組み込みのデータベースを使えるのは一つのプロセスだけです";
+    GiveServerOrServe =>
+        "set DATABASE_URL=postgres://user:password@host/name, or use `matome serve`, which runs everything in one process",
+        "DATABASE_URL=postgres://user:password@host/name を設定するか、すべてを一つのプロセスで動かす `matome serve` を使ってください";
+    DidNotStop { seconds } =>
+        "what ran did not end within {seconds} seconds", "実行中のものが {seconds} 秒以内に終わりませんでした";
+    GoesOnElsewhere =>
+        "nothing is lost: another worker takes it up", "失われたものはありません。ほかのワーカーが引き継ぎます";
+    NoKeyHere { file } => "there is no key `{file}`", "鍵 `{file}` がありません";
+    ShareKey =>
+        "give a worker the key of `matome web`: the same --data-dir, or a copy of its master.key by MASTER_KEY_FILE",
+        "`matome web` と同じ鍵をワーカーに渡してください。同じ --data-dir を使うか、master.key の写しを MASTER_KEY_FILE で指定します";
     SocketTooLong =>
         "the path of the data directory may be too long (107 bytes): give a shorter --data-dir",
         "データディレクトリのパスが長すぎるのかもしれません (107 バイトまで)。短い --data-dir を指定してください";

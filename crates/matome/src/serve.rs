@@ -1,60 +1,26 @@
-//! Listening: TCP for everybody, a Unix socket in the data directory for its owner's command line.
+//! Listening: TCP for everybody, Unix sockets in the data directory for its owner; and the signals that end it.
 
 use std::future::IntoFuture as _;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Extension;
+use axum::{Extension, Router};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::app::{App, Names};
-use crate::cli::ServeArgs;
+use crate::app::App;
 use crate::client::SOCKET;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
 
 /// Open requests get this long to end after the stop signal.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// Runs `matome serve` until a signal.
-pub async fn run(args: ServeArgs) -> Result<(), Failure> {
-    let mut signals = Signals::catch()?;
-    let listener = listen(args.bind).await?;
-    let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-    if !address.ip().is_loopback() {
-        warn!("listening beyond loopback without TLS: put a TLS proxy in front, tokens travel in the clear");
-    }
-    let names = Names { allowed_hosts: &args.allowed_hosts, bind: Some(address.ip()) };
-    let app = App::open(&args.storage, &args.reach, names, args.aggregation_memory).await?;
-    let deadline = Duration::from_secs(args.attempt_deadline);
-    app.start_workers(args.acquisition_slots, args.aggregation_slots, deadline).await?;
-    let socket_dir = args.storage.database_url.is_none().then_some(args.storage.data_dir.as_path());
-    let server = start(&app, listener, socket_dir).await?;
-    info!("serving on http://{address}, documentation at http://{address}/api/docs/");
-    if app.is_first_start() {
-        info!("no API token exists yet; make one: matome token create --role admin{}", storage_hint(&args));
-    }
-    signals.next().await;
-    info!("stopping: running tasks finish their page; a second signal ends at once");
-    app.drain();
-    tokio::select! {
-        () = async { server.stop().await; app.stop().await } => Ok(()),
-        _ = signals.next() => Err(Failure::new(Exit::Failed, Message::StoppedAtOnce)),
-    }
-}
-
-fn storage_hint(args: &ServeArgs) -> String {
-    match args.storage.database_url {
-        Some(_) => String::new(),
-        None => format!(" --data-dir {}", args.storage.data_dir.display()),
-    }
-}
 
 /// A TCP listener, or what is wrong in words.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -74,31 +40,50 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Running listeners.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Server {
     stop: CancellationToken,
     listeners: TaskTracker,
-    socket: Option<PathBuf>,
+    sockets: Mutex<Vec<PathBuf>>,
 }
 
-/// Serves the app's router on `listener`, and on the socket in `socket_dir`.
-pub async fn start(app: &App, listener: TcpListener, socket_dir: Option<&Path>) -> Result<Server, Failure> {
-    let (stop, listeners) = (CancellationToken::new(), TaskTracker::new());
-    let tcp = axum::serve(listener, app.router()).with_graceful_shutdown(stop.clone().cancelled_owned());
-    listeners.spawn(tcp.into_future());
-    let socket = socket_dir.map(|dir| dir.join(SOCKET));
-    if let Some(path) = &socket {
-        let unix = owner_socket(path).map_err(|err| {
+impl Server {
+    /// Serves `router` on `listener`.
+    pub fn tcp(&self, listener: TcpListener, router: Router) {
+        let serving = axum::serve(listener, router).with_graceful_shutdown(self.stop.clone().cancelled_owned());
+        self.listeners.spawn(serving.into_future());
+    }
+
+    /// Serves `router` on a socket that only its owner may open.
+    pub fn unix(&self, path: &Path, router: Router) -> Result<(), Failure> {
+        let socket = owner_socket(path).map_err(|err| {
             Failure::new(Exit::Config, Message::CannotListen { address: format!("`{}`", path.display()) })
                 .because(&err)
                 .help(Message::SocketTooLong)
         })?;
-        // Whoever can open the socket (mode 0600) owns the data directory.
-        let router = app.router().layer(Extension(matome_api::LocalOwner));
-        listeners.spawn(axum::serve(unix, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
+        let serving = axum::serve(socket, router).with_graceful_shutdown(self.stop.clone().cancelled_owned());
+        self.listeners.spawn(serving.into_future());
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        Ok(())
     }
-    listeners.close();
-    Ok(Server { stop, listeners, socket })
+
+    /// The socket in a data directory through which the command line of its owner asks the API.
+    pub fn control_socket(&self, dir: &Path, app: &App) -> Result<(), Failure> {
+        // Whoever can open the socket (mode 0600) owns the data directory.
+        self.unix(&dir.join(SOCKET), app.router().layer(Extension(matome_api::LocalOwner)))
+    }
+
+    /// Stops accepting and waits for open requests, at most ten seconds.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.listeners.close();
+        if tokio::time::timeout(GRACE, self.listeners.wait()).await.is_err() {
+            warn!("some requests did not end within {} s", GRACE.as_secs());
+        }
+        for socket in self.sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
 }
 
 /// Makes the socket with mode 0600 from its first moment on: it is bound under another name in a directory
@@ -111,19 +96,6 @@ fn owner_socket(path: &Path) -> std::io::Result<UnixListener> {
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(&fresh, path)?;
     Ok(listener)
-}
-
-impl Server {
-    /// Stops accepting and waits for open requests, at most ten seconds.
-    pub async fn stop(&self) {
-        self.stop.cancel();
-        if tokio::time::timeout(GRACE, self.listeners.wait()).await.is_err() {
-            warn!("some requests did not end within {} s", GRACE.as_secs());
-        }
-        if let Some(socket) = &self.socket {
-            let _ = std::fs::remove_file(socket);
-        }
-    }
 }
 
 /// SIGINT and SIGTERM, caught from the moment this is made: before it, they end the process at once.

@@ -6,6 +6,7 @@
 
 pub mod canonical;
 pub mod clock;
+pub mod complaint;
 pub mod difference;
 pub mod drift;
 pub mod engine;

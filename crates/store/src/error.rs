@@ -42,6 +42,9 @@ pub enum StoreError {
     /// The database could not be reached or ended the session; worth another try.
     #[error("the database is not reachable")]
     Unreachable(#[source] sqlx::Error),
+    /// The server refuses the user, its password, the database or a right: it will until somebody changes that.
+    #[error("the database server refuses this user or database")]
+    Refused(#[source] sqlx::Error),
     /// COMMIT did not answer: the transaction may or may not have happened.
     #[error("the database did not confirm the commit")]
     CommitUnknown(#[source] sqlx::Error),
@@ -130,10 +133,15 @@ impl From<sqlx::Error> for StoreError {
                     // Class 08: connection; 57P01..03: the server is going away or starting;
                     // 40001, 40P01: serialisation and deadlock; SQLite 5 and 261: busy.
                     c if c.starts_with("08") || c.starts_with("57P0") => Self::Unreachable(err),
-                    "40001" | "40P01" | "5" | "261" | "25P03" => Self::Unreachable(err),
+                    // 53300: its connections are all taken.
+                    "40001" | "40P01" | "5" | "261" | "25P03" | "53300" => Self::Unreachable(err),
+                    // Class 28: authentication; 3D000: no such database; 42501: a right is missing.
+                    c if c.starts_with("28") => Self::Refused(err),
+                    "3D000" | "42501" => Self::Refused(err),
                     _ => Self::Database(err),
                 }
             }
+            sqlx::Error::Configuration(what) => Self::DatabaseUrl { what: what.to_string() },
             // The pool gave a session whose last user was dropped within its transaction: another one will do.
             sqlx::Error::BeginFailed
             | sqlx::Error::Io(_)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use matome_bus::Bus;
 use matome_model::clock::{Clock, Timestamp};
+use matome_model::complaint::Complaint;
 use matome_model::task::Queue;
 use matome_store::db::Db;
 use matome_store::error::Result;
@@ -54,12 +55,15 @@ impl Beat {
 
     /// Beats until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut complaint = Complaint::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                result = self.tick() => {
-                    if let Err(err) = result {
-                        tracing::warn!(error = %err, "the beat could not reach the database");
+                result = self.tick() => match result {
+                    Ok(()) if complaint.over() => tracing::info!("the beat reaches the database again"),
+                    Ok(()) => {}
+                    Err(err) => if let Some(kept_back) = complaint.due(Instant::now()) {
+                        tracing::warn!(error = %err, kept_back, "the beat could not reach the database");
                     }
                 }
             }

@@ -25,6 +25,6 @@ mod worker;
 pub use beat::Beat;
 pub use handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
 pub use liveness::{BEAT_EVERY, DEAD_AFTER, SELF_FENCE_AFTER};
-pub use process::Process;
+pub use process::{Heart, Process};
 pub use sweeper::Sweeper;
 pub use worker::{ATTEMPT_DEADLINE, Worker, WorkerOptions};

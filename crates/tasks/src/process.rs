@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use matome_model::clock::Clock;
+use matome_model::complaint::Complaint;
 use matome_model::task::Fence;
 use matome_store::db::Db;
 use matome_store::error::Result;
@@ -31,6 +32,17 @@ pub struct Process {
     inner: Arc<Inner>,
     end: CancellationToken,
     heartbeat: JoinHandle<()>,
+}
+
+/// Tells whether a process commits its heartbeats. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Heart(Pulse);
+
+impl Heart {
+    /// Whether it committed one lately.
+    pub fn beats(&self) -> bool {
+        self.0.is_fresh()
+    }
 }
 
 /// What the heartbeat and the workers share.
@@ -82,6 +94,21 @@ impl Process {
     /// Asks every running task to return and forgets its lease, for an end without waiting.
     pub fn abandon(&self) {
         self.inner.lose_all();
+    }
+
+    /// The same, and says that it is gone: whatever it held is taken up elsewhere at once.
+    ///
+    /// # Errors
+    /// When the database refuses the statement or is gone; then a sweeper notices a little later.
+    pub async fn void(&self) -> Result<()> {
+        self.abandon();
+        let (boot, now) = (self.inner.worker.boot, self.inner.clock.now());
+        self.inner.db.write(move |conn| Box::pin(async move { workers::gone(conn, boot, now).await })).await
+    }
+
+    /// Whether its heart beats, for those who watch.
+    pub fn heart(&self) -> Heart {
+        Heart(self.inner.pulse.clone())
     }
 
     pub(crate) fn inner(&self) -> Arc<Inner> {
@@ -156,13 +183,20 @@ impl Inner {
 
     async fn beat_for_ever(&self) {
         let mut unknown: HashMap<(i64, i64), Instant> = HashMap::new();
+        let mut complaint = Complaint::default();
         loop {
             tokio::time::sleep(BEAT_AT_MOST_EVERY).await;
             let rest = BEAT_EVERY.saturating_sub(BEAT_AT_MOST_EVERY);
             let _ = tokio::time::timeout(rest, self.early.notified()).await;
-            if let Err(err) = self.beat_once(&mut unknown).await {
-                tracing::warn!(error = %err, "the heartbeat was not written");
-                metrics::counter!("matome_heartbeat_errors_total").increment(1);
+            match self.beat_once(&mut unknown).await {
+                Ok(()) if complaint.over() => tracing::info!("the heartbeat is written again"),
+                Ok(()) => {}
+                Err(err) => {
+                    if let Some(kept_back) = complaint.due(Instant::now()) {
+                        tracing::warn!(error = %err, kept_back, "the heartbeat was not written");
+                    }
+                    metrics::counter!("matome_heartbeat_errors_total").increment(1);
+                }
             }
         }
     }

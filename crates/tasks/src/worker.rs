@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matome_bus::Bus;
 use matome_model::clock::Timestamp;
+use matome_model::complaint::Complaint;
 use matome_model::task::{Fence, Queue, TaskStatus};
 use matome_store::error::Result;
 use matome_store::tasks::{Ended, Finish, RetryPolicy, claim, finish};
@@ -82,6 +83,7 @@ impl Worker {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut poll = POLL.0;
         let mut look = true;
+        let mut complaint = Complaint::default();
         loop {
             let is_draining = shutdown.is_cancelled();
             if is_draining {
@@ -93,11 +95,17 @@ impl Worker {
             if wants > 0 || !self.done.is_empty() {
                 match self.turn(wants).await {
                     Ok(claimed) => {
+                        if complaint.over() {
+                            tracing::info!(queue = %self.options.queue, "the queue is reached again");
+                        }
                         look = false;
                         poll = if claimed > 0 { POLL.0 } else { (poll * 2).min(POLL.1) };
                     }
                     Err(err) => {
-                        tracing::warn!(queue = %self.options.queue, error = %err, "the queue cannot be reached");
+                        if let Some(kept_back) = complaint.due(Instant::now()) {
+                            let queue = self.options.queue.as_str();
+                            tracing::warn!(queue, error = %err, kept_back, "the queue cannot be reached");
+                        }
                         tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                         if is_draining && !self.process.may_claim() {
                             // The leases are left to a sweeper; waiting for the database would be for ever.

@@ -108,3 +108,23 @@ pub async fn end_sessions_of_workers(url: &str) -> usize {
 where a.application_name in (select 'matome-' || w.boot from workers w)";
     sqlx::query(sql).fetch_all(&mut conn).await.expect("the role may end its own sessions").len()
 }
+
+/// Runs a statement in the schema that `url` names, past everything that guards it.
+///
+/// # Panics
+/// When the server is not there or refuses it.
+pub async fn execute(url: &str, sql: &'static str) {
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the test server answers");
+    sqlx::raw_sql(sql).execute(&mut conn).await.expect("the statement is right");
+}
+
+/// Runs a statement there in a transaction that stays open until what is returned is dropped.
+///
+/// # Panics
+/// As [`execute`].
+pub async fn hold(url: &str, sql: &'static str) -> impl Send {
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the test server answers");
+    sqlx::raw_sql("begin").execute(&mut conn).await.expect("a transaction begins");
+    sqlx::raw_sql(sql).execute(&mut conn).await.expect("the statement is right");
+    conn
+}

@@ -17,9 +17,12 @@ pub struct DoctorArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct HealthcheckArgs {
-    /// The server to ask [default: the one at --bind]
+    /// The server to ask [default: worker and beat in the data directory when there are any, else the server at --bind]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    /// Directory in which worker and beat have their sockets.
+    #[arg(long, default_value = "matome-data", value_name = "DIR")]
+    pub data_dir: std::path::PathBuf,
     /// Address that the server listens on.
     #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR")]
     pub bind: std::net::SocketAddr,

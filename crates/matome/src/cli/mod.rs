@@ -9,6 +9,7 @@ mod data;
 mod db;
 mod doctor;
 mod quarantine;
+mod role;
 mod schedule;
 mod serve;
 mod source;
@@ -16,7 +17,7 @@ mod task;
 mod token;
 pub mod usage;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -29,8 +30,9 @@ pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
 pub use doctor::{CompletionsArgs, DoctorArgs, HealthcheckArgs, Shell};
 pub use quarantine::{QuarantineCommand, QuarantineTarget, WhichQuarantined};
+pub use role::{BeatArgs, HealthArgs, WebArgs, WorkerArgs};
 pub use schedule::ScheduleCommand;
-pub use serve::{DemoArgs, ServeArgs};
+pub use serve::{AttemptArgs, DemoArgs, EngineArgs, ListenArgs, ServeArgs, SlotArgs};
 pub use source::SourceCommand;
 pub use task::{TaskCommand, TaskTarget};
 pub use token::TokenCommand;
@@ -52,7 +54,7 @@ pub struct EverywhereArgs {
     /// Language of messages [default: by LC_ALL, LC_MESSAGES or LANG]
     #[arg(long, global = true, value_parser = ["en", "ja"], value_name = "LANG")]
     pub lang: Option<String>,
-    /// What is logged to stderr: error, warn, info, debug, or a filter such as matome_tasks=debug [default: info for serve, else warn]
+    /// What is logged to stderr: error, warn, info, debug, or a filter such as matome_tasks=debug [default: info for serve, web, worker and beat, else warn]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Form of log lines.
@@ -96,10 +98,22 @@ Examples:
 Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration, 4 not permitted, 5 not found, 6 conflict or locked,
 7 unreachable, 8 partly done, 9 differences or warnings found, 130 interrupted, 143 terminated.";
 
+const WORKER_EXAMPLES: &str = "\
+Examples:
+  matome worker acquisition -c 16
+  matome worker -Q acquisition_queue -n acquisition_worker@%h -c 8 -l info    (the flags of Celery)";
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs everything in one process: API, workers, scheduler.
     Serve(ServeArgs),
+    /// Runs the API alone, on PostgreSQL. Any number may run.
+    Web(WebArgs),
+    /// Runs the tasks of a queue, on PostgreSQL: matome worker acquisition. Any number may run.
+    #[command(after_help = WORKER_EXAMPLES)]
+    Worker(WorkerArgs),
+    /// Turns schedules into tasks and keeps house, on PostgreSQL. Any number may run.
+    Beat(BeatArgs),
     /// Shows the main job on sample data in ./matome-demo, without network.
     Demo(DemoArgs),
     /// Makes or upgrades the database schema.
@@ -163,6 +177,22 @@ pub struct StorageArgs {
     /// Size that the embedded database may reach, in MiB [default: as the disk allows]
     #[arg(long, value_name = "MIB")]
     pub max_database: Option<u64>,
+    /// Connections to PostgreSQL of this process [default: 16; a worker: its tasks at once and 4 more; beat: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub database_connections: Option<u32>,
+}
+
+impl StorageArgs {
+    /// The embedded database in a directory, and nothing else said.
+    pub fn of_directory(dir: &Path) -> Self {
+        Self {
+            data_dir: dir.to_owned(),
+            database_url: None,
+            master_key_file: None,
+            max_database: None,
+            database_connections: None,
+        }
+    }
 }
 
 /// The embedded database has a flag of its own.

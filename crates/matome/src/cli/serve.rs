@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -13,24 +14,58 @@ pub struct ServeArgs {
     pub storage: StorageArgs,
     #[command(flatten)]
     pub reach: ReachArgs,
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    #[command(flatten)]
+    pub slots: SlotArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub attempt: AttemptArgs,
+}
+
+/// How a server listens.
+#[derive(Args, Clone, Debug)]
+pub struct ListenArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR")]
     pub bind: SocketAddr,
     /// Host names that requests may name, comma-separated [default: loopback names and the bind address]
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     pub allowed_hosts: Vec<String>,
+}
+
+/// How much is done at once.
+#[derive(Args, Clone, Debug)]
+pub struct SlotArgs {
     /// Acquisition tasks at once.
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub acquisition_slots: usize,
     /// Aggregation tasks at once.
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub aggregation_slots: usize,
+}
+
+/// What the child process that runs SQL may use.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArgs {
     /// Memory of one aggregation in MiB.
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub aggregation_memory: u64,
+}
+
+/// How long an attempt may take.
+#[derive(Args, Clone, Debug)]
+pub struct AttemptArgs {
     /// Seconds that one attempt at a task may take; then it is stopped after its page and tried again.
     #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..), value_name = "SECS")]
     pub attempt_deadline: u64,
+}
+
+impl AttemptArgs {
+    pub fn deadline(&self) -> Duration {
+        Duration::from_secs(self.attempt_deadline)
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -120,13 +120,13 @@ fn settings(args: &ServeArgs, config: &Config) -> Vec<Finding> {
         let what = Message::HasNoEffect { name: (*name).to_owned() };
         findings.push(Finding::new("M002", Severity::Note, what, why.clone()));
     }
-    if args.bind.ip().is_loopback() {
-        findings.push(Finding::ok("M003", Message::BindLoopback { address: args.bind.to_string() }));
+    if args.listen.bind.ip().is_loopback() {
+        findings.push(Finding::ok("M003", Message::BindLoopback { address: args.listen.bind.to_string() }));
     } else {
-        let what = Message::BindOutside { address: args.bind.to_string() };
+        let what = Message::BindOutside { address: args.listen.bind.to_string() };
         findings.push(Finding::new("M003", Severity::Warning, what, Message::UseTlsProxy));
     }
-    if args.allowed_hosts.iter().any(|host| host == "*") {
+    if args.listen.allowed_hosts.iter().any(|host| host == "*") {
         findings.push(Finding::new("M004", Severity::Warning, Message::AnyHost, Message::NameHosts));
     }
     match app::registry(&args.reach, matome_model::clock::Clock::system()) {

@@ -14,13 +14,13 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Names};
+use crate::app::{App, Names, Parts};
 use crate::cli::{DemoArgs, ReachArgs, StorageArgs};
 use crate::client::Client;
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
-use crate::serve;
+use crate::serve::{self, Server};
 
 /// Memory of one aggregation in MiB.
 const AGGREGATION_MEMORY: u64 = 256;
@@ -33,18 +33,20 @@ pub async fn run(args: DemoArgs, console: &Console) -> Result<(), Failure> {
     setup::write_files(&files)?;
     let shutdown = CancellationToken::new();
     let service = service::Service::start(shutdown.clone()).await.map_err(|err| cannot_listen("127.0.0.1", &err))?;
-    let storage =
-        StorageArgs { data_dir: args.data_dir.clone(), database_url: None, master_key_file: None, max_database: None };
+    let storage = StorageArgs::of_directory(&args.data_dir);
     let reach = ReachArgs {
         file_roots: vec![files.canonicalize().unwrap_or(files)],
         egress_allow: vec![format!("127.0.0.1/32:{}", service.address.port())],
     };
     let listener = listen(args.bind).await?;
     let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-    let app =
-        App::open(&storage, &reach, Names { bind: Some(address.ip()), ..Names::default() }, AGGREGATION_MEMORY).await?;
-    app.start_workers(4, 2, matome_tasks::ATTEMPT_DEADLINE).await?;
-    let server = serve::start(&app, listener, Some(&args.data_dir)).await?;
+    let names = Names { bind: Some(address.ip()), ..Names::default() };
+    let parts = Parts::all(4, 2, matome_tasks::ATTEMPT_DEADLINE);
+    let app = App::open(&storage, &reach, names, AGGREGATION_MEMORY, parts).await?;
+    app.start_workers();
+    let server = Server::default();
+    server.tcp(listener, app.router());
+    server.control_socket(&args.data_dir, &app)?;
 
     let client = Client::InProcess { app: Box::new(app.clone()), language: console.language };
     let show = async {

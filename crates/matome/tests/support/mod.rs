@@ -1,6 +1,8 @@
 //! The real binary as a test starts it: on a free port of loopback, in a temporary folder, ended with the test.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod fleet;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -119,23 +121,35 @@ pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
-type Log = std::sync::Arc<std::sync::Mutex<Vec<String>>>;
+pub type Log = std::sync::Arc<std::sync::Mutex<Vec<String>>>;
 
 /// Finds the address in what `serve` logs; goes on reading, so that the pipe never fills.
 fn read_address(child: &mut Child) -> (String, Log) {
+    let log = follow(child);
+    let begun = Instant::now();
+    loop {
+        let of_line = |line: &String| {
+            let (_, rest) = line.split_once("serving on ")?;
+            Some(rest.split(',').next().unwrap_or_default().trim().to_owned())
+        };
+        if let Some(address) = log.lock().unwrap().iter().find_map(of_line) {
+            return (address, log.clone());
+        }
+        assert!(begun.elapsed() < PATIENCE, "no address: {:?}", log.lock().unwrap());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads what a process logs, so that the pipe never fills.
+fn follow(child: &mut Child) -> Log {
     let log = Log::default();
-    let (found, address) = std::sync::mpsc::channel();
     let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if let Some((_, rest)) = line.split_once("serving on ") {
-                let _ = found.send(rest.split(',').next().unwrap_or_default().trim().to_owned());
-            }
             lines.lock().unwrap().push(line);
         }
     });
-    let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no address: {:?}", log.lock().unwrap()));
-    (address, log)
+    log
 }
 
 impl Server {

@@ -52,7 +52,7 @@ async fn engine(args: &ServeArgs) -> Vec<Finding> {
     };
     let _ = std::fs::remove_dir_all(&scratch);
     let millis = started.elapsed().as_millis().to_string();
-    let memory = args.aggregation_memory.to_string();
+    let memory = args.engine.aggregation_memory.to_string();
     match outcome {
         Ok(probed) => {
             let mut findings = vec![Finding::ok("M032", Message::EngineStarts { millis, memory })];
