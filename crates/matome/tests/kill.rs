@@ -21,9 +21,13 @@ const GROUPS: usize = FILE_ROWS - FILE_ROWS / 10;
 const KILLS: usize = 100;
 /// Kills of a process that works, between kills of one that only starts.
 const STARTS: usize = 3;
-/// Every so many working processes one may end its tasks: ten deaths without a page are poison, and on SQLite each
-/// process takes up at once what the last one left.
-const QUIET: usize = 3;
+/// Every so many working processes one may end its tasks: ten deaths without a page are poison, on SQLite each process
+/// takes up at once what the last one left, and there are `STARTS + 1` deaths to each that works.
+const QUIET: usize = 2;
+/// Every so many working processes all is ended, compared and deleted: however long the storm, no check reads more.
+const ERA: usize = 40;
+/// Lines of progress that a storm prints.
+const PROGRESS: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_random_kills_the_records_are_those_of_a_run_without() {
@@ -37,7 +41,8 @@ async fn after_random_kills_the_records_are_those_of_a_run_without() {
         let row = |n: usize| format!("{{\"n\":{},\"名前\":\"行{}\"}}\n", n - usize::from(n % 10 == 1), n / 100);
         write(&home.files().join("rows.ndjson"), (0..FILE_ROWS).map(row).collect::<String>());
         let (rng, tally) = (rand::rngs::SmallRng::seed_from_u64(seed), Tally::new("kill", home.name));
-        Storm { home, address, rng, seed, left: kills, tally }.rage().await;
+        let storm = Storm { home, address, rng, seed, kills, left: kills, begun: Instant::now(), tally, era: Era::default() };
+        storm.rage().await;
     });
     futures::future::join_all(storms).await;
 }
@@ -47,9 +52,22 @@ struct Storm {
     address: std::net::SocketAddr,
     rng: rand::rngs::SmallRng,
     seed: u64,
+    kills: usize,
     /// Kills that are still to come.
     left: usize,
+    begun: Instant,
     tally: Tally,
+    era: Era,
+}
+
+/// What was made since all was last compared and deleted.
+#[derive(Default)]
+struct Era {
+    /// Sources with the round they are of.
+    sources: Vec<(usize, i64)>,
+    aggregations: Vec<i64>,
+    /// Tasks whose end was not seen yet.
+    open: Vec<String>,
 }
 
 impl Storm {
@@ -63,24 +81,25 @@ impl Storm {
 
         // A lane whose worker is dead waits a few seconds for its next one on PostgreSQL, so each life has new ones,
         // for a kill that falls into their work.
-        let (mut sources, mut tasks, mut open, mut runs) = (Vec::new(), 0, Vec::new(), 0);
         for life in 0.. {
             if life % 8 == 0 {
                 let wide = format!("select n, count(*) as copies, {life} as round from base group by n");
                 let wide = server.aggregation(&format!("wide{life}"), &wide).await;
-                open.push(server.start("aggregation", wide).await);
-                runs += 1;
+                self.era.open.push(server.start("aggregation", wide).await);
+                self.era.aggregations.push(wide);
             }
             let source = self.source(&server, &format!("rows{life}"), life).await;
-            open.push(server.start("acquisition", source).await);
-            sources.push(source);
-            if life % QUIET == QUIET - 1 && self.home.database_url.is_none() {
-                tasks += self.end_all(&server, &mut open).await;
+            self.era.open.push(server.start("acquisition", source).await);
+            self.era.sources.push((life, source));
+            if life % ERA == ERA - 1 {
+                self.end_era(&server).await;
+            } else if life % QUIET == QUIET - 1 && self.home.database_url.is_none() {
+                self.end_all(&server).await;
             }
             self.pause(5..600).await;
             server.kill();
             let killed = Instant::now();
-            self.left = self.left.saturating_sub(1);
+            self.has_killed();
             if life % 6 == 0 {
                 self.check("after a kill", &[]);
             }
@@ -95,13 +114,7 @@ impl Storm {
             assert!(shown.is_multiple_of(GROUPS as u64), "{self}: {shown} rows are visible");
         }
         server = self.home.serve_again(token).await;
-        tasks += self.end_all(&server, &mut open).await;
-        self.tally.tasks = tasks;
-        for (round, source) in sources.into_iter().enumerate() {
-            self.compare(&server, source, round).await;
-        }
-        let shown = server.get("/api/aggregation/data/?page_size=1").await["count"].clone();
-        assert_eq!(shown, json!(runs * GROUPS), "{self}: rows of all aggregations");
+        self.compare_era(&server).await;
         let running = server.get("/api/acquisition/tasks/?status=running").await["count"].clone();
         assert_eq!(running, json!(0), "{self}");
         self.check("beside the server", &["--full"]);
@@ -110,13 +123,48 @@ impl Storm {
         self.tally.tell();
     }
 
-    /// Waits for the end of all tasks; returns how many there were.
-    async fn end_all(&self, server: &Server, open: &mut Vec<String>) -> usize {
-        for task in open.iter() {
-            let row = server.ended(task).await;
+    /// Waits for the end of all tasks, each of which must be a good one.
+    async fn end_all(&mut self, server: &Server) {
+        for task in std::mem::take(&mut self.era.open) {
+            let row = server.ended(&task).await;
             assert_eq!(row["status"], "succeeded", "{self}: {row}");
+            self.tally.tasks += 1;
         }
-        std::mem::take(open).len()
+    }
+
+    /// Waits for the end of all tasks and compares all that this era made.
+    async fn compare_era(&mut self, server: &Server) {
+        self.end_all(server).await;
+        let sources = std::mem::take(&mut self.era.sources);
+        for (round, source) in &sources {
+            self.compare(server, *source, *round).await;
+        }
+        self.era.sources = sources;
+        let shown = server.get("/api/aggregation/data/?page_size=1").await["count"].clone();
+        assert_eq!(shown, json!(self.era.aggregations.len() * GROUPS), "{self}: rows of all aggregations");
+    }
+
+    /// Compares all that this era made, then deletes it: what is left of it is removed while kills go on.
+    async fn end_era(&mut self, server: &Server) {
+        self.compare_era(server).await;
+        let Era { sources, aggregations, .. } = std::mem::take(&mut self.era);
+        let sources = sources.into_iter().map(|(_, id)| format!("/api/acquisition/sources/{id}/"));
+        let aggregations = aggregations.into_iter().map(|id| format!("/api/aggregation/sources/{id}/"));
+        for path in sources.chain(aggregations) {
+            let (status, reply) = server.send("DELETE", &path, None).await;
+            assert_eq!(status, 204, "{self}: {path}: {reply}");
+        }
+        self.check("after an era", &["--full"]);
+    }
+
+    /// Counts a kill, and says now and then how far the storm is.
+    fn has_killed(&mut self) {
+        self.left -= 1;
+        let (done, step) = (self.kills - self.left, self.kills.div_ceil(PROGRESS));
+        if done.is_multiple_of(step) || self.left == 0 {
+            let (kills, tasks) = (self.kills, self.tally.tasks);
+            println!("{self}: {done} of {kills} kills, {tasks} tasks ended, {} s", self.begun.elapsed().as_secs());
+        }
     }
 
     async fn pause(&mut self, millis: std::ops::Range<u64>) {
@@ -129,7 +177,7 @@ impl Storm {
             self.pause(0..120).await;
             child.kill().unwrap();
             child.wait().unwrap();
-            self.left -= 1;
+            self.has_killed();
         }
     }
 

@@ -147,5 +147,7 @@ async fn report(name: &str, db: &Db, begin: Timestamp, end: Timestamp) -> bool {
     let rank = |percent: usize| waits.get((waits.len() * percent / 100).min(waits.len().saturating_sub(1))).copied();
     let [p50, p99, max] = [50, 99, 100].map(|percent| rank(percent).unwrap_or(i64::MAX));
     println!("{name}\t{all}\t{missed}\t{doubled}\t{p50} ms\t{p99} ms\t{max} ms");
+    // For `scripts/faults`: fault, database, tasks, records, lost, doubled, milliseconds.
+    println!("row schedule {name} {all} - {missed} {doubled} {p99}");
     missed == 0 && doubled == 0 && p99 < BUDGET_MS
 }
