@@ -6,6 +6,7 @@ mod params;
 use matome_model::engine::MAX_SQL_BYTES;
 use matome_model::field_error::{FieldError, Words, kind_of};
 use matome_model::schedule::{ScheduleOptions, interval_beside_cron};
+use matome_model::task::{Priority, Share};
 use matome_store::triggers::After;
 use serde_json::{Map, Value};
 
@@ -23,13 +24,15 @@ const MAX_KEPT_RUNS: u64 = 10_000;
 /// Days that versions may be kept.
 const MAX_KEPT_DAYS: u64 = 36_500;
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "sql",
     "params",
     "labels",
     "timeout_secs",
     "refresh_interval_secs",
     "schedule",
+    "priority",
+    "weight",
     "after",
     "mode",
     "key",
@@ -56,6 +59,8 @@ pub struct AggregationConfig {
     pub refresh_interval_secs: Option<u64>,
     /// `cron` with `timezone`, `misfire`, `overlap`, `jitter_secs`; `cron` takes the place of `refresh_interval_secs`.
     pub schedule: ScheduleOptions,
+    /// `priority` and `weight`: how much of the workers' time it gets beside others.
+    pub share: Share,
     /// What it runs after, besides or instead of a schedule.
     ///
     /// Example: `{"sources": ["orders"], "aggregations": ["daily"], "debounce_secs": 5}`.
@@ -93,6 +98,7 @@ impl Default for AggregationConfig {
             timeout_secs: 300,
             refresh_interval_secs: None,
             schedule: ScheduleOptions::default(),
+            share: Share::default(),
             after: None,
             mode: Mode::Replace,
             key: Vec::new(),
@@ -129,6 +135,9 @@ impl AggregationConfig {
                     }
                     Ok(())
                 }
+                "priority" => priority(value).map(|priority| parsed.share.priority = priority),
+                "weight" => whole_number(value, u64::from(Share::MAX_WEIGHT))
+                    .map(|weight| parsed.share.weight = u32::try_from(weight).unwrap_or(Share::MAX_WEIGHT)),
                 "after" => {
                     match after::parse(value) {
                         Ok(after) => parsed.after = after,
@@ -214,6 +223,12 @@ fn whole_number(value: &Value, most: u64) -> Result<u64, Words> {
         },
         _ => Err(Words::no_integer()),
     }
+}
+
+fn priority(value: &Value) -> Result<Priority, Words> {
+    let words: Vec<&str> = Priority::ALL.iter().map(|priority| priority.as_str()).collect();
+    let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Priority::parse(&given).ok_or_else(|| Words::no_choice(&given, &words))
 }
 
 const MODES: [&str; 3] = ["replace", "append", "upsert"];

@@ -8,7 +8,7 @@ use matome_aggregation::config::{AggregationConfig, bind};
 use matome_model::clock::{Timestamp, iso8601};
 use matome_model::field_error::{FieldError, Words};
 use matome_model::source::SourceStatus;
-use matome_model::task::{LaneKind, Queue};
+use matome_model::task::{LaneKind, Priority, Queue};
 use matome_store::aggregation_sources::{self, AggregationFields, AggregationSource, LISTING};
 use matome_store::db::Conn;
 use matome_store::error::StoreError;
@@ -285,6 +285,7 @@ async fn align(conn: &mut Conn<'_>, id: i64, fields: &AggregationFields, now: Ti
             matome_store::schedules::upsert(conn, LaneKind::Aggregation, id, &plan, is_enabled, now).await?;
         }
     }
+    matome_store::lanes::set_share(conn, LaneKind::Aggregation, id, config.share).await?;
     let is_paused = fields.status == SourceStatus::Inactive;
     matome_store::lanes::set_paused(conn, LaneKind::Aggregation, id, is_paused, now).await.map(drop)
 }
@@ -363,8 +364,9 @@ async fn run_source(call: Call) -> Result<Response> {
         return Err(ApiError::field("status", Message::PausedCannotRun));
     }
     let (now, id) = (call.state.clock.now(), source.id);
-    let payload = serde_json::value::to_raw_value(&run_options(&call, &config)?).expect("options are JSON");
-    let new = NewTask { payload, ..NewTask::manual(LaneKind::Aggregation, id, now) };
+    let (options, priority) = run_options(&call, &config)?;
+    let payload = serde_json::value::to_raw_value(&options).expect("options are JSON");
+    let new = NewTask { payload, priority: Some(priority), ..NewTask::manual(LaneKind::Aggregation, id, now) };
     let queued = call.state.db.write(move |conn| {
         Box::pin(async move {
             // Nothing is queued for a source that is being deleted.
@@ -379,15 +381,16 @@ async fn run_source(call: Call) -> Result<Response> {
 }
 
 /// What the body asks of a run.
-fn run_options(call: &Call, config: &AggregationConfig) -> Result<RunOptions> {
+fn run_options(call: &Call, config: &AggregationConfig) -> Result<(RunOptions, Priority)> {
     let body = call.body()?;
     let mut fields = Fields::new(&body, true);
     let replace = fields.boolean("replace").or(false);
     let params = fields.object("params");
+    let priority = fields.choice("priority", false, Priority::parse).or(Priority::High);
     let mut errors = fields.errors;
     let params = given_params(params, config, &mut errors);
     errors.into_result()?;
-    Ok(RunOptions { replace, params })
+    Ok((RunOptions { replace, params }, priority))
 }
 
 /// Values of parameters, each checked.

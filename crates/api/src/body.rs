@@ -196,7 +196,16 @@ impl<'b> Fields<'b> {
 
     /// A whole number between 0 and `most`; text of digits is taken, as DRF does.
     pub fn integer(&mut self, name: &str, most: i64) -> Given<i64> {
-        match self.raw(name, false, false) {
+        self.whole_number(name, most, false)
+    }
+
+    /// The same, or null.
+    pub fn integer_or_null(&mut self, name: &str, most: i64) -> Given<i64> {
+        self.whole_number(name, most, true)
+    }
+
+    fn whole_number(&mut self, name: &str, most: i64, nullable: bool) -> Given<i64> {
+        match self.raw(name, false, nullable) {
             Given::Value(raw) => {
                 let text = match raw.get().as_bytes().first() {
                     Some(b'"') => serde_json::from_str::<String>(raw.get()).unwrap_or_default(),
@@ -218,7 +227,8 @@ impl<'b> Fields<'b> {
                     _ => self.fail(name, Message::TooLarge { most }),
                 }
             }
-            Given::Null | Given::Absent => Given::Absent,
+            Given::Null => Given::Null,
+            Given::Absent => Given::Absent,
         }
     }
 

@@ -313,6 +313,7 @@ fn schemas() -> Value {
         }}))},
         "DataSourceRunRequest": {"type": "object", "properties": {
             "full": {"type": "boolean", "default": false, "description": "Forget the place and read all."},
+            "priority": crate::tasks::run_priority(),
         }},
         "DataSourceResetRequest": {"type": "object", "properties": {
             "data": {"type": "boolean", "default": false, "description": "Remove the stored records, too."},
@@ -367,6 +368,7 @@ fn schemas() -> Value {
                 "type": "object", "additionalProperties": true, "default": {},
                 "description": "Values of the aggregation's parameters by name.",
             },
+            "priority": crate::tasks::run_priority(),
         }},
         "QuarantinedRecord": view(json!({
             "id": id, "source": id, "stream": text, "task": id, "reason": text, "detail": text,
@@ -377,6 +379,8 @@ fn schemas() -> Value {
             "outcome": {"type": ["string", "null"], "enum": ["stored", "duplicate", "quarantined", null]},
             "outcome_detail": text_or_null, "replayed_at": time_or_null,
         })),
+        "TasksRetryRequest": crate::tasks::bulk_retry_request(),
+        "TasksRetried": crate::tasks::bulk_retry_answer(),
         "AcquisitionTask": task,
         "AggregationTask": task,
         "SourceTest": trial(json!({

@@ -10,7 +10,7 @@ use matome_model::clock::{Timestamp, iso8601};
 use matome_model::field_error::Words;
 use matome_model::schedule::interval_beside_cron;
 use matome_model::source::{SourceStatus, SourceType};
-use matome_model::task::{LaneKind, Queue};
+use matome_model::task::{LaneKind, Priority, Queue};
 use matome_store::counters;
 use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
 use matome_store::db::Conn;
@@ -321,11 +321,13 @@ async fn align(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Timesta
             matome_store::schedules::remove(conn, LaneKind::Source, id).await?;
         }
         Some(plan) => {
-            let is_runnable = config.is_some_and(|config| !config.is_draft());
+            let is_runnable = config.as_ref().is_some_and(|config| !config.is_draft());
             let is_enabled = fields.status == SourceStatus::Active && is_runnable;
             matome_store::schedules::upsert(conn, LaneKind::Source, id, &plan, is_enabled, now).await?;
         }
     }
+    let share = config.as_ref().and_then(ParsedConfig::common).map(|common| common.share).unwrap_or_default();
+    matome_store::lanes::set_share(conn, LaneKind::Source, id, share).await?;
     let is_paused = fields.status == SourceStatus::Inactive || removals::holds(conn, id).await?;
     matome_store::lanes::set_paused(conn, LaneKind::Source, id, is_paused, now).await.map(drop)
 }
@@ -467,6 +469,7 @@ async fn run_source(call: Call) -> Result<Response> {
     let body = call.body()?;
     let mut fields = Fields::new(&body, true);
     let full = fields.boolean("full").or(false);
+    let priority = fields.choice("priority", false, Priority::parse).or(Priority::High);
     let errors = fields.errors;
     let source = find(&call).await?;
     errors.into_result()?;
@@ -481,7 +484,7 @@ async fn run_source(call: Call) -> Result<Response> {
             if data_sources::find_for_update(conn, id).await?.is_none() {
                 return Ok(None);
             }
-            let mut new = NewTask::manual(LaneKind::Source, id, now);
+            let mut new = NewTask { priority: Some(priority), ..NewTask::manual(LaneKind::Source, id, now) };
             if full {
                 new.payload = RawValue::from_string(r#"{"full":true}"#.to_owned()).expect("the text is JSON");
             }

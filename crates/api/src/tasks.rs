@@ -5,13 +5,15 @@ use http::{Method, StatusCode};
 use matome_model::clock::iso8601;
 use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use matome_store::listing::Query;
-use matome_store::task_history;
 use matome_store::tasks::{self, Retried, TaskRow};
+use matome_store::{aggregation_sources, data_sources, task_history};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::auth::Permission::{Read, Write};
+use crate::body::{Fields, Given};
 use crate::endpoint::{Call, Endpoint, json_answer, json_at};
 use crate::error::{ApiError, Result};
 use crate::list::List;
@@ -67,9 +69,9 @@ struct Resource {
     queue: Queue,
     kind: LaneKind,
     noun: &'static str,
-    paths: [&'static str; 4],
-    ids: [&'static str; 4],
-    names: [&'static str; 4],
+    paths: [&'static str; 5],
+    ids: [&'static str; 5],
+    names: [&'static str; 5],
 }
 
 const ACQUISITION: Resource = Resource {
@@ -81,14 +83,22 @@ const ACQUISITION: Resource = Resource {
         "/api/acquisition/tasks/{id}/",
         "/api/acquisition/tasks/{id}/cancel/",
         "/api/acquisition/tasks/{id}/retry/",
+        "/api/acquisition/tasks/retry/",
     ],
     ids: [
         "acquisition_tasks_list",
         "acquisition_tasks_retrieve",
         "acquisition_tasks_cancel",
         "acquisition_tasks_retry",
+        "acquisition_tasks_retry_failed",
     ],
-    names: ["Acquisition Task List", "Acquisition Task Instance", "Acquisition Task Cancel", "Acquisition Task Retry"],
+    names: [
+        "Acquisition Task List",
+        "Acquisition Task Instance",
+        "Acquisition Task Cancel",
+        "Acquisition Task Retry",
+        "Acquisition Tasks Retry",
+    ],
 };
 const AGGREGATION: Resource = Resource {
     queue: Queue::Aggregation,
@@ -99,14 +109,22 @@ const AGGREGATION: Resource = Resource {
         "/api/aggregation/tasks/{id}/",
         "/api/aggregation/tasks/{id}/cancel/",
         "/api/aggregation/tasks/{id}/retry/",
+        "/api/aggregation/tasks/retry/",
     ],
     ids: [
         "aggregation_tasks_list",
         "aggregation_tasks_retrieve",
         "aggregation_tasks_cancel",
         "aggregation_tasks_retry",
+        "aggregation_tasks_retry_failed",
     ],
-    names: ["Aggregation Task List", "Aggregation Task Instance", "Aggregation Task Cancel", "Aggregation Task Retry"],
+    names: [
+        "Aggregation Task List",
+        "Aggregation Task Instance",
+        "Aggregation Task Cancel",
+        "Aggregation Task Retry",
+        "Aggregation Tasks Retry",
+    ],
 };
 
 /// The endpoints of both queues.
@@ -114,7 +132,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     [&ACQUISITION, &AGGREGATION].into_iter().flat_map(of).collect()
 }
 
-fn of(resource: &'static Resource) -> [Endpoint; 4] {
+fn of(resource: &'static Resource) -> [Endpoint; 5] {
     let listing = task_history::listing(resource.queue);
     let one = Answer::One(resource.noun);
     let doc = |n: usize, summary, status, answer| OperationDoc::new(resource.ids[n], summary, status, answer);
@@ -133,7 +151,7 @@ fn of(resource: &'static Resource) -> [Endpoint; 4] {
             .doc(doc(1, "Show a task.", 200, one)),
         endpoint(2).on(Method::POST, Write, move |call| cancel_task(call, resource)).doc(doc(
             2,
-            "Cancel a task: a waiting one at once, a running one after its page.",
+            "Cancel a task: a waiting one at once, a running one within two seconds.",
             200,
             one,
         )),
@@ -143,6 +161,10 @@ fn of(resource: &'static Resource) -> [Endpoint; 4] {
             202,
             one,
         )),
+        endpoint(4).on(Method::POST, Write, move |call| retry_failed(call, resource)).doc(
+            doc(4, "Run again what failed last of each source, or of one.", 202, Answer::One("TasksRetried"))
+                .taking("TasksRetryRequest"),
+        ),
     ]
 }
 
@@ -179,6 +201,93 @@ async fn cancel_task(call: Call, resource: &'static Resource) -> Result<Response
     call.state.bus.wake(resource.queue);
     let task = find(&call, resource.queue, id).await?;
     Ok(json_answer(StatusCode::OK, &view(task)))
+}
+
+/// How many tasks one request may ask for, and asks for when it does not say.
+const MOST_RETRIED: i64 = 10_000;
+const RETRIED: i64 = 1_000;
+/// Retried in one transaction.
+const RETRIED_AT_ONCE: usize = 100;
+
+/// `priority` of a run by hand, for the document.
+pub(crate) fn run_priority() -> serde_json::Value {
+    let words: Vec<&str> = Priority::ALL.iter().map(|priority| priority.as_str()).collect();
+    json!({
+        "type": "string", "enum": words, "default": Priority::High.as_str(),
+        "description": "How soon it runs; critical: next, before all that waits.",
+    })
+}
+
+/// The body of a retry in bulk, for the document.
+pub(crate) fn bulk_retry_request() -> serde_json::Value {
+    json!({"type": "object", "properties": {
+        "source": {
+            "type": ["integer", "null"], "format": "int64", "default": null,
+            "description": "Of this source or aggregation alone.",
+        },
+        "limit": {
+            "type": "integer", "minimum": 1, "maximum": MOST_RETRIED, "default": RETRIED,
+            "description": "Tasks at most.",
+        },
+    }})
+}
+
+/// The answer to it.
+pub(crate) fn bulk_retry_answer() -> serde_json::Value {
+    json!({"type": "object", "required": ["retried", "more"], "properties": {
+        "retried": {"type": "integer", "description": "New tasks."},
+        "more": {"type": "boolean", "description": "The limit was reached: ask again."},
+    }})
+}
+
+#[derive(Serialize)]
+struct RetriedView {
+    retried: usize,
+    more: bool,
+}
+
+async fn retry_failed(call: Call, resource: &'static Resource) -> Result<Response> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, true);
+    let source = match fields.integer_or_null("source", i64::MAX) {
+        Given::Value(id) => Some(id),
+        Given::Absent | Given::Null => None,
+    };
+    let limit = fields.integer("limit", MOST_RETRIED).or(RETRIED);
+    if limit == 0 {
+        fields.errors.add(&["limit"], Message::TooSmall { least: 1 });
+    }
+    fields.errors.into_result()?;
+    if let Some(id) = source {
+        find_object(&call, resource.kind, id).await?;
+    }
+    let (limit, kind) = (usize::try_from(limit).unwrap_or(usize::MAX), resource.kind);
+    let (mut retried, mut below) = (0, i64::MAX);
+    while retried < limit {
+        let (now, at_once) = (call.state.clock.now(), RETRIED_AT_ONCE.min(limit - retried));
+        let some = call.state.db.write(move |conn| {
+            Box::pin(async move { tasks::retry_failed(conn, kind, source, below, at_once, now).await })
+        });
+        let some = some.await?;
+        retried += some.tasks.len();
+        call.state.bus.wake(resource.queue);
+        match some.next_below {
+            Some(next) => below = next,
+            None => return Ok(json_answer(StatusCode::ACCEPTED, &RetriedView { retried, more: false })),
+        }
+    }
+    Ok(json_answer(StatusCode::ACCEPTED, &RetriedView { retried, more: true }))
+}
+
+/// Refuses the id of what is not there.
+async fn find_object(call: &Call, kind: LaneKind, id: i64) -> Result<()> {
+    let mut reader = call.state.db.read().await?;
+    let mut conn = reader.conn();
+    let (is_there, noun) = match kind {
+        LaneKind::Source => (data_sources::find(&mut conn, id).await?.is_some(), "DataSource"),
+        LaneKind::Aggregation => (aggregation_sources::find(&mut conn, id).await?.is_some(), "AggregationSource"),
+    };
+    if is_there { Ok(()) } else { Err(ApiError::NotFound(Message::NoMatch { noun })) }
 }
 
 async fn retry_task(call: Call, resource: &'static Resource) -> Result<Response> {

@@ -5,6 +5,7 @@ mod fields;
 mod identity;
 mod quality;
 mod retention;
+mod share;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
 use matome_model::schedule::ScheduleOptions;
 use matome_model::source::{Dedupe, SourceType};
+use matome_model::task::Share;
 use serde_json::value::RawValue;
 
 use crate::api::ApiConfig;
@@ -83,6 +85,8 @@ pub struct CommonConfig {
     pub quality: Quality,
     /// `schedule`: `cron` with `timezone`, `misfire`, `overlap`, `jitter_secs`.
     pub schedule: ScheduleOptions,
+    /// `priority` and `weight`: how much of the workers' time it gets beside others.
+    pub share: Share,
 }
 
 /// Checks `config`, the JSON text of an object, with its secrets in place.
@@ -126,7 +130,8 @@ pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig
     fields.choice("mode", &[("full", ())]);
     let quality = quality::parse_quality(fields);
     let schedule = fields.schedule();
-    CommonConfig { dedupe, key, retention, timeout: Duration::from_secs(timeout), quality, schedule }
+    let share = share::parse(fields);
+    CommonConfig { dedupe, key, retention, timeout: Duration::from_secs(timeout), quality, schedule, share }
 }
 
 /// The word that DRF has for a type of JSON.

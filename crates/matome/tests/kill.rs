@@ -41,7 +41,8 @@ async fn after_random_kills_the_records_are_those_of_a_run_without() {
         let row = |n: usize| format!("{{\"n\":{},\"名前\":\"行{}\"}}\n", n - usize::from(n % 10 == 1), n / 100);
         write(&home.files().join("rows.ndjson"), (0..FILE_ROWS).map(row).collect::<String>());
         let (rng, tally) = (rand::rngs::SmallRng::seed_from_u64(seed), Tally::new("kill", home.name));
-        let storm = Storm { home, address, rng, seed, kills, left: kills, begun: Instant::now(), tally, era: Era::default() };
+        let storm =
+            Storm { home, address, rng, seed, kills, left: kills, begun: Instant::now(), tally, era: Era::default() };
         storm.rage().await;
     });
     futures::future::join_all(storms).await;

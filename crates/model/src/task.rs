@@ -55,7 +55,7 @@ words! {
 words! {
     /// How soon a task runs among the tasks of its lane; it ages, so nothing starves.
     Priority {
-        /// Ahead of what was due up to ten minutes earlier.
+        /// Ahead of what was due up to ten minutes earlier; asked for by hand, its lane is the next to be served.
         Critical = "critical",
         /// Ahead of what was due up to one minute earlier; a run by hand.
         High = "high",
@@ -75,6 +75,37 @@ impl Priority {
             Self::Normal => 0,
             Self::Low => 600,
         }
+    }
+}
+
+/// How much of the workers' time the tasks of a source or an aggregation get beside those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// `priority`: of the tasks that its schedule and its triggers make.
+    pub priority: Priority,
+    /// `weight`: so many of its tasks start for one of another with the same priority, 1 to 100.
+    pub weight: u32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { priority: Priority::Normal, weight: 1 }
+    }
+}
+
+impl Share {
+    /// The largest weight.
+    pub const MAX_WEIGHT: u32 = 100;
+
+    /// By how much its lane is served more often than a normal one while both wait.
+    pub fn lane_weight(self) -> f64 {
+        let class = match self.priority {
+            Priority::Critical => 4.0,
+            Priority::High => 2.0,
+            Priority::Normal => 1.0,
+            Priority::Low => 0.25,
+        };
+        class * f64::from(self.weight)
     }
 }
 

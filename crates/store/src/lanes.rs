@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use matome_model::clock::Timestamp;
-use matome_model::task::{Fence, LaneKind, Queue};
+use matome_model::task::{Fence, LaneKind, Priority, Queue, Share};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
@@ -23,9 +23,11 @@ pub(crate) struct LockedLane {
     pub(crate) lease_task: Option<i64>,
     pub(crate) fail_streak: i64,
     pub(crate) not_before: Option<Timestamp>,
+    /// Of the tasks that nobody gave another.
+    pub(crate) priority: Priority,
 }
 
-const COLUMNS: &str = "id, queue, lease_epoch, lease_worker, lease_task, fail_streak, not_before";
+const COLUMNS: &str = "id, queue, lease_epoch, lease_worker, lease_task, fail_streak, not_before, priority";
 
 impl LockedLane {
     fn from_row(row: &crate::db::Row) -> Result<Self> {
@@ -37,6 +39,7 @@ impl LockedLane {
             lease_task: row.opt_int("lease_task")?,
             fail_streak: row.int("fail_streak")?,
             not_before: row.opt_time("not_before")?,
+            priority: crate::tasks::word(row, "priority", Priority::parse)?,
         })
     }
 }
@@ -140,11 +143,13 @@ pub(crate) async fn lock_or_create(
     lock_where(conn, condition, &key).await?.pop().ok_or(StoreError::Database(sqlx::Error::RowNotFound))
 }
 
-// Among active lanes only: leased ones, few, and those of the claim index, whose first entry is the minimum.
+// Among active lanes only: leased ones, few, and those of the claim index, whose first entry is the minimum. Lanes that
+// are served next (see `serve_next`) are outside of virtual time.
 const FLOOR: &str = "select min(low) as low from (
-    select min(vtime) as low from lanes where queue = $1 and ready and not paused and lease_worker is null
+    select min(vtime) as low from lanes
+    where queue = $1 and vtime >= 0 and ready and not paused and lease_worker is null
     union all
-    select min(vtime) as low from lanes where queue = $1 and lease_worker is not null
+    select min(vtime) as low from lanes where queue = $1 and vtime >= 0 and lease_worker is not null
 ) active";
 
 /// The lowest virtual time of the queue's active lanes. A lane that wakes starts from there, so that it
@@ -157,7 +162,8 @@ pub(crate) async fn floor(conn: &mut Conn<'_>, queue: Queue) -> Result<Option<f6
 const RECOMPUTE: &str = "update lanes set {release}
     next_run_at = p.next_at,
     ready = (p.next_at is not null and p.next_at <= $2),
-    vtime = case when p.next_at <= $2 and not ready and lease_worker is null and vtime < $3 then $3 else vtime end
+    vtime = case when p.next_at <= $2 and not ready and lease_worker is null and vtime >= 0 and vtime < $3 then $3
+        else vtime end
 from (
     select x.lane_id, case when x.not_before > x.first_at then x.not_before else x.first_at end as next_at
     from (
@@ -190,6 +196,38 @@ pub(crate) async fn recompute(conn: &mut Conn<'_>, ids: &[i64], now: Timestamp, 
 /// Ends the leases of locked lanes and brings `ready` and `next_run_at` in line.
 pub(crate) async fn release(conn: &mut Conn<'_>, ids: &[i64], now: Timestamp) -> Result<()> {
     recompute_with(conn, ids, now, None, "lease_worker = null, lease_task = null, leased_at = null,").await
+}
+
+/// Virtual times of lanes that are served next are below zero: this, plus the second in which it was asked for. So they
+/// are served in the order of asking, before all others.
+const NEXT: f64 = -1e12;
+
+const SERVE_NEXT: &str = "update lanes set vtime = $2 where id = $1 and vtime >= 0";
+
+/// Lets a locked lane be the next to be served, once. Its share of the time is reckoned from then on as if it had just
+/// become ready, so nobody starves who waits meanwhile.
+pub(crate) async fn serve_next(conn: &mut Conn<'_>, id: i64, now: Timestamp) -> Result<()> {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit a float exactly")]
+    let asked = now.timestamp_millis() as f64 / 1000.0;
+    conn.execute(SERVE_NEXT, &[id.into(), Some(NEXT + asked).into()]).await.map(drop)
+}
+
+const SET_SHARE: &str = "update lanes set priority = $3, weight = $4 where kind = $1 and object_id = $2";
+
+/// Says how often the lanes of an object are served beside others, and which priority its tasks have by themselves.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn set_share(conn: &mut Conn<'_>, kind: LaneKind, object_id: i64, share: Share) -> Result<()> {
+    if lock_object(conn, kind, object_id).await?.is_empty() {
+        if share == Share::default() {
+            return Ok(());
+        }
+        lock_or_create(conn, kind, object_id, "").await?;
+    }
+    let args: [Arg<'_>; 4] =
+        [kind.as_str().into(), object_id.into(), share.priority.as_str().into(), Some(share.lane_weight()).into()];
+    conn.execute(SET_SHARE, &args).await.map(drop)
 }
 
 const SET_BREAKER: &str = "update lanes set fail_streak = $2, not_before = $3 where id = $1";

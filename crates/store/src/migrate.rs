@@ -24,10 +24,11 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, min_binary: 3, text: include_str!("../migrations/0005_inbox.sql") },
     Migration { version: 6, min_binary: 3, text: include_str!("../migrations/0006_source_schemas.sql") },
     Migration { version: 7, min_binary: 3, text: include_str!("../migrations/0007_removals.sql") },
+    Migration { version: 8, min_binary: 3, text: include_str!("../migrations/0008_priorities.sql") },
 ];
 
 /// The schema version that this binary makes and works with.
-pub const SCHEMA_VERSION: i64 = 7;
+pub const SCHEMA_VERSION: i64 = 8;
 
 const CREATE_HISTORY: &str = "
 create table if not exists schema_history (

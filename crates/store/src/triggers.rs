@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use chrono::TimeDelta;
 use matome_model::clock::Timestamp;
-use matome_model::task::{LaneKind, Priority, Trigger};
+use matome_model::task::{LaneKind, Trigger};
 use serde_json::value::RawValue;
 
 use crate::db::Conn;
@@ -243,7 +243,7 @@ pub async fn fire(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Fir
         let payload = format!("{{\"after\":{{\"id\":{object_id},\"kind\":\"{}\"}}}}", kind.as_str());
         let new = NewTask {
             cause: Trigger::After,
-            priority: Priority::Normal,
+            priority: None,
             run_at: now + TimeDelta::seconds(debounce),
             payload: RawValue::from_string(payload).expect("numbers and words are JSON"),
             ..NewTask::manual(LaneKind::Aggregation, aggregation, now)

@@ -99,6 +99,20 @@ pub async fn beat(conn: &mut Conn<'_>, boot: Uuid, draining: bool, now: Timestam
     held.collect::<Result<Vec<_>>>().map(Beat::Alive)
 }
 
+const CANCELLED: &str = "select l.id, l.lease_epoch from lanes l join tasks t on t.id = l.lease_task
+where l.lease_worker = $1 and t.cancel_requested_at is not null";
+
+/// The leases of a worker whose tasks somebody asked to stop.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn cancelled(conn: &mut Conn<'_>, boot: Uuid) -> Result<Vec<Fence>> {
+    let rows = conn.fetch_all(CANCELLED, &[boot.into()]).await?;
+    rows.iter()
+        .map(|row| Ok(Fence { lane_id: row.int("id")?, lease_epoch: row.int("lease_epoch")?, worker: boot }))
+        .collect()
+}
+
 const GONE: &str = "update workers set gone_at = $2 where boot = $1 and gone_at is null";
 
 /// Says goodbye: the worker has released all it held.

@@ -223,7 +223,7 @@ impl Side {
         Ok(match op.clone() {
             Op::Enqueue { object, cause, priority } => {
                 let manual = NewTask::manual(LaneKind::Source, object, now);
-                let new = NewTask { cause, priority, ..manual };
+                let new = NewTask { cause, priority: Some(priority), ..manual };
                 let made = self.write(move |conn| async move { tasks::enqueue(conn, &new, now).await }.boxed()).await?;
                 format!("{} existing: {}", self.rank(made.task.id), made.existing)
             }

@@ -321,13 +321,13 @@ async fn only_failed_and_cancelled_tasks_are_run_again() {
 async fn priority_ages_so_that_nothing_starves() {
     for bed in databases().await {
         let (db, worker) = (&bed.db, Uuid::new_v4());
-        let low = NewTask { priority: Priority::Low, ..NewTask::scheduled(KIND, 1, 1, at(0)) };
+        let low = NewTask { priority: Some(Priority::Low), ..NewTask::scheduled(KIND, 1, 1, at(0)) };
         let low = enqueue(db, low, at(0)).await.task.id;
         let mut order = Vec::new();
         // Ahead of the low one while it is young: a fresh critical task each four minutes.
         for minute in (0..=28).step_by(4) {
             let now = at(minute * 60);
-            let critical = NewTask { priority: Priority::Critical, ..NewTask::manual(KIND, 1, now) };
+            let critical = NewTask { priority: Some(Priority::Critical), ..NewTask::manual(KIND, 1, now) };
             enqueue(db, critical, now).await;
             let claimed = claim_one(db, worker, now).await;
             finish(db, &claimed, succeeded(), now).await;

@@ -44,7 +44,7 @@ async fn enqueuer(db: Db, clock: Clock, seed: usize) {
             _ => NewTask {
                 cause: Trigger::Retry,
                 retry_of: Some(i64::try_from(n).unwrap()),
-                priority: Priority::Normal,
+                priority: Some(Priority::Normal),
                 ..NewTask::manual(LaneKind::Source, object_id, now)
             },
         };

@@ -16,6 +16,9 @@ use crate::handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, Task
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// The same when its lease is lost: it can commit nothing any more.
 const LOST_GRACE: Duration = Duration::from_secs(5);
+/// The same when a person cancelled it and waits: with [`crate::process`]'s look for cancels two seconds in all. A page
+/// that is being committed meanwhile is whole in the database or not at all.
+const CANCEL_GRACE: Duration = Duration::from_millis(750);
 
 /// An attempt that is over.
 #[derive(Debug)]
@@ -47,11 +50,13 @@ async fn stop_at(ctx: &TaskContext, deadline: Duration) {
 async fn stopped_too_long(ctx: &TaskContext) {
     ctx.stop.cancelled().await;
     let asked = Instant::now();
-    while asked.elapsed() < STOP_GRACE {
-        if ctx.stop_reason() == Some(StopReason::LeaseLost) && asked.elapsed() >= LOST_GRACE {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
+    let grace = || match ctx.stop_reason() {
+        Some(StopReason::LeaseLost) => LOST_GRACE,
+        Some(StopReason::Cancelled) => CANCEL_GRACE,
+        _ => STOP_GRACE,
+    };
+    while asked.elapsed() < grace() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -23,6 +23,8 @@ use crate::liveness::{BEAT_EVERY, Pulse, SELF_FENCE_AFTER, boot_time};
 const BEAT_AT_MOST_EVERY: Duration = Duration::from_millis(250);
 /// A task that may, and has run so long, makes room for another of its lane that is due.
 const YIELD_AFTER: Duration = Duration::from_secs(60);
+/// Whether a running task is to be cancelled is looked for so often: a wake-up may be lost, and a person waits.
+const LOOK_FOR_CANCELS_EVERY: Duration = Duration::from_millis(500);
 /// A lease that the database shows for so long without a task of ours behind it is given back.
 const UNKNOWN_LEASE_AFTER: Duration = Duration::from_secs(10);
 
@@ -178,7 +180,27 @@ impl Inner {
             () = end.cancelled() => {}
             () = self.beat_for_ever() => {}
             () = self.watch_for_ever() => {}
+            () = self.hear_cancels_for_ever() => {}
         }
+    }
+
+    async fn hear_cancels_for_ever(&self) {
+        loop {
+            tokio::time::sleep(LOOK_FOR_CANCELS_EVERY).await;
+            // What cannot be read now, the next look or the heartbeat finds.
+            if !self.running().is_empty()
+                && let Ok(cancelled) = self.cancelled().await
+            {
+                let running = self.running();
+                let contexts = cancelled.iter().filter_map(|fence| running.get(&key(fence)));
+                contexts.for_each(|ctx| ctx.stop_with(StopReason::Cancelled));
+            }
+        }
+    }
+
+    async fn cancelled(&self) -> Result<Vec<Fence>> {
+        let mut reader = self.db.read().await?;
+        workers::cancelled(&mut reader.conn(), self.worker.boot).await
     }
 
     async fn beat_for_ever(&self) {

@@ -36,6 +36,8 @@ enum Act {
     UntilStopped,
     /// Makes room for others the first time.
     YieldOnce,
+    /// Hears nothing.
+    Deaf,
 }
 
 #[derive(Default)]
@@ -76,6 +78,7 @@ impl Actor {
                 self.stops.lock().unwrap().extend(ctx.stop_reason());
                 Err(TaskError::interrupted())
             }
+            Act::Deaf => std::future::pending().await,
             Act::Succeed | Act::FailOnce => {
                 tokio::task::yield_now().await;
                 Ok(TaskOutcome::new(&serde_json::json!({ "stored": object_id })))
@@ -200,6 +203,24 @@ async fn a_failure_and_a_panic_end_their_tasks_and_not_the_worker() {
         assert_eq!((retried.attempt, actor.runs_of(3)), (1, 2));
         assert!(retried.error.is_none());
         wait_for_status(db, plain, TaskStatus::Succeeded).await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_task_ends_within_two_seconds_whether_it_listens_or_not() {
+    for bed in databases().await {
+        let (db, actor) = (&bed.db, Actor::new(&[(1, Act::Deaf), (2, Act::UntilStopped)]));
+        let running = Running::start(db, 2, &actor).await;
+        for object_id in [1, 2] {
+            let id = enqueue(db, object_id).await;
+            wait_for_status(db, id, TaskStatus::Running).await;
+            let (now, asked) = (Clock::system().now(), Instant::now());
+            // Nobody wakes the worker: another process would not, either.
+            db.write(move |conn| Box::pin(async move { tasks::cancel(conn, id, now).await })).await.unwrap();
+            wait_for_status(db, id, TaskStatus::Cancelled).await;
+            assert!(asked.elapsed() < Duration::from_secs(2), "{}: {:?}", bed.name, asked.elapsed());
+        }
         running.stop().await;
     }
 }

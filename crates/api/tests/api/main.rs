@@ -8,6 +8,7 @@ mod connections;
 mod documents;
 mod history;
 mod lists;
+mod priorities;
 mod quarantine;
 mod records;
 mod removals;

@@ -276,7 +276,13 @@ pub struct RunTarget {
     /// With --wait: exit code 8 when records went to quarantine.
     #[arg(long, requires = "wait")]
     pub strict: bool,
+    /// How soon: critical (next, before all that waits), high, normal or low [default: high]
+    #[arg(long, value_name = "PRIORITY", value_parser = PRIORITIES)]
+    pub priority: Option<String>,
 }
+
+/// The words of a priority.
+pub const PRIORITIES: [&str; 4] = ["critical", "high", "normal", "low"];
 
 #[derive(Args, Debug)]
 pub struct DeleteTarget {

@@ -27,8 +27,23 @@ pub enum TaskCommand {
     Show(TaskTarget),
     /// Cancels a task that waits or runs.
     Cancel(TaskTarget),
-    /// Runs a failed or cancelled task again, as a new task.
-    Retry(TaskTarget),
+    /// Runs a failed or cancelled task again, as a new task; with --failed all that failed last.
+    Retry {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// Id of the task.
+        #[arg(required_unless_present = "failed", conflicts_with = "failed")]
+        id: Option<u64>,
+        /// Of each source the newest task, if it failed.
+        #[arg(long)]
+        failed: bool,
+        /// With --failed: acquisition or aggregation.
+        #[arg(long, default_value = "acquisition", requires = "failed", value_parser = ["acquisition", "aggregation"])]
+        queue: String,
+        /// With --failed: only of this source or aggregation, by name or id.
+        #[arg(long, requires = "failed")]
+        source: Option<String>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -95,6 +95,9 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             if !params.is_empty() {
                 options["params"] = given(&params)?;
             }
+            if let Some(priority) = &run.priority {
+                options["priority"] = priority.as_str().into();
+            }
             super::run(&run, console, AGGREGATIONS, &options).await?;
         }
         AggregateCommand::Runs { client, name, limit } => {

@@ -88,7 +88,10 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             client.close().await;
         }
         SourceCommand::Run { run, full } => {
-            let options = if full { json!({ "full": true }) } else { json!({}) };
+            let mut options = if full { json!({ "full": true }) } else { json!({}) };
+            if let Some(priority) = &run.priority {
+                options["priority"] = priority.as_str().into();
+            }
             super::run(&run, console, SOURCES, &options).await?;
         }
         SourceCommand::Reset { target, data, yes } => {

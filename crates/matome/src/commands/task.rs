@@ -1,7 +1,9 @@
 //! `matome task ...`
 
+use serde_json::json;
+
 use super::{find, list};
-use crate::cli::{Format, TaskCommand, TaskTarget};
+use crate::cli::{ClientArgs, Format, TaskCommand, TaskTarget};
 use crate::client::{Answer, Client};
 use crate::commands::aggregate::AGGREGATIONS;
 use crate::commands::source::SOURCES;
@@ -44,8 +46,36 @@ pub async fn run(command: TaskCommand, console: &Console) -> Result<(), Failure>
         }
         TaskCommand::Show(target) => act(&target, console, "GET", "").await,
         TaskCommand::Cancel(target) => act(&target, console, "POST", "cancel/").await,
-        TaskCommand::Retry(target) => act(&target, console, "POST", "retry/").await,
+        TaskCommand::Retry { client, id: Some(id), .. } => {
+            act(&TaskTarget { client, id }, console, "POST", "retry/").await
+        }
+        TaskCommand::Retry { client, id: None, queue, source, .. } => {
+            retry_failed(&client, console, &queue, source.as_deref()).await
+        }
     }
+}
+
+/// Runs again what failed last, however much it is.
+async fn retry_failed(args: &ClientArgs, console: &Console, queue: &str, source: Option<&str>) -> Result<(), Failure> {
+    let client = Client::connect(args, console, false).await?;
+    let source = match source {
+        None => None,
+        Some(name) => Some(find(&client, if queue == "aggregation" { AGGREGATIONS } else { SOURCES }, name).await?),
+    };
+    let body = json!({ "source": source.and_then(|id| id.parse::<i64>().ok()) }).to_string();
+    let mut retried = 0;
+    loop {
+        let answer = client.post(&format!("/api/{queue}/tasks/retry/"), body.clone()).await?.into_json()?;
+        let answer: serde_json::Value = serde_json::from_str(answer.get()).unwrap_or_default();
+        retried += answer["retried"].as_u64().unwrap_or_default();
+        if answer["more"] != true {
+            break;
+        }
+    }
+    let row = serde_json::value::to_raw_value(&json!({ "retried": retried })).expect("a count is JSON");
+    print_row(console, &args.output, &row)?;
+    client.close().await;
+    Ok(())
 }
 
 /// Ids are unique over both queues, so the task is looked for in one and then the other.

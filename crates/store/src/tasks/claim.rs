@@ -22,7 +22,8 @@ where queue = $1 and not ready and next_run_at is not null and next_run_at <= $2
 order by next_run_at limit $3",
 );
 
-const MAKE_READY: &str = "update lanes set ready = true, vtime = case when vtime < $2 then $2 else vtime end
+const MAKE_READY: &str = "update lanes set ready = true,
+    vtime = case when vtime >= 0 and vtime < $2 then $2 else vtime end
 where {lanes}";
 
 /// Makes lanes ready whose time has come. Returns how many; when it is [`PROMOTE_AT_ONCE`] there may be more.
@@ -43,9 +44,9 @@ pub async fn promote(conn: &mut Conn<'_>, queue: Queue, now: Timestamp) -> Resul
 
 // Lanes only, and never waiting: another claimer's lanes are skipped.
 const LOCK_FREE: (&str, &str) = (
-    "select id from lanes where queue = $1 and ready and not paused and lease_worker is null
+    "select id, vtime from lanes where queue = $1 and ready and not paused and lease_worker is null
 order by vtime limit $2 for update skip locked",
-    "select id from lanes where queue = $1 and ready and not paused and lease_worker is null
+    "select id, vtime from lanes where queue = $1 and ready and not paused and lease_worker is null
 order by vtime limit $2",
 );
 
@@ -61,10 +62,10 @@ const PICK: (&str, &str) = (
 
 const LEASE: (&str, &str) = (
     "update lanes set lease_epoch = lease_epoch + 1, lease_worker = $3, lease_task = p.task_id, leased_at = $4,
-    vtime = vtime + 1 / weight
+    vtime = (case when vtime < 0 then coalesce($5, 0) else vtime end) + 1 / weight
 from unnest($1::bigint[], $2::bigint[]) as p (lane_id, task_id) where lanes.id = p.lane_id",
     "update lanes set lease_epoch = lease_epoch + 1, lease_worker = $3, lease_task = p.task_id, leased_at = $4,
-    vtime = vtime + 1 / weight
+    vtime = (case when vtime < 0 then coalesce($5, 0) else vtime end) + 1 / weight
 from (select a.value as lane_id, b.value as task_id from json_each($1) a join json_each($2) b on a.key = b.key) p
 where lanes.id = p.lane_id",
 );
@@ -93,6 +94,10 @@ pub async fn claim(
     if locked.is_empty() {
         return Ok(Vec::new());
     }
+    // Lanes that were to be served next come back into virtual time where the others are.
+    let is_next =
+        rows.first().map(|row| row.opt_float("vtime")).transpose()?.flatten().is_some_and(|vtime| vtime < 0.0);
+    let floor = if is_next { lanes::floor(conn, queue).await? } else { None };
     let pick = conn.pick(PICK.0, PICK.1);
     let rows = conn.fetch_all(pick, &[Arg::Ints(&locked), now.into()]).await?;
     let lane_ids = rows.iter().map(|row| row.int("lane_id")).collect::<Result<Vec<i64>>>()?;
@@ -106,7 +111,8 @@ pub async fn claim(
         return Ok(Vec::new());
     }
     let lease = conn.pick(LEASE.0, LEASE.1);
-    let leased = conn.execute(lease, &[Arg::Ints(&lane_ids), Arg::Ints(&task_ids), worker.into(), now.into()]).await?;
+    let args: [Arg<'_>; 5] = [Arg::Ints(&lane_ids), Arg::Ints(&task_ids), worker.into(), now.into(), floor.into()];
+    let leased = conn.execute(lease, &args).await?;
     let start = START.replace("{tasks}", &conn.any_of("id", 1));
     let rows = conn.fetch_all(AssertSqlSafe(start), &[Arg::Ints(&task_ids), worker.into(), now.into()]).await?;
     if rows.len() != task_ids.len() || leased != u64::try_from(lane_ids.len()).unwrap_or(u64::MAX) {

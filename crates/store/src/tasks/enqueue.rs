@@ -23,8 +23,8 @@ pub struct NewTask {
     pub stream: String,
     /// What causes it.
     pub cause: Trigger,
-    /// How soon it runs in its lane.
-    pub priority: Priority,
+    /// How soon it runs in its lane; `None`: as its source or aggregation says.
+    pub priority: Option<Priority>,
     /// When it may run.
     pub run_at: Timestamp,
     /// Options of the run, a JSON object.
@@ -44,7 +44,7 @@ impl NewTask {
             object_id,
             stream: String::new(),
             cause: Trigger::Manual,
-            priority: Priority::High,
+            priority: Some(Priority::High),
             run_at: now,
             payload: RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
             fire: None,
@@ -56,7 +56,7 @@ impl NewTask {
     pub fn scheduled(kind: LaneKind, object_id: i64, schedule_id: i64, nominal: Timestamp) -> Self {
         Self {
             cause: Trigger::Schedule,
-            priority: Priority::Normal,
+            priority: None,
             fire: Some((schedule_id, nominal)),
             ..Self::manual(kind, object_id, nominal)
         }
@@ -86,7 +86,9 @@ returning *";
 
 const BY_FIRE: &str = "select * from tasks where schedule_id = $1 and fire_time = $2";
 
-const PULL: &str = "update tasks set run_at = $2, sort_key = $3 where id = $1 and run_at > $2 returning *";
+const PULL: &str =
+    "update tasks set run_at = case when run_at > $2 then $2 else run_at end, sort_key = $3, priority = $4
+where id = $1 and (run_at > $2 or priority <> $4) returning *";
 
 /// Accepts a task: in the caller's transaction, so that it is queued with what causes it or not at all.
 ///
@@ -105,10 +107,13 @@ pub async fn enqueue(conn: &mut Conn<'_>, new: &NewTask, now: Timestamp) -> Resu
     }
     let waiting = waiting(conn, &lane).await?;
     let enqueued = match same(new, waiting) {
-        Some(task) if by_hand => Enqueued { task: pull(conn, task, now).await?, existing: true },
+        Some(task) if by_hand => Enqueued { task: pull(conn, task, new.priority, now).await?, existing: true },
         Some(task) => Enqueued { task, existing: true },
         None => insert(conn, new, &lane, now).await?,
     };
+    if by_hand && new.priority == Some(Priority::Critical) {
+        lanes::serve_next(conn, lane.id, now).await?;
+    }
     let floor = lanes::floor(conn, lane.queue).await?;
     lanes::recompute(conn, &[lane.id], now, floor).await?;
     Ok(enqueued)
@@ -138,14 +143,19 @@ fn same_options(a: &RawValue, b: &RawValue) -> bool {
     a.get() == b.get() || value(a) == value(b)
 }
 
-async fn pull(conn: &mut Conn<'_>, task: TaskRow, now: Timestamp) -> Result<TaskRow> {
-    let sort_key = now + chrono::TimeDelta::seconds(task.priority.offset_secs());
-    let pulled = conn.fetch_optional(PULL, &[task.id.into(), now.into(), sort_key.into()]).await?;
+/// Lets a waiting task run now, and sooner if somebody is in more of a hurry than before.
+async fn pull(conn: &mut Conn<'_>, task: TaskRow, wanted: Option<Priority>, now: Timestamp) -> Result<TaskRow> {
+    let soonest = |priority: &Priority| priority.offset_secs();
+    let priority = wanted.into_iter().chain([task.priority]).min_by_key(soonest).unwrap_or(task.priority);
+    let sort_key = task.run_at.min(now) + chrono::TimeDelta::seconds(priority.offset_secs());
+    let args = [task.id.into(), now.into(), sort_key.into(), priority.as_str().into()];
+    let pulled = conn.fetch_optional(PULL, &args).await?;
     pulled.as_ref().map_or(Ok(task), TaskRow::from_row)
 }
 
 async fn insert(conn: &mut Conn<'_>, new: &NewTask, lane: &LockedLane, now: Timestamp) -> Result<Enqueued> {
-    let sort_key = new.run_at + chrono::TimeDelta::seconds(new.priority.offset_secs());
+    let priority = new.priority.unwrap_or(lane.priority);
+    let sort_key = new.run_at + chrono::TimeDelta::seconds(priority.offset_secs());
     let (schedule_id, fire_time) = new.fire.unzip();
     let args: [Arg<'_>; 14] = [
         new.task_uuid.into(),
@@ -154,7 +164,7 @@ async fn insert(conn: &mut Conn<'_>, new: &NewTask, lane: &LockedLane, now: Time
         new.object_id.into(),
         new.stream.as_str().into(),
         new.cause.as_str().into(),
-        new.priority.as_str().into(),
+        priority.as_str().into(),
         new.run_at.into(),
         sort_key.into(),
         (&*new.payload).into(),
@@ -169,6 +179,80 @@ async fn insert(conn: &mut Conn<'_>, new: &NewTask, lane: &LockedLane, now: Time
     // This fire made its task before.
     let row = conn.fetch_one(BY_FIRE, &[schedule_id.into(), fire_time.into()]).await?;
     Ok(Enqueued { task: TaskRow::from_row(&row)?, existing: true })
+}
+
+/// What [`retry_failed`] did.
+#[derive(Clone, Debug, Default)]
+pub struct RetriedMany {
+    /// The new tasks.
+    pub tasks: Vec<i64>,
+    /// Where the next call goes on; `None`: nothing is left.
+    pub next_below: Option<i64>,
+}
+
+/// Failed tasks that one statement looks at.
+const LOOK_AT: i64 = 500;
+
+// Walks `tasks_by_status` or, of one object, `tasks_by_object`; the inner look is one step on `tasks_by_object`.
+const FAILED: &str = "select t.id, t.is_last from (
+    select t.id, not exists (
+        select 1 from tasks n where n.queue = t.queue and n.object_id = t.object_id and n.stream = t.stream
+        and n.id > t.id and n.status <> 'cancelled'
+    ) and exists (select 1 from {objects} o where o.id = t.object_id and o.deleted_at is null) as is_last
+    from tasks t where t.queue = $1 and t.status = 'failed' and t.id < $2 {whose}
+    order by t.id desc limit $3
+) t order by t.id desc";
+
+/// Runs again, as a new task each, what failed last: of each stream its newest task, if it failed; one that was
+/// cancelled does not count. Looks at tasks with ids below `below`, newest first, and makes at most `limit`.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn retry_failed(
+    conn: &mut Conn<'_>,
+    kind: LaneKind,
+    object_id: Option<i64>,
+    below: i64,
+    limit: usize,
+    now: Timestamp,
+) -> Result<RetriedMany> {
+    let objects = match kind {
+        LaneKind::Source => "data_sources",
+        LaneKind::Aggregation => "aggregation_sources",
+    };
+    let whose = if object_id.is_some() { "and t.object_id = $4" } else { "" };
+    let sql = FAILED.replace("{objects}", objects).replace("{whose}", whose);
+    let mut args: Vec<Arg<'_>> = vec![kind.queue().as_str().into(), below.into(), LOOK_AT.into()];
+    args.extend(object_id.map(Arg::from));
+    let rows = conn.fetch_all(sqlx::AssertSqlSafe(sql), &args).await?;
+    let mut retried = RetriedMany::default();
+    let mut last = None;
+    let mut found = Vec::new();
+    for row in &rows {
+        if found.len() == limit {
+            break;
+        }
+        last = Some(row.int("id")?);
+        if row.bool("is_last")? {
+            found.push(row.int("id")?);
+        }
+    }
+    let saw_all = last == rows.last().map(|row| row.int("id")).transpose()?;
+    let is_rest = i64::try_from(rows.len()).is_ok_and(|count| count == LOOK_AT) || !saw_all;
+    retried.next_below = last.filter(|_| is_rest);
+    // The lanes are locked in the order of their ids, as by everybody who locks several.
+    let lanes = format!("select distinct lane_id as id from tasks where {} order by lane_id", conn.any_of("id", 1));
+    let lanes = conn.fetch_all(sqlx::AssertSqlSafe(lanes), &[Arg::Ints(&found)]).await?;
+    let lanes = lanes.iter().map(|row| row.int("id")).collect::<Result<Vec<i64>>>()?;
+    lanes::lock(conn, &lanes).await?;
+    for task_id in found {
+        if let Retried::Accepted(queued) = retry_ended(conn, task_id, kind, now).await?
+            && !queued.existing
+        {
+            retried.tasks.push(queued.task.id);
+        }
+    }
+    Ok(retried)
 }
 
 /// What became of the wish to run an ended task again.

@@ -119,7 +119,7 @@ pub async fn finish(
             ended.push(Ended::Fenced);
             continue;
         };
-        let change = decide(finish, task, policy, now);
+        let change = decide(finish, task, lane, policy, now);
         set_breaker(conn, lane, finish, &change, policy, now).await?;
         ended.push(match change.status {
             TaskStatus::Pending => Ended::Waiting { run_at: change.run_at.unwrap_or(now) },
@@ -154,7 +154,7 @@ async fn read_running(conn: &mut Conn<'_>, ids: &[i64]) -> Result<HashMap<i64, R
         .collect()
 }
 
-fn decide(finish: &Finish, task: &Running, policy: &RetryPolicy, now: Timestamp) -> Change {
+fn decide(finish: &Finish, task: &Running, lane: &LockedLane, policy: &RetryPolicy, now: Timestamp) -> Change {
     let mut change = Change {
         id: finish.task_id,
         status: TaskStatus::Pending,
@@ -184,9 +184,11 @@ fn decide(finish: &Finish, task: &Running, policy: &RetryPolicy, now: Timestamp)
                 change.attempt += 1;
                 change.run_at = Some(now + policy.backoff(change.attempt, *jitter));
             }
+            // A lane that is held back is probed: one attempt tells enough.
+            let is_last = change.attempt >= policy.max_attempts || (after.is_none() && policy.holds(lane.fail_streak));
             if task.cancel_requested {
                 change.status = TaskStatus::Cancelled;
-            } else if change.attempt >= policy.max_attempts {
+            } else if is_last {
                 change.status = TaskStatus::Failed;
             }
         }

@@ -38,23 +38,24 @@ const WAITING: &str = "select lane_id, count(*) as waiting,
     sum(case when cause = 'schedule' then 1 else 0 end) as scheduled
 from tasks where status = 'pending' and {lanes} group by lane_id";
 
-// `x.fire` and `x.run` are microseconds; a scheduled task has normal priority, whose place is its time.
+// `x.fire`, `x.run` and `x.sort` are microseconds.
 const INSERT: (&str, &str) = (
     "insert into tasks
     (task_uuid, queue, lane_id, object_id, stream, cause, priority, run_at, sort_key, payload, schedule_id, fire_time,
     created_at)
-select x.uuid, x.queue, x.lane, x.object, '', 'schedule', 'normal',
-    timestamptz 'epoch' + x.run * interval '1 microsecond', timestamptz 'epoch' + x.run * interval '1 microsecond',
+select x.uuid, x.queue, x.lane, x.object, '', 'schedule', x.priority,
+    timestamptz 'epoch' + x.run * interval '1 microsecond', timestamptz 'epoch' + x.sort * interval '1 microsecond',
     '{}', x.schedule, timestamptz 'epoch' + x.fire * interval '1 microsecond', $2
 from jsonb_to_recordset($1)
-    as x (uuid uuid, queue text, lane bigint, object bigint, run bigint, schedule bigint, fire bigint)
+    as x (uuid uuid, queue text, lane bigint, object bigint, priority text, run bigint, sort bigint, schedule bigint,
+    fire bigint)
 on conflict (schedule_id, fire_time) where schedule_id is not null do nothing
 returning task_uuid",
     "insert into tasks
     (task_uuid, queue, lane_id, object_id, stream, cause, priority, run_at, sort_key, payload, schedule_id, fire_time,
     created_at)
-select unhex(value ->> 'uuid'), value ->> 'queue', value ->> 'lane', value ->> 'object', '', 'schedule', 'normal',
-    value ->> 'run', value ->> 'run', '{}', value ->> 'schedule', value ->> 'fire', $2
+select unhex(value ->> 'uuid'), value ->> 'queue', value ->> 'lane', value ->> 'object', '', 'schedule',
+    value ->> 'priority', value ->> 'run', value ->> 'sort', '{}', value ->> 'schedule', value ->> 'fire', $2
 from json_each($1)
 where true
 on conflict (schedule_id, fire_time) where schedule_id is not null do nothing
@@ -99,12 +100,16 @@ pub(crate) async fn enqueue_fires(conn: &mut Conn<'_>, fires: &[Fire], now: Time
         .iter()
         .map(|(n, uuid)| {
             let fire = &fires[*n];
+            let lane = &lanes[&(fire.kind, fire.object_id)];
+            let run = fire.run_at.timestamp_micros();
             json!({
                 "uuid": if is_sqlite { uuid.simple().to_string() } else { uuid.to_string() },
                 "queue": fire.kind.queue().as_str(),
-                "lane": lanes[&(fire.kind, fire.object_id)].id,
+                "lane": lane.id,
                 "object": fire.object_id,
-                "run": fire.run_at.timestamp_micros(),
+                "priority": lane.priority.as_str(),
+                "run": run,
+                "sort": run + lane.priority.offset_secs() * 1_000_000,
                 "schedule": fire.schedule_id,
                 "fire": fire.nominal.timestamp_micros(),
             })

@@ -26,7 +26,7 @@ use crate::error::{Result, StoreError};
 
 pub use cancel::{CancelledAll, cancel, cancel_all};
 pub use claim::{claim, promote};
-pub use enqueue::{Enqueued, NewTask, ONLY_INBOX, Retried, enqueue, retry_ended};
+pub use enqueue::{Enqueued, NewTask, ONLY_INBOX, Retried, RetriedMany, enqueue, retry_ended, retry_failed};
 pub use finish::{End, Ended, Finish, finish};
 pub(crate) use fires::{Fire, enqueue_fires};
 pub use retry::RetryPolicy;

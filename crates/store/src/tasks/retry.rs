@@ -41,9 +41,14 @@ impl RetryPolicy {
         delta(half + half.mul_f64(jitter.clamp(0.0, 1.0)))
     }
 
+    /// Whether a lane is held back and probed after `streak` tasks failed in a row.
+    pub fn holds(&self, streak: i64) -> bool {
+        streak >= self.breaker_after
+    }
+
     /// How long a lane is held back after `streak` tasks failed in a row; `None` below the limit.
     pub fn breaker(&self, streak: i64) -> Option<TimeDelta> {
-        (streak >= self.breaker_after).then(|| delta(doubled(self.breaker_base, streak - self.breaker_after, self.cap)))
+        self.holds(streak).then(|| delta(doubled(self.breaker_base, streak - self.breaker_after, self.cap)))
     }
 }
 
