@@ -1,12 +1,13 @@
 //! Which records of a page are new: the identity that the dedupe mode gives them, looked up once per page.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use matome_model::source::Dedupe;
 use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
-use super::occurrences::SeenInPage;
+use super::occurrences::{Occurrences, SeenInPage};
 use super::{Page, as_i64, versions};
 use crate::db::Conn;
 use crate::error::{Result, StoreError};
@@ -93,11 +94,11 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
 
     match (page.dedupe, &page.occurrences) {
         (Dedupe::Rows, Some(occurrences)) => {
+            count_seen(conn, page, occurrences, &mut contents, &found).await?;
             let mut seen = SeenInPage::default();
             {
-                let occurrences = occurrences.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let occurrences = locked(occurrences);
                 for (content, copy_0) in contents.iter_mut().zip(&found) {
-                    content.seen = occurrences.seen(&content.key, *copy_0);
                     content.is_stored = copy_0.is_some();
                     seen.met.extend(copy_0.filter(|_| content.seen == 0));
                     let total = content.seen.saturating_add(content.copies);
@@ -110,7 +111,8 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
                     seen.stored = contents.iter().filter(is_new).map(|content| content.key).collect();
                 }
             }
-            let new = select_copies(conn, page, &contents, &members).await?;
+            let (new, met) = select_copies(conn, page, &contents, &members).await?;
+            seen.met.extend(met);
             Ok(Selection { new, seen })
         }
         _ => {
@@ -127,7 +129,7 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
 async fn lookup_contents(conn: &mut Conn<'_>, page: &Page, contents: &[Content]) -> Result<Vec<Option<i64>>> {
     let asked: Vec<usize> = match &page.occurrences {
         Some(occurrences) => {
-            let occurrences = occurrences.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let occurrences = locked(occurrences);
             (0..contents.len()).filter(|&n| occurrences.may_be_stored(&contents[n].key)).collect()
         }
         None => (0..contents.len()).collect(),
@@ -140,13 +142,81 @@ async fn lookup_contents(conn: &mut Conn<'_>, page: &Page, contents: &[Content])
     Ok(found)
 }
 
-/// `rows`: of each content, the copies that are not stored yet. Copy 0 is looked up already.
+fn locked(occurrences: &Mutex<Occurrences>) -> MutexGuard<'_, Occurrences> {
+    occurrences.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A content of which copy `seen` and all below it were seen, and that of number `unseen`, if it is known, was not.
+struct Search {
+    content: usize,
+    seen: u32,
+    unseen: Option<u32>,
+}
+
+impl Search {
+    /// The copy to look at next: further and further on, then halfway between; `None` when all is known.
+    fn probe(&self) -> Option<u32> {
+        match self.unseen {
+            None => Some(self.seen.saturating_mul(2).max(1)),
+            Some(unseen) if unseen > self.seen + 1 => Some(self.seen + (unseen - self.seen) / 2),
+            Some(_) => None,
+        }
+    }
+}
+
+/// `rows`: how often the read saw each content before this page. Those that are not counted in memory are looked up,
+/// one statement for all of them at a time; a content seen once, as most are, takes one.
+async fn count_seen(
+    conn: &mut Conn<'_>,
+    page: &Page,
+    occurrences: &Mutex<Occurrences>,
+    contents: &mut [Content],
+    copies_0: &[Option<i64>],
+) -> Result<()> {
+    let mut searches = Vec::new();
+    {
+        let occurrences = locked(occurrences);
+        for (n, (content, copy_0)) in contents.iter_mut().zip(copies_0).enumerate() {
+            if copy_0.is_some_and(|id| occurrences.has_seen(id)) {
+                match occurrences.count(&content.key) {
+                    Some(count) => content.seen = count,
+                    None => searches.push(Search { content: n, seen: 0, unseen: None }),
+                }
+            }
+        }
+    }
+    loop {
+        let probes: Vec<(usize, u32)> =
+            searches.iter().enumerate().filter_map(|(n, search)| Some((n, search.probe()?))).collect();
+        if probes.is_empty() {
+            break;
+        }
+        let hash = |search: usize| page.records.get(contents[searches[search].content].index).hash;
+        let keys: Vec<Key> = probes.iter().map(|&(search, copy)| copy_key(hash(search), copy)).collect();
+        let found = lookup(conn, page, &keys).await?;
+        let occurrences = locked(occurrences);
+        for ((search, copy), id) in probes.into_iter().zip(found) {
+            match id.is_some_and(|id| occurrences.has_seen(id)) {
+                true => searches[search].seen = copy,
+                false => searches[search].unseen = Some(copy),
+            }
+        }
+    }
+    for search in searches {
+        contents[search.content].seen = search.seen + 1;
+    }
+    Ok(())
+}
+
+/// `rows`: of each content, the copies that are not stored yet, and the ids of those that are. Copy 0 is looked up
+/// already and not among the ids.
 async fn select_copies(
     conn: &mut Conn<'_>,
     page: &Page,
     contents: &[Content],
     members: &[(usize, u32)],
-) -> Result<Vec<New>> {
+) -> Result<(Vec<New>, Vec<i64>)> {
+    let mut met = Vec::new();
     let mut new = Vec::with_capacity(members.len());
     let mut later = Vec::new();
     for (index, &(place, copy)) in members.iter().enumerate() {
@@ -160,11 +230,15 @@ async fn select_copies(
     if !later.is_empty() {
         let keys: Vec<Key> = later.iter().map(|(_, key)| *key).collect();
         let found = lookup(conn, page, &keys).await?;
-        let missing = later.into_iter().zip(found).filter(|(_, id)| id.is_none());
-        new.extend(missing.map(|((index, key), _)| New { index, key: Some(key), version: 1 }));
+        for ((index, key), id) in later.into_iter().zip(found) {
+            match id {
+                Some(id) => met.push(id),
+                None => new.push(New { index, key: Some(key), version: 1 }),
+            }
+        }
         new.sort_unstable_by_key(|new| new.index);
     }
-    Ok(new)
+    Ok((new, met))
 }
 
 /// Identity of the first copy of a content.

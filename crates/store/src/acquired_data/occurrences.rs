@@ -5,12 +5,13 @@
 //! each record, how many equal ones came before it in the same read. Counting contents would take memory in
 //! proportion to the rows; instead the database remembers for us:
 //!
-//! - Ids grow, and only this read writes the stream. So copy 0 of a content found with an id **above the
-//!   watermark**, the highest id when the read began, was stored by this read: the content has been seen.
-//! - Copy 0 found **below** it is a row of an earlier read; whether this read has met it is one bit in a
+//! - Ids grow, and only this read writes the stream. So a copy found with an id **above the watermark**, the
+//!   highest id when the read began, was stored by this read: the copy has been seen.
+//! - A copy found **below** it is a row of an earlier read; whether this read has met it is one bit in a
 //!   compressed bitmap of ids. Ids of one source lie close together: a bit or two each when read in full,
 //!   at most 16.
-//! - Only contents seen at least twice in this read have an entry with their count: about 45 bytes each.
+//! - The copies that a read has seen are 0, 1, ... without a gap, so their number is found with a few lookups.
+//!   The contents that come most often are counted in memory besides, a bounded number of them ([`Counts`]).
 //!
 //! The first read of a stream need not even look: see [`super::first_load`].
 //!
@@ -34,14 +35,17 @@ const ANY: &str = "select id from acquired_data
 where source_id = $1 and stream = $2 and key_hash is not null
 order by source_id, stream, key_hash, version limit 1";
 
+/// Contents that are counted in memory: with them the table is as full as it gets, about 6 MB.
+const MOST_COUNTED: usize = (1 << 18) / 8 * 7;
+
 /// What a read of one stream has seen so far.
 #[derive(Debug)]
 pub struct Occurrences {
     watermark: i64,
-    /// Ids of old rows, copy 0 of their content, that this read has met.
+    /// Ids of old rows that this read has met.
     met: RoaringTreemap,
     /// Contents met at least twice, by the identity of their copy 0.
-    repeated: HashMap<Key, u32>,
+    counts: Counts,
     /// Kept while the stream holds nothing but what this read stored.
     first_load: Option<FirstLoad>,
 }
@@ -55,6 +59,36 @@ pub struct SeenInPage {
     pub(super) repeated: Vec<(Key, u32)>,
 }
 
+/// How often the contents were seen that came most often; what it does not know can be found in the database.
+#[derive(Debug)]
+struct Counts {
+    by_key: HashMap<Key, u32>,
+    most: usize,
+}
+
+impl Counts {
+    fn set(&mut self, key: Key, count: u32) {
+        if self.by_key.len() >= self.most && !self.by_key.contains_key(&key) {
+            self.make_room();
+            if self.by_key.len() >= self.most {
+                return;
+            }
+        }
+        self.by_key.insert(key, count);
+    }
+
+    /// Forgets the smaller half of the counts, and those that are equal to the largest of that half.
+    fn make_room(&mut self) {
+        let mut counts: Vec<u32> = self.by_key.values().copied().collect();
+        if counts.is_empty() {
+            return;
+        }
+        let middle = counts.len() / 2;
+        let (_, &mut median, _) = counts.select_nth_unstable(middle);
+        self.by_key.retain(|_, count| *count > median);
+    }
+}
+
 impl Occurrences {
     /// The state at the start of a read, in the lease that does the reading.
     ///
@@ -64,7 +98,15 @@ impl Occurrences {
         let watermark = conn.fetch_one(HIGHEST_ID, &[]).await?.int("id")?;
         let any = conn.fetch_optional(ANY, &[key.source_id.into(), (&key.stream).into()]).await?;
         let first_load = any.is_none().then(FirstLoad::default);
-        Ok(Self { watermark, met: RoaringTreemap::new(), repeated: HashMap::new(), first_load })
+        let counts = Counts { by_key: HashMap::new(), most: MOST_COUNTED };
+        Ok(Self { watermark, met: RoaringTreemap::new(), counts, first_load })
+    }
+
+    /// The same with room for the counts of `most` contents: fewer take less memory and more lookups.
+    #[must_use]
+    pub fn counting(mut self, most: usize) -> Self {
+        self.counts.most = most;
+        self
     }
 
     /// Whether a content may be stored; `false` is certain, without a look into the database.
@@ -77,24 +119,52 @@ impl Occurrences {
         self.first_load.is_some()
     }
 
-    /// How often the content has been seen, given its identity and the id of its copy 0, if that is stored.
-    pub(super) fn seen(&self, key: &Key, copy_0: Option<i64>) -> u32 {
-        match copy_0 {
-            Some(id) if id > self.watermark || self.met.contains(id.unsigned_abs()) => {
-                self.repeated.get(key).copied().unwrap_or(1)
-            }
-            _ => 0,
-        }
+    /// Whether this read has seen the copy that is stored with this id.
+    pub(super) fn has_seen(&self, id: i64) -> bool {
+        id > self.watermark || self.met.contains(id.unsigned_abs())
+    }
+
+    /// How often the content has been seen, if it is one of those that are counted.
+    pub(super) fn count(&self, key: &Key) -> Option<u32> {
+        self.counts.by_key.get(key).copied()
     }
 
     /// Takes in a page that is committed.
     pub fn advance(&mut self, page: SeenInPage) {
         self.met.extend(page.met.into_iter().map(i64::unsigned_abs));
-        self.repeated.extend(page.repeated);
+        for (key, count) in page.repeated {
+            self.counts.set(key, count);
+        }
         if let Some(first_load) = &mut self.first_load
             && !page.stored.iter().all(|key| first_load.add(key))
         {
             self.first_load = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_contents_stay_counted_and_the_others_take_no_more_room() {
+        let mut counts = Counts { by_key: HashMap::new(), most: 100 };
+        let key = |n: u32| {
+            let mut key = Key::default();
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            key
+        };
+        for n in 0..10 {
+            counts.set(key(n), 1000 + n);
+        }
+        for n in 10..100_000 {
+            counts.set(key(n), 2 + n % 3);
+            assert!(counts.by_key.len() <= 100);
+        }
+        assert!((0..10).all(|n| counts.by_key.get(&key(n)) == Some(&(1000 + n))));
+        let mut none = Counts { by_key: HashMap::new(), most: 0 };
+        none.set(key(1), 2);
+        assert!(none.by_key.is_empty());
     }
 }

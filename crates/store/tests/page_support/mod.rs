@@ -43,6 +43,7 @@ pub struct Reading {
     occurrences: Option<Arc<Mutex<Occurrences>>>,
     canonicaliser: Canonicaliser,
     pub record_key: Option<RecordKey>,
+    counted: Option<usize>,
 }
 
 impl Reading {
@@ -81,14 +82,28 @@ impl Reading {
         let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
         let canonicaliser = Canonicaliser::default();
         let record_key = (dedupe == Dedupe::Key).then(|| RecordKey::new(vec!["id".parse().unwrap()]));
-        Self { db, source_id, fence, dedupe, page_seq: checkpoint.page_seq, occurrences, canonicaliser, record_key }
+        let (page_seq, counted) = (checkpoint.page_seq, None);
+        Self { db, source_id, fence, dedupe, page_seq, occurrences, canonicaliser, record_key, counted }
+    }
+
+    /// The same with room for the counts of so many contents.
+    #[must_use]
+    pub fn counting(mut self, counted: Option<usize>) -> Self {
+        self.counted = counted;
+        if let Some(most) = counted
+            && let Some(occurrences) = self.occurrences.take()
+        {
+            let occurrences = Arc::into_inner(occurrences).unwrap().into_inner().unwrap();
+            self.occurrences = Some(Arc::new(Mutex::new(occurrences.counting(most))));
+        }
+        self
     }
 
     /// The next read of the same source, with a new lease: after the end of this one, or its crash.
     pub async fn restarted(&self) -> Self {
         self.steal_lane().await;
         let fence = Fence { lease_epoch: self.fence.lease_epoch + 1, ..self.fence };
-        Self::begin(self.db.clone(), self.source_id, fence, self.dedupe).await
+        Self::begin(self.db.clone(), self.source_id, fence, self.dedupe).await.counting(self.counted)
     }
 
     pub async fn steal_lane(&self) {
