@@ -91,6 +91,7 @@ impl AcquisitionHandler {
                 acquired_at: self.clock.now(),
                 dedupe,
                 occurrences: None,
+                keyed: None,
                 records: prepared.records,
                 quarantined: prepared.quarantined,
                 checkpoint: Advance {
@@ -98,8 +99,10 @@ impl AcquisitionHandler {
                     page_seq,
                     config_rev: held.config_rev,
                     state: held.state.get().to_owned(),
+                    is_exact: false,
                 },
                 ends_read: false,
+                settles: None,
                 progress: Some(Progress(Arc::new(after))),
                 inbox: Some(Taken { records: taken, read_ended: held.read_ended }),
                 schema: prepared.schema,

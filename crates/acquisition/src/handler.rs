@@ -14,7 +14,7 @@ use matome_model::record_key::RecordKey;
 use matome_model::source::{Dedupe, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
-use matome_store::acquired_data::{Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
+use matome_store::acquired_data::{KeyedRead, Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
 use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
@@ -122,6 +122,11 @@ impl Counts {
         self.replayed += page.read;
     }
 
+    /// Adds a page of records that waited for the end of their read.
+    pub(crate) fn add_settled(&mut self, page: PageCounts) {
+        self.add(page, ReadStats::default(), 0);
+    }
+
     pub(crate) fn to_json(self) -> Box<RawValue> {
         serde_json::value::to_raw_value(&self).expect("numbers are JSON")
     }
@@ -147,6 +152,7 @@ struct Read {
     /// Where the read began.
     begun: Checkpoint,
     occurrences: Option<Arc<Mutex<Occurrences>>>,
+    keyed: Option<Arc<Mutex<KeyedRead>>>,
     /// What its records must be.
     quality: Quality,
 }
@@ -203,6 +209,7 @@ impl AcquisitionHandler {
             count_records(&earlier, &counts);
             return Ok(TaskOutcome::new(&counts));
         }
+        self.settle_left(&task, &key, source.config_rev, &ctx, &mut counts).await?;
         let identity = (dedupe, record_key);
         let read = self.begin(&task, &ctx, key, &source, identity, quality, options.full).await?;
         if read.begun.read_ended {
@@ -268,20 +275,26 @@ impl AcquisitionHandler {
         quality: Quality,
         full: bool,
     ) -> Result<Read, TaskError> {
-        let (fence, task_id, config_rev, now, of) =
-            (ctx.fence, task.id, source.config_rev, self.clock.now(), key.clone());
-        let (begun, occurrences) = self
-            .db
-            .write(move |conn| {
+        let (fence, task_id, config_rev, now) = (ctx.fence, task.id, source.config_rev, self.clock.now());
+        let (begun, occurrences, keyed) = loop {
+            let of = key.clone();
+            let begin = self.db.write(move |conn| {
                 Box::pin(async move {
                     let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, full, now).await?;
-                    Ok((begun, Occurrences::begin(conn, &of).await?))
+                    Ok(match dedupe {
+                        Dedupe::Rows => Some((begun, Some(Occurrences::begin(conn, &of).await?), None)),
+                        Dedupe::Key => KeyedRead::begin(conn, &of, &begun).await?.map(|read| (begun, None, Some(read))),
+                        Dedupe::Hash | Dedupe::None => Some((begun, None, None)),
+                    })
                 })
-            })
-            .await
-            .map_err(|err| store_error(err, ctx))?;
-        let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
-        Ok(Read { task_id: task.id, dedupe, record_key, key, config_rev, begun, occurrences, quality })
+            });
+            if let Some(all) = begin.await.map_err(|err| store_error(err, ctx))? {
+                break all;
+            }
+        };
+        let occurrences = occurrences.map(|occurrences| Arc::new(Mutex::new(occurrences)));
+        let keyed = keyed.map(|keyed| Arc::new(Mutex::new(keyed)));
+        Ok(Read { task_id: task.id, dedupe, record_key, key, config_rev, begun, occurrences, keyed, quality })
     }
 
     /// Fetches and commits page by page, the next one while the one before commits.
@@ -333,8 +346,13 @@ impl AcquisitionHandler {
             let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
             metrics::histogram!("matome_acquisition_page_commit_seconds").record(timer.elapsed().as_secs_f64());
             page_seq += 1;
+            let mut waits = false;
             if let Some(occurrences) = &read.occurrences {
                 occurrences.lock().unwrap_or_else(PoisonError::into_inner).advance(committed.seen);
+            } else if let Some(keyed) = &read.keyed {
+                let mut keyed = keyed.lock().unwrap_or_else(PoisonError::into_inner);
+                keyed.advance(committed.seen);
+                waits = keyed.has_repeats();
             }
             counts.add(committed.counts, stats, warned);
             if let Some((version, changes)) = schema.filter(|(version, _)| *version > 1) {
@@ -351,6 +369,9 @@ impl AcquisitionHandler {
                 return Err(too_many_bad(counts.quarantined, counts.read));
             }
             if is_last {
+                if waits {
+                    self.settle(read.task_id, &read.key, ctx, counts).await?;
+                }
                 return Ok(());
             }
         }
@@ -377,6 +398,7 @@ impl AcquisitionHandler {
             acquired_at: self.clock.now(),
             dedupe: read.dedupe,
             occurrences: read.occurrences.clone(),
+            keyed: read.keyed.clone(),
             records: prepared.records,
             quarantined: prepared.quarantined,
             checkpoint: Advance {
@@ -384,8 +406,10 @@ impl AcquisitionHandler {
                 page_seq,
                 config_rev: read.config_rev,
                 state: prepared.checkpoint,
+                is_exact: prepared.is_exact,
             },
             ends_read: is_last,
+            settles: None,
             progress: Some(Progress(Arc::new(after))),
             inbox: None,
             schema: prepared.schema,
@@ -464,6 +488,7 @@ async fn fetch(
                     records: Records::default(),
                     quarantined: Vec::new(),
                     checkpoint,
+                    is_exact: false,
                     stats: ReadStats::default(),
                     warned: 0,
                     schema: SchemaStep::default(),

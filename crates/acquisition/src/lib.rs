@@ -14,6 +14,7 @@ mod handler;
 mod prepare;
 mod retention;
 mod sample;
+mod settle;
 
 pub use handler::AcquisitionHandler;
 pub use retention::apply_retention;

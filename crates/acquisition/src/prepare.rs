@@ -20,6 +20,8 @@ pub(crate) struct Prepared {
     pub(crate) quarantined: Vec<BadRecord>,
     /// The connector's state after it, as JSON text.
     pub(crate) checkpoint: String,
+    /// A read that goes on at it is given nothing of this again.
+    pub(crate) is_exact: bool,
     pub(crate) stats: ReadStats,
     /// Records that break the schema or a rule and are stored all the same.
     pub(crate) warned: u64,
@@ -49,6 +51,7 @@ impl Prepared {
     /// Takes over the checkpoint of a batch without records that came next.
     pub(crate) fn follow(&mut self, next: Self) {
         self.checkpoint = next.checkpoint;
+        self.is_exact = next.is_exact;
         self.stats.requests += next.stats.requests;
         self.stats.not_modified += next.stats.not_modified;
         self.stats.bytes += next.stats.bytes;
@@ -106,6 +109,7 @@ impl Preparer {
             records: Records::with_capacity(records, bytes),
             quarantined: Vec::new(),
             checkpoint: String::new(),
+            is_exact: false,
             stats: ReadStats::default(),
             warned: 0,
             schema: SchemaStep::default(),
@@ -126,6 +130,7 @@ impl Preparer {
             }
         }
         batch.checkpoint.get().clone_into(&mut page.checkpoint);
+        page.is_exact = batch.is_exact;
         page.stats = batch.stats;
         self.end(&mut page);
         Ok(page)
@@ -308,7 +313,7 @@ mod tests {
 
     fn batch(items: Vec<Item>) -> Batch {
         let checkpoint = RawValue::from_string("{}".to_owned()).unwrap();
-        Batch { items, checkpoint, stats: ReadStats::default() }
+        Batch { items, checkpoint, is_exact: false, stats: ReadStats::default() }
     }
 
     fn prepare(items: Vec<Item>) -> Prepared {

@@ -38,6 +38,33 @@ async fn a_file_is_stored_and_read_again_adds_only_its_new_rows() {
     }
 }
 
+/// The same key at the beginning, in the middle and at the end of a file of several pages.
+#[tokio::test]
+async fn a_log_of_changes_adds_only_its_new_changes_when_it_is_read_again() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db, r#","key":"id""#).await;
+        let state = |state: &str| format!(r#"{{"id":0,"state":"{state}"}}"#);
+        let rows = bed.db.page_rows() + 100;
+        let mut log = vec![state("on")];
+        log.extend((1..rows).map(|id| format!(r#"{{"id":{id}}}"#)));
+        log.push(state("off"));
+        log.extend((rows..2 * rows).map(|id| format!(r#"{{"id":{id}}}"#)));
+        log.push(state("on"));
+        for (added, of) in [("", 3), ("", 0), ("off", 1), ("", 0), ("on", 1)] {
+            log.extend((!added.is_empty()).then(|| state(added)));
+            bench.write_file(&log);
+            let result = bench.run().await.unwrap().result;
+            let first = if of == 3 { 2 * rows - 1 } else { 0 };
+            let stored = u64::try_from(of + first).unwrap();
+            let known = u64::try_from(log.len()).unwrap() - stored;
+            let (found, updated) = ((count(&result, "stored"), count(&result, "duplicate")), count(&result, "updated"));
+            assert_eq!(found, (stored, known), "{}, added: {added}", bed.name);
+            assert_eq!(updated, if of == 3 { 2 } else { stored }, "{}, added: {added}", bed.name);
+        }
+        assert_eq!(bench.stored().await, canonical(&log), "{}", bed.name);
+    }
+}
+
 #[tokio::test]
 async fn bad_lines_go_to_quarantine_and_good_ones_are_stored() {
     for bed in databases().await {

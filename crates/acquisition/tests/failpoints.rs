@@ -1,8 +1,8 @@
 //! Every commit of a scenario fails once before it happens and once after, in a process that goes on and in one that
 //! dies of it: afterwards everything that must hold does, and what is stored is what a run without a fault stores.
 //!
-//! The scenario: a paged API that answers 503 in between, an aggregation that writes and publishes a run, and the
-//! removal of a deleted source; tasks are claimed and ended as `matome_tasks::Worker` does it, without its clock.
+//! The scenario: a paged API that answers 503 in between, a log of changes that is read again and has grown, an
+//! aggregation that writes and publishes a run, and the removal of a deleted source; tasks are claimed and ended as `matome_tasks::Worker` does it, without its clock.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -122,24 +122,37 @@ async fn answer(mut client: TcpStream, origin: String, asked: Arc<Mutex<HashSet<
     let (run, page) = path.rsplit_once('/').unwrap();
     let page: usize = page.parse().unwrap();
     let is_first = asked.lock().unwrap().insert(path.clone());
-    let response = if page == 2 && is_first {
+    if page == 0 && !is_first {
+        asked.lock().unwrap().insert(format!("{run} grown"));
+    }
+    let response = if run.starts_with("/log") {
+        let pages = if asked.lock().unwrap().contains(&format!("{run} grown")) { 4 } else { 3 };
+        let next = if page + 1 < pages { format!(r#""{origin}{run}/{}""#, page + 1) } else { "null".to_owned() };
+        let body = format!(r#"{{"results":[{{"id":1,"state":"{}"}}],"next":{next}}}"#, ["on", "off"][page % 2]);
+        ok(&body)
+    } else if page == 2 && is_first {
         "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned()
     } else {
         let from = page * RECORDS_OF_PAGE;
         let rows: Vec<String> = (from..from + RECORDS_OF_PAGE).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
         let next = if page + 1 < PAGES { format!(r#""{origin}{run}/{}""#, page + 1) } else { "null".to_owned() };
-        let body = format!(r#"{{"results":[{}],"next":{next}}}"#, rows.join(","));
-        format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
+        ok(&format!(r#"{{"results":[{}],"next":{next}}}"#, rows.join(",")))
     };
     let _ = client.write_all(response.as_bytes()).await;
+}
+
+fn ok(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// What a run works on.
 struct Stage {
     bench: Bench,
+    /// Has been read once: on, off, on. Its next read gives these three, then off.
+    log: Bench,
     aggregation_id: i64,
     /// Deleted, with records that are still there.
     doomed_id: i64,
@@ -157,6 +170,14 @@ impl Stage {
         let mut bench = Bench::with_config(db, dir, SourceType::Api, &config).await;
         let policy = Policy::new(["127.0.0.1".parse().unwrap()]);
         bench.registry = Registry::new(roots, HttpClient::new(policy), Clock::system());
+        let config = format!(
+            r#"{{"url":"{origin}/log/{}/0","records":"$.results","key":"id",
+                "pagination":{{"type":"next_link","next":"$.next"}}}}"#,
+            Uuid::new_v4()
+        );
+        let mut log = Bench::with_config(db, tempfile::TempDir::new().unwrap(), SourceType::Api, &config).await;
+        log.registry = bench.registry.clone();
+        log.run().await.unwrap();
 
         let doomed = Bench::new(db, "").await;
         doomed.write_file(&(0..5).map(|n| format!(r#"{{"n":{n}}}"#)).collect::<Vec<_>>());
@@ -178,7 +199,7 @@ impl Stage {
             })
             .await
             .unwrap();
-        Self { bench, aggregation_id, doomed_id }
+        Self { bench, log, aggregation_id, doomed_id }
     }
 }
 
@@ -203,9 +224,11 @@ impl Process<'_> {
             async move { workers::register(conn, &worker, now).await }.boxed()
         })
         .await;
-        for (kind, object_id) in
-            [(LaneKind::Source, self.stage.bench.source_id), (LaneKind::Aggregation, self.stage.aggregation_id)]
-        {
+        for (kind, object_id) in [
+            (LaneKind::Source, self.stage.bench.source_id),
+            (LaneKind::Source, self.stage.log.source_id),
+            (LaneKind::Aggregation, self.stage.aggregation_id),
+        ] {
             self.accept(kind, object_id).await;
         }
         for queue in [Queue::Acquisition, Queue::Aggregation] {
@@ -227,7 +250,8 @@ impl Process<'_> {
 
     /// As a client that asks until it is answered; a task that an earlier process was asked for is not asked for again.
     async fn accept(&self, kind: LaneKind, object_id: i64) {
-        if !tasks_of(&self.db, kind, object_id).await.is_empty() {
+        let asked = tasks_of(&self.db, kind, object_id).await;
+        if asked.iter().any(|task| task.status != TaskStatus::Cancelled) {
             return;
         }
         self.write(move |conn, now| {
@@ -456,6 +480,12 @@ async fn look(bed: &TestDb, stage: &Stage, told: &str) {
     assert_eq!(task.status, TaskStatus::Succeeded, "{told}: {task:?}");
     let stored = u64::try_from(expected.len()).unwrap();
     assert_eq!(count(task.result.as_deref().unwrap(), "stored"), stored, "{told}: the result sums up all attempts");
+    let log = [r#"{"id":1,"state":"off"}"#, r#"{"id":1,"state":"on"}"#].map(str::to_owned);
+    let log: Vec<String> = log.into_iter().flat_map(|text| [text.clone(), text]).collect();
+    assert_eq!(stage.log.stored().await, log, "{told}: the log");
+    let [_, task] = &tasks_of(&bed.db, LaneKind::Source, stage.log.source_id).await[..] else { panic!("{told}: tasks") };
+    let result = task.result.as_deref().unwrap();
+    assert_eq!((count(result, "stored"), count(result, "duplicate")), (1, 3), "{told}: {result}");
     let [task] = &tasks_of(&bed.db, LaneKind::Aggregation, stage.aggregation_id).await[..] else {
         panic!("{told}: tasks")
     };
@@ -490,7 +520,7 @@ async fn every_commit(bed: TestDb) {
     }
     let faults = commits * 4;
     println!("{}: {commits} commits, {faults} faults", bed.name);
-    println!("row commit {} {} {} 0 0 -", bed.name, faults * 2, faults * PAGES * RECORDS_OF_PAGE);
+    println!("row commit {} {} {} 0 0 -", bed.name, faults * 3, faults * (PAGES * RECORDS_OF_PAGE + 4));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

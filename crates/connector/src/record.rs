@@ -95,6 +95,8 @@ pub struct Batch {
     pub items: Vec<Item>,
     /// The connector's own state after these items; opaque to everybody else.
     pub checkpoint: Box<RawValue>,
+    /// Whether a read that goes on at `checkpoint` gives nothing of this batch, or of those before, again.
+    pub is_exact: bool,
     /// What was done for it.
     pub stats: ReadStats,
 }

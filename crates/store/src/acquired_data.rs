@@ -7,6 +7,7 @@ mod first_load;
 mod identity;
 mod insert;
 mod occurrences;
+mod repeats;
 mod versions;
 
 use std::collections::HashSet;
@@ -33,6 +34,9 @@ use crate::tasks;
 use crate::triggers;
 
 pub use occurrences::{Occurrences, SeenInPage};
+use identity::Selection;
+use repeats::Settled;
+pub use repeats::{KeyedRead, Room, any as any_repeats};
 
 /// Records of one page in the source's order, their texts in one buffer.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +159,9 @@ pub struct Page {
     /// What this read has seen so far; only [`Dedupe::Rows`] needs it. The caller moves it on with
     /// [`Occurrences::advance`] once the page is committed.
     pub occurrences: Option<Arc<Mutex<Occurrences>>>,
+    /// What this read knows of its keys; only [`Dedupe::Key`] needs it, and without it a page is compared by itself. The
+    /// caller moves it on with [`KeyedRead::advance`].
+    pub keyed: Option<Arc<Mutex<KeyedRead>>>,
     /// The records.
     pub records: Records,
     /// What cannot be stored.
@@ -163,6 +170,8 @@ pub struct Page {
     pub checkpoint: Advance,
     /// Whether this page ends the read: the source then counts as fetched at `acquired_at`, and the task as read.
     pub ends_read: bool,
+    /// The page has no records of its own: it settles what still waits of a read that has ended.
+    pub settles: Option<Room>,
     /// What the task shows after it; committed with the page, so that the next attempt of a task goes on counting
     /// where this one stopped.
     pub progress: Option<Progress>,
@@ -201,7 +210,7 @@ pub struct PageCounts {
 pub struct Committed {
     /// The counts.
     pub counts: PageCounts,
-    /// What the page adds to [`Page::occurrences`].
+    /// What the page adds to [`Page::occurrences`] or [`Page::keyed`].
     pub seen: SeenInPage,
 }
 
@@ -251,8 +260,17 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     let key = &page.checkpoint.key;
     lease::peek(conn, &page.fence).await?;
 
-    let selection = identity::select(conn, page).await?;
-    let last_record_id = insert::insert(conn, page, &selection.new).await?;
+    let selection = match page.settles {
+        None => identity::select(conn, page).await?,
+        Some(room) => versions::settle_next(conn, page, room).await?,
+    };
+    let last_record_id = repeats::settle(conn, page, &selection.settled).await?;
+    let last_record_id = last_record_id.max(insert::insert(conn, page, &selection.new).await?);
+    repeats::insert(conn, page, &selection.waiting).await?;
+    if page.keyed.is_some() {
+        repeats::note_met(conn, page, &selection.seen.met).await?;
+    }
+    let counts = count(page, &selection);
     let new_in_quarantine =
         quarantine::insert(conn, key.source_id, &key.stream, page.task_id, page.acquired_at, &page.quarantined).await?;
     if let Some(taken) = &page.inbox {
@@ -270,28 +288,37 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
         conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
     }
 
-    if !selection.new.is_empty() {
+    if counts.stored > 0 {
         triggers::note(conn, LaneKind::Source, key.source_id, page.acquired_at).await?;
     }
 
     lease::lock(conn, &page.fence).await?;
     let was_ended = page.inbox.as_ref().is_some_and(|taken| taken.read_ended);
-    let (ended, epoch) = (page.ends_read || was_ended, page.fence.lease_epoch);
-    checkpoints::advance(conn, &page.checkpoint, last_record_id, ended, epoch, page.acquired_at).await?;
-    let stored = selection.new.len();
-    counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, as_i64(stored)).await?;
+    let ended = page.ends_read || page.settles.is_some() || was_ended;
+    checkpoints::advance(conn, &page.checkpoint, last_record_id, ended, page.fence.lease_epoch, page.acquired_at).await?;
+    let stored = i64::try_from(counts.stored).unwrap_or(i64::MAX);
+    counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, stored).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);
     counters::add(conn, counters::QUARANTINE, key.source_id, &key.stream, new_in_quarantine).await?;
-    let counts = PageCounts {
-        read: as_u64(page.records.len() + page.quarantined.len()),
-        stored: as_u64(stored),
-        updated: as_u64(selection.new.iter().filter(|new| new.version > 1).count()),
-        duplicate: as_u64(page.records.len() - stored),
-        quarantined: as_u64(page.quarantined.len()),
-    };
     let progress = page.progress.as_ref().map(|Progress(of)| of(counts));
     tasks::made_progress(conn, &page.fence, progress.as_deref()).await?;
     Ok(Committed { counts, seen: selection.seen })
+}
+
+/// A record that waits for the end of its read is read in one page, and new or known in another.
+fn count(page: &Page, selection: &Selection) -> PageCounts {
+    let settled = || selection.settled.iter();
+    let settled_new: u64 = settled().map(Settled::changes).sum();
+    let settled_all: u64 = settled().map(|one| one.records).sum();
+    let new_versions = selection.new.iter().filter(|new| new.version > 1).count();
+    let decided = page.records.len() - selection.new.len() - selection.waiting.len();
+    PageCounts {
+        read: as_u64(page.records.len() + page.quarantined.len()),
+        stored: as_u64(selection.new.len()) + settled_new,
+        updated: as_u64(new_versions) + settled_new,
+        duplicate: as_u64(decided) + settled_all - settled_new,
+        quarantined: as_u64(page.quarantined.len()),
+    }
 }
 
 /// Id of the newest record of a source; 0 when it has none. Records up to it never become more.
@@ -389,6 +416,12 @@ pub fn stream_versions<'s>(
 
 fn as_i64(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn encode_hex(bytes: impl AsRef<[u8]>) -> String {
+    let mut text = Vec::with_capacity(2 * bytes.as_ref().len());
+    insert::push_hex(&mut text, bytes.as_ref());
+    String::from_utf8(text).expect("hex digits are ASCII")
 }
 
 fn as_u64(n: usize) -> u64 {

@@ -37,6 +37,24 @@ pub struct Checkpoint {
     pub lease_epoch: i64,
     /// The task that reads has committed its last page: there is nothing left for it to do.
     pub read_ended: bool,
+    /// The task that reads, or read last; 0 for none.
+    pub task_id: i64,
+    /// Where the read began and goes on.
+    pub stand: Stand,
+}
+
+/// Where a read began, and from where on it is delivered when it is begun again: up to there its pages are its own, what
+/// stands behind may come once more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stand {
+    /// Highest `acquired_data.id` when it began.
+    pub read_from_id: i64,
+    /// [`Checkpoint::page_seq`] when it began.
+    pub read_from_page: i64,
+    /// Highest id of the last page behind which it goes on exactly; that of its beginning if there is none.
+    pub resume_from_id: i64,
+    /// `page_seq` behind that page.
+    pub resume_from_page: i64,
 }
 
 /// A step of a checkpoint, from the page before to this one.
@@ -50,31 +68,37 @@ pub struct Advance {
     pub config_rev: i64,
     /// The connector's state after this page, as JSON text.
     pub state: String,
+    /// Whether a read that goes on at this state is given nothing of this page, or of one before, again.
+    pub is_exact: bool,
 }
 
-const FIND: &str = "select page_seq, state, config_rev, last_record_id, lease_epoch, read_ended from checkpoints
+const FIND: &str = "select page_seq, state, config_rev, last_record_id, lease_epoch, read_ended, task_id,
+    read_from_id, read_from_page, resume_from_id, resume_from_page
+from checkpoints
 where source_id = $1 and stream = $2 and purpose = $3";
 
-// A later attempt of the same task goes on where the one before stood, also when it was to begin anew.
-const BEGIN: &str = "insert into checkpoints (source_id, stream, purpose, config_rev, lease_epoch, updated_at, task_id)
-values ($1, $2, $3, $4, $5, $6, $8)
+const BEGIN: &str = "insert into checkpoints
+(source_id, stream, purpose, config_rev, lease_epoch, updated_at, task_id, state, read_ended,
+    read_from_id, read_from_page, resume_from_id, resume_from_page)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 on conflict (source_id, stream, purpose) do update set
-    state = case when checkpoints.config_rev = excluded.config_rev
-        and (not $7 or checkpoints.task_id = excluded.task_id) then checkpoints.state else '{}' end,
-    read_ended = checkpoints.read_ended and checkpoints.task_id = excluded.task_id,
-    task_id = excluded.task_id,
     config_rev = excluded.config_rev,
     lease_epoch = excluded.lease_epoch,
-    updated_at = excluded.updated_at
-returning page_seq, state, config_rev, last_record_id, lease_epoch, read_ended";
+    updated_at = excluded.updated_at,
+    task_id = excluded.task_id,
+    state = excluded.state,
+    read_ended = excluded.read_ended,
+    read_from_id = excluded.read_from_id,
+    read_from_page = excluded.read_from_page,
+    resume_from_id = excluded.resume_from_id,
+    resume_from_page = excluded.resume_from_page";
 
 // For pages that are no part of a read: only the lease is noted.
 const HOLD: &str = "insert into checkpoints (source_id, stream, purpose, config_rev, lease_epoch, updated_at)
 values ($1, $2, $3, $4, $5, $6)
 on conflict (source_id, stream, purpose) do update set
     lease_epoch = excluded.lease_epoch,
-    updated_at = excluded.updated_at
-returning page_seq, state, config_rev, last_record_id, lease_epoch, read_ended";
+    updated_at = excluded.updated_at";
 
 const ADVANCE: &str = "update checkpoints set
     page_seq = page_seq + 1,
@@ -82,8 +106,13 @@ const ADVANCE: &str = "update checkpoints set
     last_record_id = case when last_record_id < $7 then $7 else last_record_id end,
     lease_epoch = $8,
     updated_at = $9,
-    read_ended = $10
+    read_ended = $10,
+    resume_from_id = case when not $11 then resume_from_id when last_record_id < $7 then $7 else last_record_id end,
+    resume_from_page = case when $11 then page_seq + 1 else resume_from_page end
 where source_id = $1 and stream = $2 and purpose = $3 and page_seq = $4 and config_rev = $5";
+
+// One step back on the primary key.
+const HIGHEST_ID: &str = "select coalesce(max(id), 0) as id from acquired_data";
 
 const WATERMARK: &str =
     "select coalesce(max(last_record_id), 0) as last_record_id from checkpoints where source_id = $1";
@@ -112,21 +141,39 @@ pub async fn begin(
     reset: bool,
     now: Timestamp,
 ) -> Result<Checkpoint> {
-    lease::lock(conn, fence).await?;
-    if removals::holds(conn, key.source_id).await? {
-        return Err(StoreError::CheckpointMoved { source_id: key.source_id, page_seq: 0 });
-    }
-    let args: [Arg<'_>; 8] = [
+    may_write(conn, fence, key).await?;
+    let before = find(conn, key).await?;
+    let is_same_task = before.as_ref().is_some_and(|before| before.task_id == task_id);
+    let page_seq = before.as_ref().map_or(0, |before| before.page_seq);
+    // A later attempt of the same task goes on where the one before stood, also when it was to begin anew.
+    let kept = before.filter(|before| before.config_rev == config_rev && (!reset || is_same_task));
+    let read_ended = kept.as_ref().is_some_and(|kept| kept.read_ended);
+    let goes_on = kept.as_ref().filter(|kept| kept.state.get() != "{}" && (!read_ended || is_same_task));
+    let stand = match goes_on {
+        Some(kept) => kept.stand,
+        None => {
+            let id = conn.fetch_one(HIGHEST_ID, &[]).await?.int("id")?;
+            Stand { read_from_id: id, read_from_page: page_seq, resume_from_id: id, resume_from_page: page_seq }
+        }
+    };
+    let state = kept.as_ref().map_or("{}", |kept| kept.state.get());
+    let args: [Arg<'_>; 13] = [
         key.source_id.into(),
         (&key.stream).into(),
         (&key.purpose).into(),
         config_rev.into(),
         fence.lease_epoch.into(),
         now.into(),
-        Arg::Bool(Some(reset)),
         task_id.into(),
+        Arg::Json(Some(state)),
+        (read_ended && is_same_task).into(),
+        stand.read_from_id.into(),
+        stand.read_from_page.into(),
+        stand.resume_from_id.into(),
+        stand.resume_from_page.into(),
     ];
-    from_row(conn.fetch_one(BEGIN, &args).await?)
+    conn.execute(BEGIN, &args).await?;
+    stored(conn, key).await
 }
 
 /// The checkpoint as it stands, made when it is missing: for pages that are no part of a read.
@@ -141,10 +188,7 @@ pub async fn hold(
     config_rev: i64,
     now: Timestamp,
 ) -> Result<Checkpoint> {
-    lease::lock(conn, fence).await?;
-    if removals::holds(conn, key.source_id).await? {
-        return Err(StoreError::CheckpointMoved { source_id: key.source_id, page_seq: 0 });
-    }
+    may_write(conn, fence, key).await?;
     let args: [Arg<'_>; 6] = [
         key.source_id.into(),
         (&key.stream).into(),
@@ -153,7 +197,21 @@ pub async fn hold(
         fence.lease_epoch.into(),
         now.into(),
     ];
-    from_row(conn.fetch_one(HOLD, &args).await?)
+    conn.execute(HOLD, &args).await?;
+    stored(conn, key).await
+}
+
+/// Whether the lease is held, and no reset is removing the records of the source.
+async fn may_write(conn: &mut Conn<'_>, fence: &Fence, key: &CheckpointKey) -> Result<()> {
+    lease::lock(conn, fence).await?;
+    match removals::holds(conn, key.source_id).await? {
+        true => Err(StoreError::CheckpointMoved { source_id: key.source_id, page_seq: 0 }),
+        false => Ok(()),
+    }
+}
+
+async fn stored(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<Checkpoint> {
+    find(conn, key).await?.ok_or(StoreError::Database(sqlx::Error::RowNotFound))
 }
 
 /// Moves the checkpoint one page on, if it still is where the reader left it; `read_ended`: the page is the last.
@@ -168,7 +226,7 @@ pub(crate) async fn advance(
     lease_epoch: i64,
     now: Timestamp,
 ) -> Result<()> {
-    let args: [Arg<'_>; 10] = [
+    let args: [Arg<'_>; 11] = [
         step.key.source_id.into(),
         (&step.key.stream).into(),
         (&step.key.purpose).into(),
@@ -179,6 +237,7 @@ pub(crate) async fn advance(
         lease_epoch.into(),
         now.into(),
         read_ended.into(),
+        step.is_exact.into(),
     ];
     match conn.execute(ADVANCE, &args).await? {
         1 => Ok(()),
@@ -199,5 +258,12 @@ fn from_row(row: crate::db::Row) -> Result<Checkpoint> {
         last_record_id: row.int("last_record_id")?,
         lease_epoch: row.int("lease_epoch")?,
         read_ended: row.bool("read_ended")?,
+        task_id: row.int("task_id")?,
+        stand: Stand {
+            read_from_id: row.int("read_from_id")?,
+            read_from_page: row.int("read_from_page")?,
+            resume_from_id: row.int("resume_from_id")?,
+            resume_from_page: row.int("resume_from_page")?,
+        },
     })
 }

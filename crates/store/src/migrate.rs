@@ -25,10 +25,11 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, min_binary: 3, text: include_str!("../migrations/0006_source_schemas.sql") },
     Migration { version: 7, min_binary: 3, text: include_str!("../migrations/0007_removals.sql") },
     Migration { version: 8, min_binary: 3, text: include_str!("../migrations/0008_priorities.sql") },
+    Migration { version: 9, min_binary: 3, text: include_str!("../migrations/0009_repeats.sql") },
 ];
 
 /// The schema version that this binary makes and works with.
-pub const SCHEMA_VERSION: i64 = 8;
+pub const SCHEMA_VERSION: i64 = 9;
 
 const CREATE_HISTORY: &str = "
 create table if not exists schema_history (

@@ -20,6 +20,8 @@ and not exists (select 1 from lanes l where l.kind = 'source' and l.object_id = 
 order by t.id limit 1",
     batches: &[
         "delete from acquired_data where id in (select id from acquired_data where source_id = $1 limit $2)",
+        "delete from repeats where id in (select id from repeats where source_id = $1 limit $2)",
+        "delete from met_versions where id in (select id from met_versions where source_id = $1 limit $2)",
         "delete from inbox where id in (select id from inbox where source_id = $1 limit $2)",
         "delete from quarantine where id in (select id from quarantine where source_id = $1 limit $2)",
         "delete from tasks where id in (select id from tasks where queue = 'acquisition' and object_id = $1 limit $2)",

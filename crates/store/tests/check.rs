@@ -416,10 +416,12 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             acquired_at: at(2),
             dedupe: Dedupe::Rows,
             occurrences: Some(Arc::clone(&occurrences)),
+            keyed: None,
             records,
             quarantined: vec![bad],
-            checkpoint: Advance { key: key.clone(), page_seq, config_rev: 1, state: "{}".to_owned() },
+            checkpoint: Advance { key: key.clone(), page_seq, config_rev: 1, state: "{}".to_owned(), is_exact: false },
             ends_read: page_seq == 1,
+            settles: None,
             progress: None,
             inbox: None,
             schema: acquired_data::SchemaStep {

@@ -17,7 +17,7 @@ use matome_model::record_key::RecordKey;
 use matome_model::schedule::{Plan, ScheduleOptions};
 use matome_model::source::Dedupe;
 use matome_model::task::{Fence, LaneKind, Priority, Queue, Trigger};
-use matome_store::acquired_data::{self, Occurrences, Page, Records};
+use matome_store::acquired_data::{self, KeyedRead, Occurrences, Page, Records, Room};
 use matome_store::checkpoints::{self, Advance, CheckpointKey, LIVE};
 use matome_store::db::{Db, Row};
 use matome_store::error::{Result, StoreError};
@@ -131,6 +131,7 @@ struct Reading {
     page_seq: i64,
     dedupe: Dedupe,
     occurrences: Option<Arc<Mutex<Occurrences>>>,
+    keyed: Option<Arc<Mutex<KeyedRead>>>,
 }
 
 /// One database and what a client remembers of it. Tasks and leases are named by the order in which they came.
@@ -405,14 +406,16 @@ impl Side {
         let begin = self.write(move |conn| {
             async move {
                 let begun = checkpoints::begin(conn, &fence, &key, task_id, 1, reset, now).await?;
-                Ok((begun, Occurrences::begin(conn, &key).await?))
+                let keyed = KeyedRead::begin(conn, &key, &begun).await?;
+                Ok((begun, Occurrences::begin(conn, &key).await?, keyed))
             }
             .boxed()
         });
-        let (begun, occurrences) = begin.await?;
+        let (begun, occurrences, keyed) = begin.await?;
+        let keyed = keyed.filter(|_| dedupe == Dedupe::Key).map(|keyed| Arc::new(Mutex::new(keyed)));
         let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
         let said = format!("{} {} ended: {}", begun.page_seq, begun.state.get().replace(' ', ""), begun.read_ended);
-        let reading = Reading { fence, task_id, page_seq: begun.page_seq, dedupe, occurrences };
+        let reading = Reading { fence, task_id, page_seq: begun.page_seq, dedupe, occurrences, keyed };
         self.readings.insert(source_id, reading);
         Ok(said)
     }
@@ -446,6 +449,7 @@ impl Side {
             acquired_at: self.now,
             dedupe: reading.dedupe,
             occurrences: reading.occurrences.clone(),
+            keyed: reading.keyed.clone(),
             records: all,
             quarantined: bad.collect(),
             checkpoint: Advance {
@@ -453,20 +457,49 @@ impl Side {
                 page_seq: reading.page_seq,
                 config_rev: 1,
                 state: format!(r#"{{"at":{}}}"#, reading.page_seq + 1),
+                // Some reads go on in the middle of what they gave.
+                is_exact: !records.len().is_multiple_of(3),
             },
             ends_read: last,
+            settles: None,
             inbox: None,
             schema: Default::default(),
             progress: None,
         };
+        let unit = page.clone();
         let commit =
-            self.db.write_page(move |conn| async move { acquired_data::commit_page(conn, &page).await }.boxed());
+            self.db.write_page(move |conn| async move { acquired_data::commit_page(conn, &unit).await }.boxed());
         let committed = commit.await?;
         if let Some(occurrences) = &reading.occurrences {
             occurrences.lock().unwrap().advance(committed.seen);
+        } else if let Some(keyed) = &reading.keyed {
+            keyed.lock().unwrap().advance(committed.seen);
         }
         self.readings.get_mut(&source_id).unwrap().page_seq += 1;
-        Ok(format!("{:?}", committed.counts))
+        let settled = if last { self.settle(source_id, page).await? } else { String::new() };
+        Ok(format!("{:?}{settled}", committed.counts))
+    }
+
+    /// What the read that this page ended left waiting, a few records at a time.
+    async fn settle(&mut self, source_id: i64, mut page: Page) -> Result<String> {
+        (page.records, page.quarantined, page.keyed, page.ends_read) = (Records::default(), Vec::new(), None, false);
+        page.settles = Some(Room { rows: 4, bytes: 100 });
+        let mut told = String::new();
+        loop {
+            let is_any = {
+                let mut reader = self.db.read().await.unwrap();
+                acquired_data::any_repeats(&mut reader.conn(), &page.checkpoint.key).await.unwrap()
+            };
+            if !is_any {
+                return Ok(told);
+            }
+            page.checkpoint.page_seq += 1;
+            let unit = page.clone();
+            let commit =
+                self.db.write_page(move |conn| async move { acquired_data::commit_page(conn, &unit).await }.boxed());
+            told += &format!(" {:?}", commit.await?.counts);
+            self.readings.get_mut(&source_id).unwrap().page_seq += 1;
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the members of one operation")]

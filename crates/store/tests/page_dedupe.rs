@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use matome_model::source::Dedupe;
 use matome_testbed::{TestDb, databases};
-use page_support::Reading;
+use page_support::{Random, Reading};
 
 const A: &str = r#"{"a":1}"#;
 const A_AGAIN: &str = r#" { "a" : 1.0e0 } "#;
@@ -176,18 +176,5 @@ async fn union_of_multisets(bed: &TestDb, mut random: Random, counted: Option<us
         let expected: Vec<&str> =
             model.iter().flat_map(|(&n, &copies)| std::iter::repeat_n(contents[n].as_str(), copies)).collect();
         reading.assert_stored(&expected).await;
-    }
-}
-
-/// A generator of numbers that are the same for the same seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % u64::try_from(limit.max(1)).unwrap()).unwrap()
     }
 }

@@ -261,7 +261,9 @@ impl ApiReader {
         (self.gathered_bytes, self.gathered_since) = (0, None);
         all.extend(items);
         let checkpoint = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
-        Ok(Batch { items: all, checkpoint, stats: std::mem::take(&mut self.exchange.stats) })
+        // Otherwise it goes on at the beginning of the page.
+        let is_exact = self.request.resume_inside || self.page.is_none() && self.failure.is_none();
+        Ok(Batch { items: all, checkpoint, is_exact, stats: std::mem::take(&mut self.exchange.stats) })
     }
 
     fn gather(&mut self, items: Vec<Item>) {

@@ -220,7 +220,9 @@ impl Pump {
             self.state.records = last.position().record;
         }
         let checkpoint: Box<RawValue> = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
-        let batch = Batch { items, checkpoint, stats: std::mem::take(&mut self.stats) };
+        // Otherwise a read begins at the first document, whatever its checkpoint.
+        let is_exact = self.request.resume_inside;
+        let batch = Batch { items, checkpoint, is_exact, stats: std::mem::take(&mut self.stats) };
         self.sender.blocking_send(Ok(batch)).map_err(|_| Stop::Abandoned)
     }
 }

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
 use super::occurrences::{Occurrences, SeenInPage};
+use super::repeats::{Settled, Waiting};
 use super::{Page, as_i64, versions};
 use crate::db::Conn;
 use crate::error::{Result, StoreError};
@@ -15,9 +16,15 @@ use crate::error::{Result, StoreError};
 /// Identity of a record in its source stream, as `key_hash` stores it.
 pub(super) type Key = [u8; 16];
 
-/// The records to insert, in the page's order.
+/// What becomes of the records of a page.
+#[derive(Default)]
 pub(super) struct Selection {
+    /// The records to insert, in the page's order.
     pub(super) new: Vec<New>,
+    /// Those of which it is not known yet.
+    pub(super) waiting: Vec<Waiting>,
+    /// Keys with records of earlier pages of which it was not known.
+    pub(super) settled: Vec<Settled>,
     pub(super) seen: SeenInPage,
 }
 
@@ -68,11 +75,9 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
     match page.dedupe {
         Dedupe::None => {
             let new = all().map(|(index, _)| New { index, key: None, version: 1 }).collect();
-            return Ok(Selection { new, seen: SeenInPage::default() });
+            return Ok(Selection { new, ..Selection::default() });
         }
-        Dedupe::Key => {
-            return Ok(Selection { new: versions::select(conn, page).await?, seen: SeenInPage::default() });
-        }
+        Dedupe::Key => return versions::select(conn, page).await,
         Dedupe::Rows | Dedupe::Hash => {}
     }
 
@@ -113,14 +118,14 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
             }
             let (new, met) = select_copies(conn, page, &contents, &members).await?;
             seen.met.extend(met);
-            Ok(Selection { new, seen })
+            Ok(Selection { new, seen, ..Selection::default() })
         }
         _ => {
             let is_new = |(content, id): (&Content, &Option<i64>)| {
                 id.is_none().then_some(New { index: content.index, key: Some(content.key), version: 1 })
             };
             let new = contents.iter().zip(&found).filter_map(is_new).collect();
-            Ok(Selection { new, seen: SeenInPage::default() })
+            Ok(Selection { new, ..Selection::default() })
         }
     }
 }

@@ -90,7 +90,7 @@ fn jsonb(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-pub(super) fn push_hex(out: &mut Vec<u8>, hash: &[u8; 32]) {
+pub(super) fn push_hex(out: &mut Vec<u8>, hash: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend(hash.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
 }

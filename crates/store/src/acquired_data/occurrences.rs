@@ -55,7 +55,10 @@ pub struct Occurrences {
 pub struct SeenInPage {
     /// Copy 0 of the contents that the page stored, for a first load.
     pub(super) stored: Vec<Key>,
+    /// Ids of stored rows whose content it has.
     pub(super) met: Vec<i64>,
+    /// Records of it wait for the end of the read.
+    pub(super) waits: bool,
     pub(super) repeated: Vec<(Key, u32)>,
 }
 

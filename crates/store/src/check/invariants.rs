@@ -127,6 +127,8 @@ select x.table_name || ' of source ' || x.source_id as place from (
     union all select distinct 'quarantine' as table_name, source_id from quarantine
     union all select distinct 'inbox' as table_name, source_id from inbox
     union all select distinct 'source_schema' as table_name, source_id from source_schemas
+    union all select distinct 'repeat' as table_name, source_id from repeats
+    union all select distinct 'met_version' as table_name, source_id from met_versions
     union all select distinct 'checkpoint' as table_name, source_id from checkpoints
     union all select distinct 'counter' as table_name, source_id from counters
         where table_name in ('acquired_data', 'quarantine')

@@ -12,7 +12,9 @@ use matome_model::clock::Timestamp;
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
 use matome_model::task::Fence;
-use matome_store::acquired_data::{self, Committed, Occurrences, Page, Records, StoredRecord};
+use matome_store::acquired_data::{
+    self, Committed, KeyedRead, Occurrences, Page, PageCounts, Records, Room, StoredRecord,
+};
 use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::db::Db;
 use matome_store::error::Result;
@@ -41,6 +43,7 @@ pub struct Reading {
     pub dedupe: Dedupe,
     page_seq: i64,
     occurrences: Option<Arc<Mutex<Occurrences>>>,
+    keyed: Option<Arc<Mutex<KeyedRead>>>,
     canonicaliser: Canonicaliser,
     pub record_key: Option<RecordKey>,
     counted: Option<usize>,
@@ -70,20 +73,22 @@ impl Reading {
 
     async fn begin(db: Db, source_id: i64, fence: Fence, dedupe: Dedupe) -> Self {
         let key = CheckpointKey { source_id, stream: String::new(), purpose: LIVE.to_owned() };
-        let (checkpoint, occurrences) = db
+        let (checkpoint, occurrences, keyed) = db
             .write(move |conn| {
                 Box::pin(async move {
                     let checkpoint = checkpoints::begin(conn, &fence, &key, 7, 1, false, at()).await?;
-                    Ok((checkpoint, Occurrences::begin(conn, &key).await?))
+                    let keyed = KeyedRead::begin(conn, &key, &checkpoint).await?;
+                    Ok((checkpoint, Occurrences::begin(conn, &key).await?, keyed))
                 })
             })
             .await
             .unwrap();
+        let keyed = (dedupe == Dedupe::Key).then(|| Arc::new(Mutex::new(keyed.expect("little to forget"))));
         let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
         let canonicaliser = Canonicaliser::default();
         let record_key = (dedupe == Dedupe::Key).then(|| RecordKey::new(vec!["id".parse().unwrap()]));
         let (page_seq, counted) = (checkpoint.page_seq, None);
-        Self { db, source_id, fence, dedupe, page_seq, occurrences, canonicaliser, record_key, counted }
+        Self { db, source_id, fence, dedupe, page_seq, occurrences, keyed, canonicaliser, record_key, counted }
     }
 
     /// The same with room for the counts of so many contents.
@@ -138,10 +143,18 @@ impl Reading {
             acquired_at: at(),
             dedupe: self.dedupe,
             occurrences: self.occurrences.clone(),
+            keyed: self.keyed.clone(),
             records: all,
             quarantined: Vec::new(),
-            checkpoint: Advance { key: self.key(), page_seq: self.page_seq, config_rev: 1, state: "{}".to_owned() },
+            checkpoint: Advance {
+                key: self.key(),
+                page_seq: self.page_seq,
+                config_rev: 1,
+                state: "{}".to_owned(),
+                is_exact: false,
+            },
             ends_read: false,
+            settles: None,
             progress: None,
             inbox: None,
             schema: acquired_data::SchemaStep::default(),
@@ -157,7 +170,32 @@ impl Reading {
         if let Some(occurrences) = &self.occurrences {
             occurrences.lock().unwrap().advance(committed.seen.clone());
         }
+        if let Some(keyed) = &self.keyed {
+            keyed.lock().unwrap().advance(committed.seen.clone());
+        }
         Ok(committed)
+    }
+
+    /// The last page of the read, and what waits for it: how many were stored, and how many were known.
+    pub async fn end(&mut self, records: &[&str]) -> PageCounts {
+        let mut page = self.page(records);
+        page.ends_read = true;
+        let mut counts = self.commit(page).await.unwrap().counts;
+        loop {
+            let is_any = {
+                let mut reader = self.db.read().await.unwrap();
+                acquired_data::any_repeats(&mut reader.conn(), &self.key()).await.unwrap()
+            };
+            if !is_any {
+                return counts;
+            }
+            let mut page = self.page(&[]);
+            (page.settles, page.keyed) = (Some(Room { rows: 3, bytes: 1 << 20 }), None);
+            let more = self.commit(page).await.unwrap().counts;
+            counts.stored += more.stored;
+            counts.updated += more.updated;
+            counts.duplicate += more.duplicate;
+        }
     }
 
     pub async fn commit_records(&mut self, records: &[&str]) -> Result<Committed> {
@@ -203,5 +241,18 @@ impl Reading {
         let counted =
             matome_store::counters::of_source(&mut reader.conn(), "acquired_data", self.source_id).await.unwrap();
         assert_eq!(counted, i64::try_from(expected.len()).unwrap());
+    }
+}
+
+/// A generator of numbers that are the same for the same seed (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % u64::try_from(limit.max(1)).unwrap()).unwrap()
     }
 }

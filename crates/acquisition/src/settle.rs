@@ -1,0 +1,95 @@
+//! The end of a read whose records have keys: what came with the content of an older version becomes a version, or turns
+//! out to be known ([`matome_store::acquired_data::KeyedRead`]).
+
+use std::sync::Arc;
+
+use matome_model::source::Dedupe;
+use matome_store::acquired_data::{self, Page, PageCounts, Progress, Records, Room, SchemaStep};
+use matome_store::checkpoints::{self, Advance, CheckpointKey};
+use matome_store::tasks::TaskRow;
+use matome_tasks::{TaskContext, TaskError};
+
+use crate::commit::commit;
+use crate::handler::{AcquisitionHandler, Counts, stopped, store_error};
+
+impl AcquisitionHandler {
+    /// Settles what a read that has ended left behind when its worker died, and adds it to `counts`.
+    pub(crate) async fn settle_left(
+        &self,
+        task: &TaskRow,
+        key: &CheckpointKey,
+        config_rev: i64,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(), TaskError> {
+        let is_left = {
+            let mut reader = self.db.read().await?;
+            let mut conn = reader.conn();
+            checkpoints::find(&mut conn, key).await?.is_some_and(|checkpoint| checkpoint.read_ended)
+                && acquired_data::any_repeats(&mut conn, key).await?
+        };
+        if !is_left {
+            return Ok(());
+        }
+        let (fence, of, now) = (ctx.fence, key.clone(), self.clock.now());
+        let hold = self
+            .db
+            .write(move |conn| Box::pin(async move { checkpoints::hold(conn, &fence, &of, config_rev, now).await }));
+        hold.await.map_err(|err| store_error(err, ctx))?;
+        self.settle(task.id, key, ctx, counts).await
+    }
+
+    /// Settles all that waits of a read that has ended, page by page, and adds it to `counts`.
+    pub(crate) async fn settle(
+        &self,
+        task_id: i64,
+        key: &CheckpointKey,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(), TaskError> {
+        loop {
+            if ctx.stop_reason().is_some() || !ctx.lease_valid() {
+                return Err(stopped(ctx));
+            }
+            let checkpoint = {
+                let mut reader = self.db.read().await?;
+                let mut conn = reader.conn();
+                if !acquired_data::any_repeats(&mut conn, key).await? {
+                    return Ok(());
+                }
+                checkpoints::find(&mut conn, key).await?
+            };
+            let Some(checkpoint) = checkpoint else { return Ok(()) };
+            let before = *counts;
+            let after = move |page: PageCounts| {
+                let mut counts = before;
+                counts.add_settled(page);
+                counts.to_json()
+            };
+            let page = Page {
+                fence: ctx.fence,
+                task_id,
+                acquired_at: self.clock.now(),
+                dedupe: Dedupe::Key,
+                occurrences: None,
+                keyed: None,
+                records: Records::default(),
+                quarantined: Vec::new(),
+                checkpoint: Advance {
+                    key: key.clone(),
+                    page_seq: checkpoint.page_seq,
+                    config_rev: checkpoint.config_rev,
+                    state: checkpoint.state.get().to_owned(),
+                    is_exact: false,
+                },
+                ends_read: false,
+                settles: Some(Room { rows: self.db.page_rows(), bytes: self.db.page_bytes() }),
+                progress: Some(Progress(Arc::new(after))),
+                inbox: None,
+                schema: SchemaStep::default(),
+            };
+            let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
+            counts.add_settled(committed.counts);
+        }
+    }
+}
