@@ -483,7 +483,9 @@ async fn look(bed: &TestDb, stage: &Stage, told: &str) {
     let log = [r#"{"id":1,"state":"off"}"#, r#"{"id":1,"state":"on"}"#].map(str::to_owned);
     let log: Vec<String> = log.into_iter().flat_map(|text| [text.clone(), text]).collect();
     assert_eq!(stage.log.stored().await, log, "{told}: the log");
-    let [_, task] = &tasks_of(&bed.db, LaneKind::Source, stage.log.source_id).await[..] else { panic!("{told}: tasks") };
+    let [_, task] = &tasks_of(&bed.db, LaneKind::Source, stage.log.source_id).await[..] else {
+        panic!("{told}: tasks")
+    };
     let result = task.result.as_deref().unwrap();
     assert_eq!((count(result, "stored"), count(result, "duplicate")), (1, 3), "{told}: {result}");
     let [task] = &tasks_of(&bed.db, LaneKind::Aggregation, stage.aggregation_id).await[..] else {

@@ -33,8 +33,8 @@ use crate::source_schemas::{self, NewVersion};
 use crate::tasks;
 use crate::triggers;
 
-pub use occurrences::{Occurrences, SeenInPage};
 use identity::Selection;
+pub use occurrences::{Occurrences, SeenInPage};
 use repeats::Settled;
 pub use repeats::{KeyedRead, Room, any as any_repeats};
 
@@ -295,7 +295,8 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     lease::lock(conn, &page.fence).await?;
     let was_ended = page.inbox.as_ref().is_some_and(|taken| taken.read_ended);
     let ended = page.ends_read || page.settles.is_some() || was_ended;
-    checkpoints::advance(conn, &page.checkpoint, last_record_id, ended, page.fence.lease_epoch, page.acquired_at).await?;
+    checkpoints::advance(conn, &page.checkpoint, last_record_id, ended, page.fence.lease_epoch, page.acquired_at)
+        .await?;
     let stored = i64::try_from(counts.stored).unwrap_or(i64::MAX);
     counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, stored).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);

@@ -89,8 +89,11 @@ async fn what_is_not_counted_in_memory_is_counted_in_the_database() {
                     *stored += page.iter().filter(|record| record == &content).count();
                 }
             }
-            let all: Vec<&str> =
-                [A, B, C].into_iter().zip(copies).flat_map(|(content, times)| std::iter::repeat_n(content, times)).collect();
+            let all: Vec<&str> = [A, B, C]
+                .into_iter()
+                .zip(copies)
+                .flat_map(|(content, times)| std::iter::repeat_n(content, times))
+                .collect();
             reading.assert_stored(&all).await;
             let mut again = reading.restarted().await;
             for page in all.chunks(4).rev() {

@@ -286,9 +286,8 @@ pub struct Room {
 /// The next keys that have something waiting, each with all of it.
 pub(super) async fn next(conn: &mut Conn<'_>, page: &Page, room: Room) -> Result<Vec<(Key, Vec<Place>)>> {
     let stream = &page.checkpoint.key;
-    let rows = conn
-        .fetch_all(NEXT, &[stream.source_id.into(), (&stream.stream).into(), as_i64(room.rows).into()])
-        .await?;
+    let rows =
+        conn.fetch_all(NEXT, &[stream.source_id.into(), (&stream.stream).into(), as_i64(room.rows).into()]).await?;
     let mut keys: Vec<(Key, Vec<Place>)> = Vec::new();
     let (mut bytes, mut is_cut) = (0_usize, rows.len() >= room.rows);
     for row in &rows {
@@ -335,10 +334,8 @@ pub(super) async fn settle(conn: &mut Conn<'_>, page: &Page, settled: &[Settled]
         return Ok(0);
     }
     let stream = &page.checkpoint.key;
-    let entries: Vec<String> = settled
-        .iter()
-        .map(|one| format!("{}{:010}{:010}", encode_hex(one.key), one.known, one.offset))
-        .collect();
+    let entries: Vec<String> =
+        settled.iter().map(|one| format!("{}{:010}{:010}", encode_hex(one.key), one.known, one.offset)).collect();
     let fill = |sql: &str, conn: &Conn<'_>, n: u8| {
         let keys = conn.pick(format!("unnest(${n}::text[]) as k (value)"), format!("json_each(${n}) k"));
         sql.replace("{keys}", &keys)

@@ -216,12 +216,7 @@ async fn find_changes(conn: &mut Conn<'_>, page: &Page, open: &mut [Open]) -> Re
 }
 
 /// Adds to a selection what is new of keys whose sequences are known as far as they count.
-async fn settle_open(
-    conn: &mut Conn<'_>,
-    page: &Page,
-    settling: Vec<Open>,
-    selection: &mut Selection,
-) -> Result<()> {
+async fn settle_open(conn: &mut Conn<'_>, page: &Page, settling: Vec<Open>, selection: &mut Selection) -> Result<()> {
     // What the read has of each key: the newest content if it began with that, what waits, and this page.
     let mut sequences = Vec::with_capacity(settling.len());
     for one in &settling {
