@@ -32,7 +32,7 @@ fn reset_peak(server: &Server) {
 }
 
 /// Rows of about 1 KB, all different; returns how many.
-fn write_rows(path: &Path, megabytes: usize, line: fn(&mut String, usize)) -> usize {
+fn write_rows(path: &Path, megabytes: usize, line: Line) -> usize {
     let mut file = BufWriter::new(std::fs::File::create(path).unwrap());
     let (mut text, mut written, mut rows) = (String::new(), 0, 0);
     if path.extension().is_some_and(|extension| extension == "csv") {
@@ -81,8 +81,11 @@ async fn read(server: &Server, name: &str, config: serde_json::Value, rows: usiz
     peak(server)
 }
 
+/// Writes a row.
+type Line = fn(&mut String, usize);
+
 /// What is read, and how its records are told apart; the suite reads the first.
-const READS: [(&str, &str, fn(&mut String, usize)); 5] = [
+const READS: [(&str, &str, Line); 5] = [
     ("ndjson", "rows", ndjson_line),
     ("ndjson", "hash", ndjson_line),
     ("ndjson", "key", ndjson_line),
