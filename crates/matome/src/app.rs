@@ -36,6 +36,7 @@ use crate::ENGINE_CHILD;
 use crate::cli::{ReachArgs, StorageArgs};
 use crate::failure::{Exit, Failure};
 use crate::housekeeping;
+use crate::isolated::{Isolated, Surroundings};
 use crate::message::Message;
 
 /// Connections to PostgreSQL of one process that has an API.
@@ -127,6 +128,8 @@ struct Inner {
     registry: Registry,
     engine: Engine,
     limits: Limits,
+    /// Runs tasks that may be what kills their workers.
+    isolated: Arc<Isolated>,
     router: Router,
     is_first_start: bool,
     /// Cancelled when the process is about to stop: not ready any more, no new claims.
@@ -181,6 +184,9 @@ impl App {
                 }),
             });
         }
+        let (storage, reach) = (storage.clone(), reach.clone());
+        let surroundings = Surroundings { storage, reach, aggregation_memory: aggregation_memory_mib };
+        let isolated = Arc::new(Isolated(surroundings));
         let (workers, process) = (TaskTracker::new(), Mutex::new(process));
         let inner = Inner {
             parts,
@@ -191,6 +197,7 @@ impl App {
             registry,
             engine,
             limits,
+            isolated,
             router,
             is_first_start,
             draining,
@@ -242,7 +249,7 @@ impl App {
             return;
         }
         let options = WorkerOptions { deadline: app.parts.deadline, ..WorkerOptions::new(queue, slots) };
-        let worker = Worker::new(process, app.bus.clone(), options, handler);
+        let worker = Worker::new(process, app.bus.clone(), options, handler).isolating(app.isolated.clone());
         app.workers.spawn(worker.run(app.draining.clone()));
     }
 

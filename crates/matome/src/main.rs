@@ -10,6 +10,7 @@ mod console;
 mod demo;
 mod failure;
 mod housekeeping;
+mod isolated;
 mod message;
 mod migrate;
 mod output;
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
     }
     // reqwest asks for the process's TLS provider; there is one in this binary.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == isolated::TASK_CHILD) {
+        return isolated::run_child();
+    }
     let args: Vec<OsString> = std::env::args_os().collect();
     let environment = config::environment();
     // Until the settings are read, the language is what the environment says.
@@ -158,7 +162,7 @@ async fn short(command: Command, config: &Config, console: &Console) -> Result<(
         Command::Healthcheck(args) => Box::pin(commands::healthcheck::run(args)).await,
         Command::Completions(args) => commands::completions::run(&args),
         Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_) => unreachable!("handled before"),
-        Command::Demo(_) | Command::Bench(_) | Command::Config(_) | Command::EngineChild => {
+        Command::Demo(_) | Command::Bench(_) | Command::Config(_) | Command::EngineChild | Command::TaskChild => {
             unreachable!("handled before")
         }
     }

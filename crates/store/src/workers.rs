@@ -24,7 +24,7 @@ pub struct NewWorker {
 
 const REGISTER: &str = "insert into workers (boot, role, host, pid, version, schema_version, started_at, last_beat_at)
 values ($1, $2, $3, $4, $5, $6, $7, $7)
-on conflict (boot) do update set gone_at = null, beat_seq = workers.beat_seq + 1, last_beat_at = excluded.last_beat_at";
+on conflict (boot) do update set gone_at = null, draining = false, beat_seq = workers.beat_seq + 1, last_beat_at = excluded.last_beat_at";
 
 /// Registers a worker; or brings one back that was declared dead and is not, without its leases.
 ///
@@ -113,7 +113,8 @@ pub async fn cancelled(conn: &mut Conn<'_>, boot: Uuid) -> Result<Vec<Fence>> {
         .collect()
 }
 
-const GONE: &str = "update workers set gone_at = $2 where boot = $1 and gone_at is null";
+// Whoever says goodbye is no dead worker, even when it leaves a lease behind (see `tasks::steal`).
+const GONE: &str = "update workers set gone_at = $2, draining = true where boot = $1 and gone_at is null";
 
 /// Says goodbye: the worker has released all it held.
 ///

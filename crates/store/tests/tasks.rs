@@ -525,3 +525,41 @@ async fn an_error_that_quotes_a_nul_character_can_be_stored() {
         assert!(stored.get().contains("bad"), "{}: {}", bed.name, stored.get());
     }
 }
+
+#[tokio::test]
+async fn a_worker_that_says_goodbye_is_no_death_of_its_tasks() {
+    for bed in databases().await {
+        let db = &bed.db;
+        let (gone, killed) = (Uuid::new_v4(), Uuid::new_v4());
+        for (object_id, boot) in [(1, gone), (2, killed)] {
+            let worker = NewWorker { boot, role: String::new(), host: String::new(), pid: 1, version: String::new() };
+            write!(db, conn => workers::register(conn, &worker, at(0))).unwrap();
+            enqueue_manual(db, object_id, at(0)).await;
+            let claimed = claim_one(db, boot, at(0)).await;
+            assert_eq!(claimed.task.object_id, object_id);
+        }
+        // It could not give back what it held, for instance because the database was away until the end.
+        write!(db, conn => workers::gone(conn, gone, at(1))).unwrap();
+        assert!(write!(db, conn => workers::declare_dead(conn, killed, 0, at(1))).unwrap());
+        for boot in [gone, killed] {
+            write!(db, conn => tasks::steal(conn, boot, at(2))).unwrap();
+        }
+        let crashes = async |object_id: i64| {
+            let sql = "select crash_count from tasks where status = 'pending' and object_id = $1";
+            let mut reader = db.read().await.unwrap();
+            reader.conn().fetch_one(sql, &[object_id.into()]).await.unwrap().int("crash_count").unwrap()
+        };
+        assert_eq!((crashes(1).await, crashes(2).await), (0, 1), "{}", bed.name);
+        // One that comes back and then dies is dead.
+        let worker = NewWorker { boot: gone, role: String::new(), host: String::new(), pid: 1, version: String::new() };
+        write!(db, conn => workers::register(conn, &worker, at(3))).unwrap();
+        let claimed = claim_one(db, gone, at(3)).await;
+        let seq = "select beat_seq from workers where boot = $1";
+        let seq =
+            db.read().await.unwrap().conn().fetch_one(seq, &[gone.into()]).await.unwrap().int("beat_seq").unwrap();
+        assert!(write!(db, conn => workers::declare_dead(conn, gone, seq, at(4))).unwrap());
+        write!(db, conn => tasks::steal(conn, gone, at(4))).unwrap();
+        let before = claimed.task.crash_count;
+        assert_eq!(find(db, claimed.task.id).await.crash_count, before + 1, "{}", bed.name);
+    }
+}

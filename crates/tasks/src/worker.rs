@@ -24,6 +24,9 @@ const POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_s
 /// Until a database that did not answer is asked again.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 
+/// With so many deaths of its worker without a page in between, a task is no longer run beside others.
+const SUSPECT_AFTER: i64 = 2;
+
 /// An attempt that runs so long is stopped after its page and tried again, unless the operator says otherwise.
 pub const ATTEMPT_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
@@ -53,6 +56,8 @@ pub struct Worker {
     process: Arc<Inner>,
     bus: Bus,
     handler: Arc<dyn Handler>,
+    /// For tasks that may be what kills their workers.
+    isolated: Option<Arc<dyn Handler>>,
     running: JoinSet<Done>,
     contexts: HashMap<i64, TaskContext>,
     done: Vec<Done>,
@@ -72,10 +77,18 @@ impl Worker {
             process: process.inner(),
             bus,
             handler,
+            isolated: None,
             running: JoinSet::new(),
             contexts: HashMap::new(),
             done: Vec::new(),
         }
+    }
+
+    /// The same worker, which gives a task to `isolated` when two workers died of what they ran, this task among it: it is
+    /// to run the task alone in a process of its own, and to fail it with reason `poison` when that dies, too.
+    #[must_use]
+    pub fn isolating(self, isolated: Arc<dyn Handler>) -> Self {
+        Self { isolated: Some(isolated), ..self }
     }
 
     /// Works until `shutdown`; then claims nothing more, lets each task finish its page, gives the lanes back
@@ -225,7 +238,8 @@ impl Worker {
             .record(Duration::from_millis(waited.unsigned_abs()).as_secs_f64());
         let ctx = self.process.begin(&task);
         self.contexts.insert(task.task.id, ctx.clone());
-        let handler = Arc::clone(&self.handler);
+        let suspect = self.isolated.as_ref().filter(|_| task.task.crash_count >= SUSPECT_AFTER);
+        let handler = Arc::clone(suspect.unwrap_or(&self.handler));
         let deadline = self.options.deadline;
         self.running.spawn(async move { attempt::run(handler.as_ref(), task, ctx, deadline).await });
         metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);

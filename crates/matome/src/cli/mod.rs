@@ -160,10 +160,13 @@ pub enum Command {
     /// The child process that plans and executes SQL. Started by matome itself.
     #[command(hide = true, name = crate::ENGINE_CHILD)]
     EngineChild,
+    /// The process of one task that may be what kills its workers. Started by matome itself.
+    #[command(hide = true, name = crate::isolated::TASK_CHILD)]
+    TaskChild,
 }
 
 /// Where the data is kept.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub struct StorageArgs {
     /// Directory of the embedded database, its key and its socket.
     #[arg(long, default_value = "matome-data", value_name = "DIR")]
@@ -204,7 +207,7 @@ fn server_database(url: &str) -> Result<String, String> {
 }
 
 /// What sources may reach.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub struct ReachArgs {
     /// Directory that file sources may read beneath. Repeatable.
     #[arg(long = "file-root", value_delimiter = ':', value_name = "DIR")]

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Result, StoreError};
 
+/// The database in a data directory.
+pub(super) const DATABASE_FILE: &str = "matome.db";
+
 /// A data directory that this process holds until the value is dropped. It contains `matome.db`,
 /// `master.key`, the lock file and the control socket.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ impl DataDir {
 
     /// The SQLite file in it.
     pub fn database_file(&self) -> PathBuf {
-        self.path.join("matome.db")
+        self.path.join(DATABASE_FILE)
     }
 }
 

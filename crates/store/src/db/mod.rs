@@ -97,6 +97,24 @@ impl Db {
         Ok(Self::of(Backend::Sqlite { writer, readers, file, _data_dir: Some(data_dir) }))
     }
 
+    /// Opens the embedded database in `data_dir` beside the process that holds that directory: for a child of it, which
+    /// ends with it. SQLite lets one of them write at a time.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub async fn open_beside(data_dir: &Path) -> Result<Self> {
+        let file = data_dir.join(data_dir::DATABASE_FILE);
+        let options = sqlite_options(&file).pragma("wal_autocheckpoint", sqlite_checkpoints::BACKSTOP);
+        let writer = options.connect().await.map_err(|err| corrupt(&file, &err))?;
+        let other = sqlite_options(&file).connect().await.map_err(|err| corrupt(&file, &err))?;
+        let writer = SqliteWriter::start(writer, sqlite_checkpoints::Checkpoints::start(other));
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .test_before_acquire(false)
+            .connect_lazy_with(sqlite_options(&file).read_only(true));
+        Ok(Self::of(Backend::Sqlite { writer, readers, file, _data_dir: None }))
+    }
+
     /// Connects to PostgreSQL. `boot` names this process in `pg_stat_activity`, so that the sessions of a
     /// worker that was declared dead can be ended.
     ///

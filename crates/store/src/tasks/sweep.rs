@@ -12,9 +12,10 @@ use crate::db::{Arg, Conn};
 use crate::error::Result;
 use crate::lanes::{self, LockedLane};
 
-/// With so many deaths of a worker without a page in between, the task itself is taken for the cause. As long as
-/// tasks share a process one death says little about each of them: a machine that is switched off a few times
-/// must not cost anybody a task.
+/// With so many deaths of a worker without a page in between, the task itself is taken for the cause. From the second
+/// on it runs alone in a process of its own, and is failed at once when that dies: see `matome_tasks::Worker::isolating`.
+/// These here are deaths of everything, of which a task is the cause only when it takes the machine with it: one that is
+/// switched off a few times must not cost anybody a task.
 const POISON_AFTER: i64 = 10;
 const POISON: &str = r#"{"message":"its worker died ten times in a row while it ran, without a page committed","causes":[],"position":null,"reason":"poison"}"#;
 /// Lanes that one call takes back at most.
@@ -69,8 +70,11 @@ pub async fn void_leases(conn: &mut Conn<'_>, now: Timestamp) -> Result<Stolen> 
     take_back(conn, &lanes, now).await
 }
 
-const RUNNING: &str = "select id, lane_id, attempt, crash_count, cancel_requested_at from tasks
-where {lanes} and status = 'running'";
+// A worker that said goodbye gave up what it could not give back; no death.
+const RUNNING: &str = "select t.id, t.lane_id, t.attempt, t.crash_count, t.cancel_requested_at,
+    case when w.draining then 0 else 1 end as deaths
+from tasks t left join workers w on w.boot = t.worker and w.gone_at is not null
+where {lanes} and t.status = 'running'";
 
 // The new epoch fences the last holder even if it should come back under its own name.
 const BUMP: &str = "update lanes set lease_epoch = lease_epoch + 1 where {lanes}";
@@ -81,10 +85,10 @@ async fn take_back(conn: &mut Conn<'_>, lanes: &[LockedLane], now: Timestamp) ->
     if ids.is_empty() {
         return Ok(stolen);
     }
-    let running = RUNNING.replace("{lanes}", &conn.any_of("lane_id", 1));
+    let running = RUNNING.replace("{lanes}", &conn.any_of("t.lane_id", 1));
     let mut changes = Vec::new();
     for row in conn.fetch_all(AssertSqlSafe(running), &[Arg::Ints(&ids)]).await? {
-        let crash_count = row.int("crash_count")? + 1;
+        let crash_count = row.int("crash_count")? + row.int("deaths")?;
         let status = match stopped(row.opt_time("cancel_requested_at")?.is_some()) {
             TaskStatus::Pending if crash_count >= POISON_AFTER => TaskStatus::Failed,
             status => status,
