@@ -98,15 +98,66 @@ pub async fn postgres_schema() -> String {
     format!("{url}{separator}options=-c%20search_path%3D{schema}")
 }
 
+/// Makes a database of its own on the test server that at most `connections` sessions of the tests' role may use at once;
+/// returns its URL.
+///
+/// # Panics
+/// When the server is not there.
+pub async fn postgres_database_of(connections: u32) -> String {
+    let url = std::env::var(DATABASE_URL).expect("the test server is there");
+    let name = format!("d_{}", Uuid::new_v4().simple());
+    let mut conn = sqlx::PgConnection::connect(&url).await.expect("the test server answers");
+    let create = format!("create database {name} connection limit {connections}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut conn).await.expect("the role may create databases");
+    let (server, _) = url.rsplit_once('/').expect("a URL has a path");
+    format!("{server}/{name}")
+}
+
+/// Sessions that somebody else holds.
+#[derive(Debug, Default)]
+pub struct Hog(Vec<sqlx::PgConnection>);
+
+impl Hog {
+    /// Takes every session of the database that is free; returns how many more it has now.
+    pub async fn take_all(&mut self, url: &str) -> usize {
+        let before = self.0.len();
+        while let Ok(conn) = sqlx::PgConnection::connect(url).await {
+            self.0.push(conn);
+        }
+        self.0.len() - before
+    }
+
+    /// Ends the sessions of workers through one of its own, as there is no other.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub async fn end_sessions_of_workers(&mut self) -> usize {
+        let conn = self.0.first_mut().expect("it has a session");
+        sqlx::query(SESSIONS_OF_WORKERS).fetch_all(conn).await.expect("the role may end its own sessions").len()
+    }
+}
+
+/// Tasks that schedules made, and how many of them there should not be: beside another of the same schedule and time.
+///
+/// # Panics
+/// When the server is not there.
+pub async fn fires(url: &str) -> (u64, u64) {
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the test server answers");
+    let sql = "select count(*), count(distinct (schedule_id, fire_time)) from tasks where schedule_id is not null";
+    let (all, distinct): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut conn).await.expect("there are tasks");
+    (all.unsigned_abs(), (all - distinct).unsigned_abs())
+}
+
+const SESSIONS_OF_WORKERS: &str = "select pg_terminate_backend(a.pid) from pg_stat_activity a
+where a.application_name in (select 'matome-' || w.boot from workers w)";
+
 /// Ends the sessions of every process that is a worker in the schema that `url` names; returns how many.
 ///
 /// # Panics
 /// When the server is not there.
 pub async fn end_sessions_of_workers(url: &str) -> usize {
     let mut conn = sqlx::PgConnection::connect(url).await.expect("the test server answers");
-    let sql = "select pg_terminate_backend(a.pid) from pg_stat_activity a
-where a.application_name in (select 'matome-' || w.boot from workers w)";
-    sqlx::query(sql).fetch_all(&mut conn).await.expect("the role may end its own sessions").len()
+    sqlx::query(SESSIONS_OF_WORKERS).fetch_all(&mut conn).await.expect("the role may end its own sessions").len()
 }
 
 /// Runs a statement in the schema that `url` names, past everything that guards it.

@@ -3,6 +3,8 @@
 
 pub mod fleet;
 
+pub mod load;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ pub struct Home {
     pub name: &'static str,
     /// More `serve` arguments.
     pub extra: Vec<String>,
+    /// A command that starts `serve` in its own way, such as `prlimit --nofile=64`; the binary and its arguments follow it.
+    pub through: Vec<String>,
 }
 
 /// One home on SQLite and one on PostgreSQL.
@@ -32,7 +36,7 @@ pub async fn homes() -> Vec<Home> {
 pub fn sqlite_home() -> Home {
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("files")).unwrap();
-    Home { dir, database_url: None, name: "sqlite", extra: Vec::new() }
+    Home { dir, database_url: None, name: "sqlite", extra: Vec::new(), through: Vec::new() }
 }
 
 pub async fn postgres_home() -> Home {
@@ -44,6 +48,12 @@ pub async fn postgres_home() -> Home {
 }
 
 impl Home {
+    /// The same home, whose sources may read from `upstream`.
+    pub fn reaching(mut self, upstream: std::net::SocketAddr) -> Self {
+        self.extra.extend(["--egress-allow".to_owned(), format!("127.0.0.1/32:{}", upstream.port())]);
+        self
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -85,6 +95,18 @@ impl Home {
     /// Starts `serve`; its stderr is a pipe.
     pub fn spawn(&self) -> Child {
         let mut command = self.command(&["serve", "--bind", "127.0.0.1:0"]);
+        if let [first, rest @ ..] = self.through.as_slice() {
+            let mut wrapped = Command::new(first);
+            wrapped.args(rest).arg(command.get_program()).args(command.get_args());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => wrapped.env(name, value),
+                    None => wrapped.env_remove(name),
+                };
+            }
+            wrapped.stdin(Stdio::null());
+            command = wrapped;
+        }
         command.arg("--file-root").arg(self.files()).args(&self.extra);
         command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
     }
@@ -169,6 +191,14 @@ impl Server {
         let status = reply.status().as_u16();
         let text = reply.text().await.unwrap();
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// What is at `path`, if the server answers well and soon.
+    pub async fn try_get(&self, path: &str) -> Option<Value> {
+        let url = format!("{}{path}", self.base);
+        let request = self.client.get(url).bearer_auth(&self.token).timeout(Duration::from_secs(2));
+        let reply = request.send().await.ok().filter(|reply| reply.status() == 200)?;
+        serde_json::from_str(&reply.text().await.ok()?).ok()
     }
 
     pub async fn get(&self, path: &str) -> Value {
