@@ -144,18 +144,19 @@ pub(crate) async fn lock_or_create(
 }
 
 // Among active lanes only: leased ones, few, and those of the claim index, whose first entry is the minimum. Lanes that
-// are served next (see `serve_next`) are outside of virtual time.
+// are served next (see `serve_next`) are outside of virtual time. The queue is in the text, so that PostgreSQL plans once:
+// this runs for each task that is accepted.
 const FLOOR: &str = "select min(low) as low from (
     select min(vtime) as low from lanes
-    where queue = $1 and vtime >= 0 and ready and not paused and lease_worker is null
+    where queue = '{queue}' and vtime >= 0 and ready and not paused and lease_worker is null
     union all
-    select min(vtime) as low from lanes where queue = $1 and vtime >= 0 and lease_worker is not null
+    select min(vtime) as low from lanes where queue = '{queue}' and vtime >= 0 and lease_worker is not null
 ) active";
 
 /// The lowest virtual time of the queue's active lanes. A lane that wakes starts from there, so that it
 /// cannot use up what it did not take while it was idle.
 pub(crate) async fn floor(conn: &mut Conn<'_>, queue: Queue) -> Result<Option<f64>> {
-    conn.fetch_one(FLOOR, &[queue.as_str().into()]).await?.opt_float("low")
+    conn.fetch_one(AssertSqlSafe(FLOOR.replace("{queue}", queue.as_str())), &[]).await?.opt_float("low")
 }
 
 // The lanes are locked already, so this never waits for one and may look at the tasks.

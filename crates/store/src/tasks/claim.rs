@@ -52,7 +52,7 @@ order by vtime limit $2",
 
 // A statement of its own behind LOCK_FREE: its snapshot has all that earlier holders of the lanes committed.
 const PICK: (&str, &str) = (
-    "select t.id, t.lane_id from unnest($1::bigint[]) as l (id) cross join lateral (
+    "select t.id, t.lane_id from unnest((select $1::bigint[])) as l (id) cross join lateral (
     select x.id, x.lane_id from tasks x where x.lane_id = l.id and x.status = 'pending' and x.run_at <= $2
     order by x.sort_key, x.id limit 1) t",
     "select t.id, t.lane_id from json_each($1) l join tasks t on t.id = (
@@ -63,7 +63,7 @@ const PICK: (&str, &str) = (
 const LEASE: (&str, &str) = (
     "update lanes set lease_epoch = lease_epoch + 1, lease_worker = $3, lease_task = p.task_id, leased_at = $4,
     vtime = (case when vtime < 0 then coalesce($5, 0) else vtime end) + 1 / weight
-from unnest($1::bigint[], $2::bigint[]) as p (lane_id, task_id) where lanes.id = p.lane_id",
+from unnest((select $1::bigint[]), (select $2::bigint[])) as p (lane_id, task_id) where lanes.id = p.lane_id",
     "update lanes set lease_epoch = lease_epoch + 1, lease_worker = $3, lease_task = p.task_id, leased_at = $4,
     vtime = (case when vtime < 0 then coalesce($5, 0) else vtime end) + 1 / weight
 from (select a.value as lane_id, b.value as task_id from json_each($1) a join json_each($2) b on a.key = b.key) p
