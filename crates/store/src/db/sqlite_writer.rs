@@ -133,7 +133,8 @@ async fn commit_together(
     control: &mut mpsc::Receiver<Box<dyn Unit>>,
     data: &mut mpsc::Receiver<Box<dyn Unit>>,
 ) -> bool {
-    if let Err(err) = statement(conn, "begin immediate").await {
+    // What stands between two units goes in one call: each call is a change of threads to the connection and back.
+    if let Err(err) = statement(conn, "begin immediate; savepoint unit").await {
         first.answer(Some(err));
         return false;
     }
@@ -142,23 +143,27 @@ async fn commit_together(
     let mut broken = None;
     let mut next = Some(first);
     while let Some(mut unit) = next.take() {
-        let ran = run_in_savepoint(conn, unit.as_mut()).await;
+        let ran = unit.run(conn).await;
         done.push(unit);
-        if let Err(err) = ran {
+        if done.len() < UNITS_PER_COMMIT && started.elapsed() < COMMIT_WINDOW {
+            next = control.try_recv().ok();
+            if next.is_none() && !has_data {
+                next = data.try_recv().ok();
+                has_data = next.is_some();
+            }
+        }
+        // A unit that fails takes only its own changes back, and leaves its savepoint to the next. A commit ends the
+        // last one.
+        let between = match (ran, next.is_some()) {
+            (Ok(()), true) => "release unit; savepoint unit",
+            (Err(()), true) => "rollback to unit",
+            (Ok(()), false) => "commit",
+            (Err(()), false) => "rollback to unit; commit",
+        };
+        if let Err(err) = statement(conn, between).await {
             broken = Some(err);
-            break;
+            done.extend(next.take());
         }
-        if done.len() >= UNITS_PER_COMMIT || started.elapsed() >= COMMIT_WINDOW {
-            break;
-        }
-        next = control.try_recv().ok();
-        if next.is_none() && !has_data {
-            next = data.try_recv().ok();
-            has_data = next.is_some();
-        }
-    }
-    if broken.is_none() {
-        broken = statement(conn, "commit").await.err();
     }
     let Some(err) = broken else {
         done.into_iter().for_each(|unit| unit.answer(None));
@@ -173,15 +178,6 @@ async fn commit_together(
         unit.answer(Some(each));
     }
     false
-}
-
-/// Runs one unit; a unit that fails takes only its own changes back.
-async fn run_in_savepoint(conn: &mut SqliteConnection, unit: &mut dyn Unit) -> Result<()> {
-    statement(conn, "savepoint unit").await?;
-    if unit.run(conn).await.is_err() {
-        statement(conn, "rollback to unit").await?;
-    }
-    statement(conn, "release unit").await
 }
 
 async fn statement(conn: &mut SqliteConnection, sql: &'static str) -> Result<()> {
