@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, SubsecRound, TimeDelta, Timelike as _, Utc};
 
 /// An instant in UTC with a resolution of one microsecond, the finest that both stores keep.
 pub type Timestamp = DateTime<Utc>;
@@ -81,8 +81,28 @@ impl Clock {
 
 /// ISO 8601 in UTC as DRF writes it: `2026-11-23T12:00:00.000001Z`, without a fraction when it is zero.
 pub fn iso8601(at: Timestamp) -> String {
-    let format = if at.timestamp_subsec_micros() == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.6fZ" };
-    at.format(format).to_string()
+    use std::fmt::Write as _;
+    // Written out: chrono reads its format anew at each call, and lists have three times a row.
+    let (date, time) = (at.date_naive(), at.time());
+    let mut text = String::with_capacity(27);
+    let year = date.year();
+    match year {
+        0..=9999 => write!(text, "{year:04}"),
+        _ => write!(text, "{year:+05}"),
+    }
+    .expect("text grows");
+    for (before, number) in
+        [('-', date.month()), ('-', date.day()), ('T', time.hour()), (':', time.minute()), (':', time.second())]
+    {
+        text.push(before);
+        text.extend([number / 10, number % 10].map(|digit| char::from_digit(digit, 10).expect("a digit")));
+    }
+    let micros = at.timestamp_subsec_micros();
+    if micros != 0 {
+        write!(text, ".{micros:06}").expect("text grows");
+    }
+    text.push('Z');
+    text
 }
 
 #[cfg(test)]
@@ -94,6 +114,12 @@ mod tests {
         let whole = DateTime::from_timestamp_micros(1_000_000).expect("in range");
         assert_eq!(iso8601(whole), "1970-01-01T00:00:01Z");
         assert_eq!(iso8601(whole + TimeDelta::microseconds(50)), "1970-01-01T00:00:01.000050Z");
+        let (late, early) = (i64::from(i32::MAX) * 2_000_000, -70_000_000_000_000_000);
+        for micros in [0, -1, 951_782_400_000_000, 1_764_034_629_999_999, 253_402_300_799_000_000, late, early] {
+            let at = DateTime::from_timestamp_micros(micros).unwrap();
+            let format = if micros % 1_000_000 == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.6fZ" };
+            assert_eq!(iso8601(at), at.format(format).to_string());
+        }
     }
 
     #[test]

@@ -171,13 +171,8 @@ impl Row {
         match self {
             Row::Sqlite(row) => get(row.try_get(column), column),
             Row::Postgres(row) => {
-                let kind = row
-                    .columns()
-                    .iter()
-                    .find(|c| c.name() == column)
-                    .map(|c| c.type_info().name().to_owned())
-                    .unwrap_or_default();
-                match kind.as_str() {
+                let column_of = row.columns().iter().find(|c| c.name() == column);
+                match column_of.map_or("", |c| c.type_info().name()) {
                     "INT4" => get(row.try_get::<Option<i32>, _>(column), column).map(|v| v.map(i64::from)),
                     "INT2" => get(row.try_get::<Option<i16>, _>(column), column).map(|v| v.map(i64::from)),
                     _ => get(row.try_get(column), column),
