@@ -100,6 +100,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::json("/api/aggregation/sources/", "Aggregation Source List")
             .on(Method::GET, Read, |call| async move { LIST.page(&call, view).await })
+            .first_page(&LIST, None, view)
             .doc(
                 OperationDoc::new("aggregation_sources_list", "List aggregation sources.", 200, Answer::Page(NOUN))
                     .filtered_by(&LISTING),

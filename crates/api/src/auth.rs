@@ -1,7 +1,8 @@
 //! Who asks, and what they may do.
 
 use http::{HeaderMap, header};
-use matome_store::api_tokens::{self, Role};
+use matome_model::clock::Timestamp;
+use matome_store::api_tokens::{self, Bearer, Role};
 
 use crate::error::{ApiError, Result};
 use crate::message::Message;
@@ -35,11 +36,11 @@ impl Permission {
     }
 }
 
-/// The role of the one who asks.
+/// The token that a request shows.
 ///
 /// # Errors
-/// 401 without credentials or with wrong ones.
-pub(crate) async fn authenticate(state: &ApiState, headers: &HeaderMap) -> Result<Role> {
+/// 401 when it shows none.
+pub(crate) fn shown(headers: &HeaderMap) -> Result<&str> {
     let refused = |message| Err(ApiError::Unauthenticated(message));
     let Some(given) = headers.get(header::AUTHORIZATION) else { return refused(Message::NoCredentials) };
     let Some((scheme, token)) = given.to_str().ok().and_then(|text| text.trim().split_once(' ')) else {
@@ -48,12 +49,27 @@ pub(crate) async fn authenticate(state: &ApiState, headers: &HeaderMap) -> Resul
     if !scheme.eq_ignore_ascii_case("bearer") && !scheme.eq_ignore_ascii_case("token") {
         return refused(Message::NoCredentials);
     }
+    Ok(token.trim())
+}
+
+/// The role of the one who asks.
+///
+/// # Errors
+/// 401 without credentials or with wrong ones.
+pub(crate) async fn authenticate(state: &ApiState, headers: &HeaderMap) -> Result<Role> {
+    let token = shown(headers)?;
     let now = state.clock.now();
     let found = {
         let mut reader = state.db.read().await?;
-        api_tokens::find_by_secret(&mut reader.conn(), token.trim(), now).await?
+        api_tokens::find_by_secret(&mut reader.conn(), token, now).await?
     };
-    let Some(found) = found else { return refused(Message::InvalidToken) };
+    let Some(found) = found.map(Bearer::from) else { return Err(ApiError::Unauthenticated(Message::InvalidToken)) };
+    note_use(state, &found, now);
+    Ok(found.role)
+}
+
+/// Notes that a token was used, about once a minute.
+pub(crate) fn note_use(state: &ApiState, found: &Bearer, now: Timestamp) {
     if found.last_used_at.is_none_or(|at| now - at >= chrono::TimeDelta::minutes(1)) {
         let (db, id) = (state.db.clone(), found.id);
         // Nobody waits for it, and nothing depends on it.
@@ -64,5 +80,4 @@ pub(crate) async fn authenticate(state: &ApiState, headers: &HeaderMap) -> Resul
             }
         });
     }
-    Ok(found.role)
 }

@@ -17,13 +17,16 @@ use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use matome_store::api_tokens::Role;
+use matome_store::db::Row;
+use matome_store::error::StoreError;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::auth::{LocalOwner, Permission, authenticate};
+use crate::auth::{LocalOwner, Permission, authenticate, shown};
 use crate::body::{BODY_LIMIT, Body};
 use crate::error::{ApiError, Result};
 use crate::host;
+use crate::list::List;
 use crate::message::{Language, Message, language_of};
 use crate::openapi::OperationDoc;
 use crate::state::ApiState;
@@ -48,11 +51,16 @@ pub(crate) struct Operation {
     pub(crate) method: Method,
     pub(crate) permission: Permission,
     pub(crate) handler: Handler,
+    /// Answers a request without a query string, and checks the token itself. For [`Permission::Read`].
+    pub(crate) first_page: Option<FirstPage>,
     /// None: not in the OpenAPI document.
     pub(crate) doc: Option<OperationDoc>,
 }
 
 pub(crate) type Handler = Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Response>> + Send + Sync>;
+
+/// Gets the token that the request shows, of which nothing is known yet.
+pub(crate) type FirstPage = Arc<dyn Fn(Call, String) -> BoxFuture<'static, Result<Response>> + Send + Sync>;
 
 /// A request on its way to its handler: host, permission and size of the body are checked.
 pub(crate) struct Call {
@@ -104,7 +112,22 @@ impl Endpoint {
         R: Future<Output = Result<Response>> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |call| Box::pin(handler(call)));
-        self.operations.push(Operation { method, permission, handler, doc: None });
+        self.operations.push(Operation { method, permission, handler, first_page: None, doc: None });
+        self
+    }
+
+    /// Gives the method that was added last, the GET of a list, a way to its first page of all rows in one statement
+    /// with the check of the token. `total` as for [`Listing::first_page`](matome_store::listing::Listing::first_page).
+    pub(crate) fn first_page<T, V>(mut self, list: &'static List, total: Option<&'static str>, view: fn(T) -> V) -> Self
+    where
+        T: for<'r> TryFrom<&'r Row, Error = StoreError> + 'static,
+        V: Serialize + 'static,
+    {
+        if let Some(operation) = self.operations.last_mut().filter(|found| found.permission == Permission::Read) {
+            operation.first_page = Some(Arc::new(move |call, token| {
+                Box::pin(async move { list.first_page(&call, &token, total, view).await })
+            }));
+        }
         self
     }
 
@@ -231,6 +254,14 @@ async fn answer(endpoint: &Endpoint, state: ApiState, mut parts: Parts, body: &m
     let origin = host::origin(&state.settings, &parts, is_local)?;
     if endpoint.is_json && !accepts_json(&parts.headers) {
         return Err(ApiError::NotAcceptable);
+    }
+    if !is_local
+        && parts.uri.query().is_none_or(str::is_empty)
+        && let Some(first_page) = endpoint.operation(&parts.method).and_then(|found| found.first_page.as_ref())
+    {
+        let (token, path) = (shown(&parts.headers)?.to_owned(), parts.uri.path().to_owned());
+        let (query, parameter, bytes) = (Vec::new(), None, Bytes::new());
+        return first_page(Call { state, origin, path, query, headers: parts.headers, parameter, bytes }, token).await;
     }
     let role = match () {
         () if is_local => Some(Role::Admin),

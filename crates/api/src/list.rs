@@ -14,6 +14,7 @@ use matome_store::{aggregation_sources, data_sources};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::auth::{self, Permission};
 use crate::endpoint::{Call, json_answer};
 use crate::error::{ApiError, FieldErrors, Result};
 use crate::message::Message;
@@ -79,6 +80,45 @@ impl List {
         };
         let rows = self.listing.rows(&mut reader.conn(), &query, size, (page - 1) * size).await?;
         drop(reader);
+        Self::envelope(call, count, (page, last), &rows, view)
+    }
+
+    /// The first page of all rows, for whoever shows a valid token: what most requests for a list are.
+    pub(crate) async fn first_page<T, V>(
+        &self,
+        call: &Call,
+        token: &str,
+        total: Option<&str>,
+        view: fn(T) -> V,
+    ) -> Result<Response>
+    where
+        T: for<'r> TryFrom<&'r Row, Error = StoreError>,
+        V: Serialize,
+    {
+        let now = call.state.clock.now();
+        let mut reader = call.state.db.read().await?;
+        let found = self.listing.first_page(&mut reader.conn(), token, total, PAGE_SIZE, now).await?;
+        drop(reader);
+        let Some(found) = found else { return Err(ApiError::Unauthenticated(Message::InvalidToken)) };
+        auth::note_use(&call.state, &found.bearer, now);
+        if !Permission::Read.is_granted_to(found.bearer.role) {
+            return Err(ApiError::Forbidden);
+        }
+        let last = ((found.total + PAGE_SIZE - 1) / PAGE_SIZE).max(1);
+        Self::envelope(call, found.total, (1, last), &found.rows, view)
+    }
+
+    fn envelope<T, V>(
+        call: &Call,
+        count: i64,
+        (page, last): (i64, i64),
+        rows: &[Row],
+        view: fn(T) -> V,
+    ) -> Result<Response>
+    where
+        T: for<'r> TryFrom<&'r Row, Error = StoreError>,
+        V: Serialize,
+    {
         let results = rows.iter().map(|row| T::try_from(row).map(view)).collect::<Result<Vec<V>, StoreError>>()?;
         let to = |page: i64| link(call, "page", &if page > 1 { page.to_string() } else { String::new() });
         let next = (page < last).then(|| to(page + 1));

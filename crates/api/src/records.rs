@@ -151,6 +151,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::json("/api/acquisition/data/", "Acquired Data List")
             .on(Method::GET, Read, history::list_records)
+            .first_page(&ACQUIRED, Some(acquired::TOTAL), acquired_view)
             .doc(
                 doc("acquisition_data_list", "List acquired records, newest first.", 200, Answer::Page("AcquiredData"))
                     .filtered_by(&acquired::LISTING)

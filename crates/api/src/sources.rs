@@ -120,6 +120,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::json("/api/acquisition/sources/", "Data Source List")
             .on(Method::GET, Read, |call| async move { LIST.page(&call, view).await })
+            .first_page(&LIST, None, view)
             .doc(
                 OperationDoc::new("acquisition_sources_list", "List data sources.", 200, Answer::Page(NOUN))
                     .filtered_by(&LISTING),

@@ -145,12 +145,66 @@ pub async fn create(
 /// # Errors
 /// When the database is gone.
 pub async fn find_by_secret(conn: &mut Conn<'_>, token: &str, now: Timestamp) -> Result<Option<ApiToken>> {
-    let Some(prefix) = prefix_of(token) else { return Ok(None) };
-    let Some(row) = conn.fetch_optional(FIND_BY_PREFIX, &[prefix.into()]).await? else { return Ok(None) };
-    let is_equal: bool = row.bytes("token_hash")?.ct_eq(Sha256::digest(token.as_bytes()).as_slice()).into();
+    let Some(shown) = Shown::new(token) else { return Ok(None) };
+    let Some(row) = conn.fetch_optional(FIND_BY_PREFIX, &[shown.prefix.into()]).await? else { return Ok(None) };
+    let is_equal = shown.has(&row.bytes("token_hash")?);
     let found = ApiToken::try_from(&row)?;
     let is_valid = found.revoked_at.is_none() && found.expires_at.is_none_or(|at| at > now);
     Ok((is_equal && is_valid).then_some(found))
+}
+
+/// A token that was shown and is valid.
+#[derive(Clone, Copy, Debug)]
+pub struct Bearer {
+    /// See [`ApiToken::id`].
+    pub id: i64,
+    /// See [`ApiToken::role`].
+    pub role: Role,
+    /// See [`ApiToken::last_used_at`].
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl From<ApiToken> for Bearer {
+    fn from(token: ApiToken) -> Self {
+        Self { id: token.id, role: token.role, last_used_at: token.last_used_at }
+    }
+}
+
+/// A token that a statement looks up beside what it is needed for, as `k`: columns, and a condition over the public
+/// prefix in `$1` and the time in `$2`. The secret is compared afterwards, by [`Shown::bearer`].
+pub(crate) const BESIDE: (&str, &str) = (
+    "k.id as token_id, k.role as token_role, k.token_hash as token_hash, k.last_used_at as token_used_at",
+    "k.prefix = $1 and k.revoked_at is null and (k.expires_at is null or k.expires_at > $2)",
+);
+
+/// A token as a client shows it, of which only the form is known to be right.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'t> {
+    token: &'t str,
+    pub(crate) prefix: &'t str,
+}
+
+impl<'t> Shown<'t> {
+    pub(crate) fn new(token: &'t str) -> Option<Self> {
+        prefix_of(token).map(|prefix| Self { token, prefix })
+    }
+
+    /// Its bearer, when the row of a statement with [`BESIDE`] has its secret.
+    pub(crate) fn bearer(&self, row: &Row) -> Result<Option<Bearer>> {
+        if !self.has(&row.bytes("token_hash")?) {
+            return Ok(None);
+        }
+        let role = row.text("token_role")?;
+        Ok(Some(Bearer {
+            id: row.int("token_id")?,
+            role: Role::parse(&role).ok_or_else(|| unknown_word("role", &role))?,
+            last_used_at: row.opt_time("token_used_at")?,
+        }))
+    }
+
+    fn has(&self, hash: &[u8]) -> bool {
+        hash.ct_eq(Sha256::digest(self.token.as_bytes()).as_slice()).into()
+    }
 }
 
 /// Takes a token back; returns whether it was there.

@@ -42,6 +42,10 @@ pub async fn of_source(conn: &mut Conn<'_>, table: &str, source_id: i64) -> Resu
 const OF_LIVE_SOURCES: &str = "select cast(coalesce(sum(c.row_count), 0) as bigint) as row_count from counters c
 where c.table_name = $1
 and c.source_id not in (select s.id from data_sources s where s.deleted_at is not null)";
+/// As [`OF_LIVE_SOURCES`], of raw records, as an expression.
+pub(crate) const ACQUIRED_OF_LIVE_SOURCES: &str = "select cast(coalesce(sum(c.row_count), 0) as bigint) from counters c
+where c.table_name = 'acquired_data'
+and c.source_id not in (select s.id from data_sources s where s.deleted_at is not null)";
 const OF_LIVE_SOURCE: &str = "select cast(coalesce(sum(c.row_count), 0) as bigint) as row_count from counters c
 where c.table_name = $1 and c.source_id = $2
 and c.source_id not in (select s.id from data_sources s where s.deleted_at is not null)";

@@ -371,7 +371,11 @@ async fn a_token_is_found_by_its_whole_secret_until_it_ends() {
             .unwrap();
         let find = async |secret: &str, at| {
             let mut reader = bed.db.read().await.unwrap();
-            api_tokens::find_by_secret(&mut reader.conn(), secret, at).await.unwrap()
+            let found = api_tokens::find_by_secret(&mut reader.conn(), secret, at).await.unwrap();
+            let page = data_sources::LISTING.first_page(&mut reader.conn(), secret, None, 20, at).await.unwrap();
+            let of_page = page.map(|page| (page.bearer.id, page.bearer.role, page.bearer.last_used_at));
+            assert_eq!(of_page, found.as_ref().map(|found| (found.id, found.role, found.last_used_at)), "{}", bed.name);
+            found
         };
         let secret = secret.expose_secret().to_owned();
         let found = find(&secret, at).await.unwrap();

@@ -99,6 +99,9 @@ impl TryFrom<&Row> for AcquiredRecord {
     }
 }
 
+/// The number of all records as [`count`] finds it, for [`Listing::first_page`].
+pub const TOTAL: &str = counters::ACQUIRED_OF_LIVE_SOURCES;
+
 /// Records of all sources, or of one, from their counters: the time does not depend on how many there are.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use matome_model::clock::Timestamp;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
+use crate::api_tokens::{self, Bearer};
 use crate::db::{Arg, Conn, Row};
 use crate::error::{Result, StoreError};
 
@@ -212,6 +213,17 @@ pub struct Query {
     pub order: Vec<Order>,
 }
 
+/// What [`Listing::first_page`] found.
+#[derive(Debug)]
+pub struct FirstPage {
+    /// Who asked.
+    pub bearer: Bearer,
+    /// All rows of the list.
+    pub total: i64,
+    /// Those of the page.
+    pub rows: Vec<Row>,
+}
+
 impl Listing {
     /// The column of an API name.
     pub fn column(&self, name: &str) -> Option<&'static Column> {
@@ -259,6 +271,44 @@ impl Listing {
             self.select, self.table, self.table,
         );
         conn.fetch_all(AssertSqlSafe(sql), &args).await
+    }
+
+    /// The first `limit` of all rows in the list's own order, with their number, for whoever shows a valid `token`: in
+    /// one statement with the check of the token, because two more would cost as much as the page. `total` is an
+    /// expression for the number where counting the rows is not the way. None: the token is not valid.
+    ///
+    /// # Errors
+    /// When the database is gone.
+    pub async fn first_page(
+        &self,
+        conn: &mut Conn<'_>,
+        token: &str,
+        total: Option<&str>,
+        limit: i64,
+        now: Timestamp,
+    ) -> Result<Option<FirstPage>> {
+        let Some(shown) = api_tokens::Shown::new(token) else { return Ok(None) };
+        let query = Query::default();
+        let matching = self.matching(conn, &query, self.gone.as_ref(), &mut Vec::new());
+        let order = self.order_by(&query);
+        let (columns, condition) = api_tokens::BESIDE;
+        let (select, table) = (self.select, self.table);
+        let counted = format!("select count(*) from {table} t where {matching}");
+        let total = total.unwrap_or(&counted);
+        let sql = format!(
+            "select {columns}, ({total}) as list_total, {select} from api_tokens k
+left join (select t.id from {table} t where {matching} order by {order} limit {limit}) page on 1 = 1
+left join {table} t on t.id = page.id
+where {condition} order by {order}"
+        );
+        let mut rows = conn.fetch_all(AssertSqlSafe(sql), &[shown.prefix.into(), now.into()]).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let Some(bearer) = shown.bearer(first)? else { return Ok(None) };
+        let total = first.int("list_total")?;
+        if first.opt_int("id")?.is_none() {
+            rows.clear();
+        }
+        Ok(Some(FirstPage { bearer, total, rows }))
     }
 
     /// Matching rows as they were at a time, newest first: of each key the version that was the newest then. `limit`
