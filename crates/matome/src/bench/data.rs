@@ -195,6 +195,19 @@ pub fn write_file(path: &Path, kind: Kind, seed: u64, count: u64) -> io::Result<
     out.into_inner().map_err(io::IntoInnerError::into_error)?.metadata().map(|metadata| metadata.len())
 }
 
+/// Writes records as one JSON object a line, whatever their kind.
+pub fn write_json_file(path: &Path, kind: Kind, seed: u64, count: u64) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let (mut records, mut line, mut json) = (Records::new(kind, seed), String::new(), Vec::new());
+    for _ in 0..count {
+        json.clear();
+        records.json(&mut line, &mut json);
+        json.push(b'\n');
+        out.write_all(&json)?;
+    }
+    out.flush()
+}
+
 /// Writes records until the file has `bytes` bytes; returns how many there are.
 pub fn write_file_of(path: &Path, kind: Kind, seed: u64, bytes: u64) -> io::Result<u64> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);

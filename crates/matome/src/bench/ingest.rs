@@ -84,30 +84,28 @@ async fn read(target: &Target, server: &Server, source: i64, count: u64) -> Resu
     Ok(usage)
 }
 
-async fn peer(bench: &Bench, on: &Target, kind: Kind, seed: u64, count: u64) -> Result<Option<Peer>, Failure> {
+async fn peer(bench: &Bench, on: &Target, kind: Kind, seed: u64, count: u64) -> Result<Peer, Failure> {
     let db = on.open().await?;
     let source_id = peer::source(&db, &format!("peer {kind:?} {seed}")).await?;
     let peer = if on.database_url.is_some() {
         let file = bench.files().join("ready.copy");
         data::write_copy_file(&file, kind, seed, source_id, count).map_err(failed)?;
-        let peer = peer::psql_copy(on, &file, count).await?;
+        let peer = peer::copy(on, &db, &file, count).await?;
         std::fs::remove_file(&file).map_err(failed)?;
         peer
     } else {
-        Some(peer::bare_insert(&db, kind, seed, source_id, count).await?)
+        peer::bare_insert(&db, kind, seed, source_id, count).await?
     };
     db.close().await;
     Ok(peer)
 }
 
-fn figure(what: String, target: &Target, count: u64, usage: Usage, peer: Option<Peer>) -> Figure {
-    let note = if peer.is_none() { "psql is not here" } else { "" };
+fn figure(what: String, target: &Target, count: u64, usage: Usage, peer: Peer) -> Figure {
     Figure::new(GROUP, what, per_second(count, usage.wall), "rows/s")
         .on(target.name)
-        .beside(peer)
+        .beside(Some(peer))
         .budget(Budget::OfPeer(SHARE_OF_PEER))
         .cost(usage)
-        .note(note)
 }
 
 /// Both kinds into a table that is full already, and the peer into the same.

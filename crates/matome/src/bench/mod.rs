@@ -149,13 +149,16 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
         if wanted(BenchGroup::Start) || wanted(BenchGroup::Memory) {
             let target = place.target(bench, "start").await?;
             processes::serve(bench, &target).await?;
+            place.remove(target).await?;
         }
         let on_data = [BenchGroup::Ingest, BenchGroup::List, BenchGroup::Join];
         if on_data.into_iter().any(wanted) {
             let target = place.target(bench, "main").await?;
             let server = if wanted(BenchGroup::Ingest) {
                 let peer = place.target(bench, "peer").await?;
-                ingest::run(bench, &target, &peer).await?
+                let server = ingest::run(bench, &target, &peer).await?;
+                place.remove(peer).await?;
+                server
             } else {
                 ingest::load(bench, &target).await?
             };
@@ -165,19 +168,24 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
             if wanted(BenchGroup::Join) {
                 join::run(bench, &target, &server).await?;
             }
+            drop(server);
+            place.remove(target).await?;
         }
         if wanted(BenchGroup::Ingest) && bench.sizes.full_rows > 0 {
             let target = place.target(bench, "full").await?;
             ingest::on_full_table(bench, &target).await?;
+            place.remove(target).await?;
         }
         if wanted(BenchGroup::Tasks) {
             let target = place.target(bench, "tasks").await?;
             tasks::run(bench, &target).await?;
+            place.remove(target).await?;
         }
         if wanted(BenchGroup::Memory) {
             for bytes in bench.sizes.files {
                 let target = place.target(bench, &format!("memory_{}", bytes >> 20)).await?;
                 ingest::memory(bench, &target, *bytes).await?;
+                place.remove(target).await?;
             }
         }
     }
@@ -200,6 +208,10 @@ impl Place<'_> {
             (Some(postgres), "postgres") => Target::postgres(postgres, &bench.scratch, label).await,
             _ => Ok(Target::sqlite(&bench.scratch, label)),
         }
+    }
+
+    async fn remove(&mut self, target: Target) -> Result<(), Failure> {
+        target.remove(self.postgres.as_deref_mut()).await
     }
 }
 

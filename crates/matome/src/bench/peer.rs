@@ -32,20 +32,39 @@ pub async fn source(db: &Db, name: &str) -> Result<i64, Failure> {
     Ok(insert.await?)
 }
 
-/// `psql \copy` of a file of ready rows; nothing when psql is not here.
-pub async fn psql_copy(target: &Target, file: &Path, rows: u64) -> Result<Option<Peer>, Failure> {
+/// COPY of a file of ready rows in one transaction: `psql \copy`, or our own driver where psql is not here.
+pub async fn copy(target: &Target, db: &Db, file: &Path, rows: u64) -> Result<Peer, Failure> {
+    if let Some(usage) = psql_copy(target, file).await? {
+        return Ok(Peer { name: "psql \\copy", value: per_second(rows, usage.wall), usage });
+    }
+    let source = tokio::fs::File::open(file).await.map_err(failed)?;
+    let meter = Meter::start(std::process::id(), target.server_pid);
+    let copy = format!("copy acquired_data ({COPY_COLUMNS}) from stdin");
+    db.write(move |conn| Box::pin(async move { conn.copy_in(&copy, source).await })).await?;
+    let usage = meter.end();
+    Ok(Peer { name: "COPY by matome's driver", value: per_second(rows, usage.wall), usage })
+}
+
+/// Nothing when psql is not here.
+async fn psql_copy(target: &Target, file: &Path) -> Result<Option<Usage>, Failure> {
     let Some(url) = &target.database_url else { return Ok(None) };
-    let input = File::open(file).map_err(failed)?;
     let copy = format!("\\copy acquired_data ({COPY_COLUMNS}) from pstdin");
-    let before = (usage::cpu_seconds_of_ended_children(), target.server_pid.and_then(usage::cpu_seconds_of_tree));
-    let started = std::time::Instant::now();
     // The password goes through the environment: arguments can be read by everybody on the machine.
     let (address, password) = without_password(url)?;
     let mut command = Command::new("psql");
-    command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &address, "-c", &copy]).stdin(input);
+    command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &address, "-c", &copy]);
+    command.stdin(File::open(file).map_err(failed)?);
     if let Some(password) = password {
         command.env("PGPASSWORD", password);
     }
+    run(command, target.server_pid).await
+}
+
+/// Runs a program to its good end; what it cost, with what the database `server` did meanwhile. Nothing when it is not
+/// installed.
+pub async fn run(mut command: Command, server: Option<u32>) -> Result<Option<Usage>, Failure> {
+    let before = (usage::cpu_seconds_of_ended_children(), server.and_then(usage::cpu_seconds_of_tree));
+    let started = std::time::Instant::now();
     let mut child = match command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -63,13 +82,15 @@ pub async fn psql_copy(target: &Target, file: &Path, rows: u64) -> Result<Option
     if !status.success() {
         let mut text = String::new();
         let _ = child.stderr.take().map(|mut stderr| std::io::Read::read_to_string(&mut stderr, &mut text));
-        return Err(failed(format!("psql: {text}")));
+        return Err(failed(format!("{}: {text}", command.get_program().display())));
     }
     let spent = |before: Option<f64>, now: Option<f64>| Some(now? - before?);
     let own = spent(before.0, usage::cpu_seconds_of_ended_children());
-    let server = spent(before.1, target.server_pid.and_then(usage::cpu_seconds_of_tree));
-    let cpu = own.zip(server).map(|(own, server)| own + server);
-    Ok(Some(Peer { name: "psql \\copy", value: per_second(rows, wall), usage: Usage { wall, cpu, peak_mib } }))
+    let cpu = match server {
+        None => own,
+        Some(server) => own.zip(spent(before.1, usage::cpu_seconds_of_tree(server))).map(|(own, server)| own + server),
+    };
+    Ok(Some(Usage { wall, cpu, peak_mib }))
 }
 
 fn without_password(url: &str) -> Result<(String, Option<String>), Failure> {

@@ -98,16 +98,21 @@ impl Postgres {
         Ok(url.into())
     }
 
-    /// Removes the databases that were made.
+    /// Removes the databases that are left.
     pub async fn clean(&mut self) -> Result<(), Failure> {
         for name in std::mem::take(&mut self.made) {
-            let drop = format!("drop database if exists {}", quoted(&name));
-            let mut session = self.admin.read().await?;
-            // PostgreSQL sends its autovacuum workers away by itself here; `force` may not do so for a role that is no
-            // superuser, but it ends sessions of ours that are left.
-            if session.conn().execute_script(drop.clone()).await.is_err() {
-                session.conn().execute_script(format!("{drop} with (force)")).await?;
-            }
+            self.drop(&name).await?;
+        }
+        Ok(())
+    }
+
+    async fn drop(&self, name: &str) -> Result<(), Failure> {
+        let drop = format!("drop database if exists {}", quoted(name));
+        let mut session = self.admin.read().await?;
+        // PostgreSQL sends its autovacuum workers away by itself here; `force` may not do so for a role that is no
+        // superuser, but it ends sessions of ours that are left.
+        if session.conn().execute_script(drop.clone()).await.is_err() {
+            session.conn().execute_script(format!("{drop} with (force)")).await?;
         }
         Ok(())
     }
@@ -135,6 +140,21 @@ impl Target {
         let dir = scratch.path().join(format!("postgres-{label}"));
         let url = server.create(label).await?;
         Ok(Self { name: "postgres", dir, database_url: Some(url), server_pid: server.server_pid })
+    }
+
+    /// Removes the database, for the room of the next one. Nothing may be connected to it any more.
+    pub async fn remove(self, server: Option<&mut Postgres>) -> Result<(), Failure> {
+        if let (Some(url), Some(server)) = (&self.database_url, server) {
+            let is_this = |name: &String| url.contains(name.as_str());
+            if let Some(at) = server.made.iter().position(is_this) {
+                let name = server.made.swap_remove(at);
+                server.drop(&name).await?;
+            }
+        }
+        if self.dir.exists() {
+            std::fs::remove_dir_all(&self.dir).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Opens the database in this process and makes the schema.

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Ticks of CPU time a second, as the kernel shows them to every program on every machine that Rust knows.
@@ -113,6 +116,42 @@ pub fn forget_peak(pid: u32) {
     let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
+/// Watches the memory of the children of a process, which come and go.
+pub struct Children {
+    stop: Arc<AtomicBool>,
+    watch: JoinHandle<Option<f64>>,
+}
+
+impl Children {
+    pub fn watch(parent: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&stop);
+        let watch = std::thread::spawn(move || {
+            let mut peak: Option<f64> = None;
+            while !is_over.load(Ordering::Relaxed) {
+                let now = children(parent).into_iter().filter_map(peak_mib).reduce(f64::max);
+                peak = peak.into_iter().chain(now).reduce(f64::max);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            peak
+        });
+        Self { stop, watch }
+    }
+
+    /// The highest peak of any one of them, in MiB.
+    pub fn peak_mib(self) -> Option<f64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.watch.join().ok().flatten()
+    }
+}
+
+/// Children that any thread of a process started.
+fn children(parent: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
+    let lists = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
 /// Measures what happens between its start and its end in one process, and in the database server if there is one.
 pub struct Meter {
     pid: u32,
@@ -165,6 +204,19 @@ mod tests {
         assert!(sum != 1, "the loop is not optimised away");
         let usage = meter.end();
         assert!(usage.peak_mib.unwrap() > 1.0 && usage.wall.as_millis() > 0, "{usage:?}");
+    }
+
+    #[test]
+    fn the_memory_of_children_is_seen() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let watched = Children::watch(std::process::id());
+        while !children(std::process::id()).contains(&child.id()) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(watched.peak_mib().unwrap() > 0.1);
     }
 
     #[test]

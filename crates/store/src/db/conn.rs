@@ -3,6 +3,7 @@
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use sqlx::{Executor as _, PgConnection, SqlSafeStr, SqliteConnection};
+use tokio::io::AsyncRead;
 
 use super::value::{Arg, Row, postgres_arguments, sqlite_arguments};
 use crate::error::{Result, StoreError};
@@ -108,6 +109,19 @@ impl Conn<'_> {
             Conn::Sqlite(conn) => conn.execute(sqlx::raw_sql(script)).await.map(drop)?,
         }
         Ok(())
+    }
+
+    /// Feeds a `copy ... from stdin` with what `source` holds; returns how many rows that were. PostgreSQL only.
+    ///
+    /// # Errors
+    /// When the database refuses the statement or a row, is gone, or is SQLite.
+    pub async fn copy_in(&mut self, copy: &str, source: impl AsyncRead + Unpin) -> Result<u64> {
+        let Conn::Postgres(conn) = self else {
+            return Err(StoreError::Database(sqlx::Error::Protocol("SQLite has no COPY".to_owned())));
+        };
+        let mut copy = conn.copy_in_raw(copy).await?;
+        copy.read_from(source).await?;
+        Ok(copy.finish().await?)
     }
 
     /// Streams rows as they come, without holding the result in memory.
