@@ -15,6 +15,7 @@ use matome_model::source::{Dedupe, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
 use matome_store::acquired_data::{KeyedRead, Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
+use matome_store::adoption::fill::{self, Pending};
 use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use crate::adopt::Fill;
 use crate::commit::commit;
 use crate::drain::Drain;
 use crate::failure::{from_connector, from_refused, too_many_bad};
@@ -142,6 +144,17 @@ enum Fetched {
     Refused(Box<Refused>),
 }
 
+/// What a task begins with.
+struct Loaded {
+    source: DataSource,
+    /// With the secrets in place.
+    config: Box<RawValue>,
+    /// Whether something waits in its inbox.
+    is_waiting: bool,
+    /// Records of the original application that have no identity yet.
+    adopted: Option<Pending>,
+}
+
 /// One read of one source stream.
 struct Read {
     task_id: i64,
@@ -174,13 +187,17 @@ impl AcquisitionHandler {
     async fn acquire(&self, task: TaskRow, ctx: TaskContext) -> Result<TaskOutcome, TaskError> {
         let options: Options = serde_json::from_str(task.payload.get())
             .map_err(|err| TaskError::from_error(Advice::Fail, "payload", &err))?;
-        let (source, config, is_waiting) = self.load(&task).await?;
+        let Loaded { source, config, is_waiting, adopted } = self.load(&task).await?;
         let config = validate_config(source.source_type, config.get())
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
         let (dedupe, record_key, quality) = (common.dedupe, common.key.clone(), common.quality.clone());
         let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
 
+        if let Some(pending) = adopted {
+            let (source_id, config_rev, record_key) = (source.id, source.config_rev, record_key.clone());
+            self.fill(Fill { source_id, config_rev, dedupe, record_key, pending }, &ctx).await?;
+        }
         let started = std::time::Instant::now();
         let key = CheckpointKey { source_id: task.object_id, stream: task.stream.clone(), purpose: LIVE.to_owned() };
         // What the attempts before this one committed.
@@ -239,8 +256,7 @@ impl AcquisitionHandler {
         }
     }
 
-    /// The source, its config with the secrets in place, and whether something waits in its inbox.
-    async fn load(&self, task: &TaskRow) -> Result<(DataSource, Box<RawValue>, bool), TaskError> {
+    async fn load(&self, task: &TaskRow) -> Result<Loaded, TaskError> {
         let source_id = task.object_id;
         let mut reader = self.db.read().await?;
         let mut conn = reader.conn();
@@ -248,7 +264,11 @@ impl AcquisitionHandler {
             return Err(TaskError::fail("source_gone", format!("source {source_id} does not exist")));
         };
         match secrets::reveal(&mut conn, &self.vault, LaneKind::Source, source_id, &source.config).await {
-            Ok(config) => Ok((source, config, inbox::is_waiting(&mut conn, source_id, &task.stream).await?)),
+            Ok(config) => {
+                let is_waiting = inbox::is_waiting(&mut conn, source_id, &task.stream).await?;
+                let adopted = fill::pending(&mut conn, source_id).await?;
+                Ok(Loaded { source, config, is_waiting, adopted })
+            }
             Err(err @ StoreError::Secret { .. }) => Err(TaskError::from_error(Advice::Fail, "secret", &err)),
             Err(err) => Err(err.into()),
         }

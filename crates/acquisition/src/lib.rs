@@ -7,6 +7,7 @@
 //! The next page is fetched and prepared while the one before commits. Whatever goes wrong, the store holds
 //! whole pages, each with its checkpoint; a read that starts again finds what is there already.
 
+mod adopt;
 mod commit;
 mod drain;
 mod failure;

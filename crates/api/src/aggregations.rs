@@ -272,7 +272,12 @@ async fn check_after(conn: &mut Conn<'_>, id: i64, fields: &AggregationFields) -
 }
 
 /// Brings the schedule, the triggers and the lane of a source in line with it.
-async fn align(conn: &mut Conn<'_>, id: i64, fields: &AggregationFields, now: Timestamp) -> Result<(), StoreError> {
+pub(crate) async fn align(
+    conn: &mut Conn<'_>,
+    id: i64,
+    fields: &AggregationFields,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let config = parse(&fields.config).ok().filter(|config| !config.is_draft());
     after::set(conn, id, config.as_ref()).await?;
     let config = config.unwrap_or_default();

@@ -7,6 +7,7 @@
 // The schemas of the OpenAPI document are one large `json!`.
 #![recursion_limit = "256"]
 
+mod adoption;
 mod after;
 mod aggregations;
 mod auth;
@@ -38,6 +39,7 @@ mod trial;
 use axum::Router;
 use axum::extract::Request;
 
+pub use adoption::{Settled, settle_adopted};
 pub use auth::{LocalOwner, Permission};
 pub use body::BODY_LIMIT;
 pub use health::{Health, health_router, not_started};

@@ -11,6 +11,7 @@ use matome_model::field_error::Words;
 use matome_model::schedule::interval_beside_cron;
 use matome_model::source::{SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Priority, Queue};
+use matome_store::adoption;
 use matome_store::counters;
 use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
 use matome_store::db::Conn;
@@ -314,7 +315,12 @@ async fn create_source(call: Call) -> Result<Response> {
 }
 
 /// Brings the schedule and the lane of a source in line with it.
-async fn align(conn: &mut Conn<'_>, id: i64, fields: &SourceFields, now: Timestamp) -> Result<(), StoreError> {
+pub(crate) async fn align(
+    conn: &mut Conn<'_>,
+    id: i64,
+    fields: &SourceFields,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let config = parsed(fields.source_type, &fields.config);
     let options = config.as_ref().and_then(ParsedConfig::schedule).cloned().unwrap_or_default();
     match options.plan(Some(fields.fetch_interval)) {
@@ -425,7 +431,9 @@ async fn ask(
     given: Given<OnChange>,
 ) -> Result<Result<Option<OnChange>, Words>, StoreError> {
     let stored = counters::of_source(conn, counters::ACQUIRED_DATA, id).await?;
-    if stored <= 0 || removals::holds(conn, id).await? {
+    // Records of the original application have no identity before the first read: it will go by the config of that time.
+    let has_identity = adoption::fill::pending(conn, id).await?.is_none();
+    if stored <= 0 || !has_identity || removals::holds(conn, id).await? {
         return Ok(Ok(None));
     }
     if let Given::Value(on_change) = given {

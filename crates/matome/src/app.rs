@@ -320,7 +320,7 @@ async fn open_database(storage: &StorageArgs, boot: Uuid, connections: u32, cloc
 
 /// The master key. A new one is made only where no secret needs an old one, and only by a process with an API: were a worker
 /// elsewhere to make another, it could never read what the API encrypts.
-async fn open_vault(storage: &StorageArgs, db: &Db, parts: &Parts) -> Result<Vault, Failure> {
+pub async fn open_vault(storage: &StorageArgs, db: &Db, parts: &Parts) -> Result<Vault, Failure> {
     let mut reader = db.read().await?;
     let vault = match &storage.master_key_file {
         Some(file) => Vault::from_file(file)?,

@@ -116,6 +116,7 @@ impl From<StoreError> for Failure {
             StoreError::Corrupt { path, what } => {
                 (Exit::Config, Message::Corrupt { path: shown(path) }, Some(said(what)), Message::RestoreBackup)
             }
+            StoreError::TablesHeld(_) => (Exit::Conflict, Message::TablesInUse, causes, Message::StopApplication),
             StoreError::DiskFull(_) => (Exit::Failed, Message::DiskFull, causes, Message::FreeSpace),
             StoreError::Unreachable(_) | StoreError::CommitUnknown(_) => {
                 (Exit::Unreachable, Message::DatabaseGone, causes, Message::CheckDatabase)

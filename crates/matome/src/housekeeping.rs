@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use matome_model::clock::Clock;
 use matome_model::complaint::Complaint;
+use matome_store::adoption::ids;
 use matome_store::db::Db;
 use matome_store::error::Result;
 use matome_store::{aggregation_runs, aggregation_sources, data_sources, removals};
@@ -20,10 +21,13 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Between two looks at the retention of sources.
 const RETENTION_EVERY: Duration = Duration::from_secs(300);
 
+/// Between two looks at the range of ids.
+const IDS_EVERY: Duration = Duration::from_secs(3600);
+
 /// Keeps house until `shutdown`.
 pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
     // Retention of a large source takes its time, and the rest must not wait for it.
-    tokio::join!(retain(&db, &clock, &shutdown), clear(&db, &clock, &shutdown));
+    tokio::join!(retain(&db, &clock, &shutdown), clear(&db, &clock, &shutdown), watch_ids(&db, &shutdown));
 }
 
 async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
@@ -53,6 +57,38 @@ async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Tells when half of the ids that an adopted database can give are used.
+async fn watch_ids(db: &Db, shutdown: &CancellationToken) {
+    let watched = async {
+        loop {
+            match ids_used(db).await {
+                Ok(ranges) => {
+                    for range in ranges {
+                        metrics::gauge!("matome_database_id_used_ratio", "table" => range.table).set(range.used());
+                        if range.is_scarce() {
+                            tracing::warn!(
+                                table = range.table,
+                                "more than half of the ids that `{}` can have are used; run `matome migrate --widen-ids`",
+                                range.table
+                            );
+                        }
+                    }
+                }
+                Err(err) => tracing::warn!(error = %err, "how many ids are used cannot be found out"),
+            }
+            tokio::time::sleep(IDS_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = watched => {}
+    }
+}
+
+async fn ids_used(db: &Db) -> Result<Vec<ids::IdRange>> {
+    ids::ranges(&mut db.read().await?.conn()).await
 }
 
 /// Removes what the retention of sources says.

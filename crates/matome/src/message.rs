@@ -288,6 +288,42 @@ catalogue! {
     SchemaCurrent { to } => "the schema is at version {to} already", "スキーマは既にバージョン {to} です";
     SchemaMigrated { from, to } =>
         "migrated the schema from version {from} to {to}", "スキーマをバージョン {from} から {to} に移行しました";
+    // Taking over a database of the original application.
+    CannotAdopt => "the database cannot be taken over as it is; nothing was changed",
+        "このままではデータベースを引き継げません。何も変更していません";
+    CorrectAndMigrate =>
+        "do what each line says, then run the command again; `matome migrate --plan` shows all of it",
+        "各行の指示に従ってから、もう一度実行してください。全体は `matome migrate --plan` で見られます";
+    TableTaken { rows, size } => "{rows} rows, {size} MiB, are taken over", "{rows} 行、{size} MiB を引き継ぎます";
+    TookOver { sources, aggregations, records, results } =>
+        "took over {sources} sources with {records} records and {aggregations} aggregations with {results} rows",
+        "データソース {sources} 件 (レコード {records} 件) と集約 {aggregations} 件 ({results} 行) を引き継ぎました";
+    SecretsSealedNow { n } => "encrypted {n} secrets of their configs", "設定にあった {n} 個の秘密の値を暗号化しました";
+    NotRunnable { what, names } =>
+        "{what}: these have configs of their own, kept as they are; they run once their configs are corrected: {names}",
+        "{what}: 次の設定は matome のものではないため、そのまま残しています。設定を直すと動きます: {names}";
+    FilledAtFirstRead =>
+        "records get their hash and identity before the first read of their source",
+        "レコードのハッシュと同一性は、そのデータソースの最初の取得の前に計算されます";
+    TablesInUse =>
+        "another session holds the tables of the database",
+        "データベースのテーブルをほかのセッションが使っています";
+    StopApplication =>
+        "stop the application that made them, with its workers, and run the command again",
+        "それを作ったアプリケーションとワーカーを止めてから、もう一度実行してください";
+    WouldMigrate { from, to } =>
+        "would migrate the schema from version {from} to {to}", "スキーマをバージョン {from} から {to} に移行します";
+    WouldWiden { table, size, secs } =>
+        "`{table}.id` gets 64 bits: needs about {size} MiB of free space and {secs} s, in which nobody can use it",
+        "`{table}.id` を 64 ビットにします。空き容量 約 {size} MiB と約 {secs} 秒が必要で、その間テーブルは使えません";
+    Widened { table } => "`{table}.id` has 64 bits now", "`{table}.id` を 64 ビットにしました";
+    AllWide => "the ids have 64 bits already", "ID は既に 64 ビットです";
+    IdsScarce { table, percent } =>
+        "{percent} % of the ids that `{table}` can have are used", "`{table}` が持てる ID の {percent} % を使いました";
+    IdsPlenty => "there are ids enough", "ID には余裕があります";
+    WidenIds =>
+        "run `matome migrate --widen-ids` while nothing else runs; --plan says what it needs",
+        "ほかに何も動いていないときに `matome migrate --widen-ids` を実行してください。必要なものは --plan で分かります";
     DirInUse { dir } => "`{dir}` is in use by another matome process", "`{dir}` は別の matome プロセスが使用中です";
     StopOther => "stop that process, or give another --data-dir",
         "そのプロセスを止めるか、別の --data-dir を指定してください";

@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::db::{Conn, Dialect};
 use crate::error::Result;
+use crate::migrate;
 
 /// Facts about a database and the way to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,17 +32,7 @@ pub async fn about(conn: &mut Conn<'_>) -> Result<About> {
     let started = Instant::now();
     conn.fetch_one("select 1 as one", &[]).await?;
     let answer_millis = started.elapsed().as_millis();
-    let exists = conn.pick(
-        "select 1 as found from pg_catalog.pg_class where oid = to_regclass('schema_history')",
-        "select 1 as found from sqlite_schema where name = 'schema_history'",
-    );
-    let schema_version = match conn.fetch_optional(exists, &[]).await? {
-        None => 0,
-        Some(_) => {
-            let sql = "select coalesce(max(version), 0) as version from schema_history";
-            conn.fetch_one(sql, &[]).await?.int("version")?
-        }
-    };
+    let schema_version = migrate::version(conn).await?;
     let clock_skew_secs = match conn.dialect() {
         Dialect::Sqlite => None,
         Dialect::Postgres => {

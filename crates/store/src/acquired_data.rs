@@ -34,6 +34,7 @@ use crate::tasks;
 use crate::triggers;
 
 use identity::Selection;
+pub(crate) use identity::{content_key, copy_key};
 pub use occurrences::{Occurrences, SeenInPage};
 use repeats::Settled;
 pub use repeats::{KeyedRead, Room, any as any_repeats};
@@ -234,7 +235,9 @@ pub struct StoredRecord {
 const FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $1";
 
 // Aliases in full, because `{which}` compares with other versions of the same key.
-const STREAM: &str = "select t.id, t.acquired_at, coalesce(t.data_hash, ''), {raw_data}, t.key_hash, t.version
+// Ids of an adopted database may have 32 bits.
+const STREAM: &str =
+    "select cast(t.id as bigint), t.acquired_at, coalesce(t.data_hash, ''), {raw_data}, t.key_hash, t.version
 from acquired_data t where t.source_id = $1 and t.id <= $2";
 
 /// Holds for a record that has no newer version among those up to id `$2`.

@@ -233,6 +233,14 @@ pub async fn set_status(conn: &mut Conn<'_>, id: i64, status: SourceStatus, now:
     Ok(conn.execute(SET_STATUS, &[id.into(), status.as_str().into(), now.into()]).await? == 1)
 }
 
+/// Puts the placeholders of its secrets into an adopted config; what it says stays the same.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn seal_config(conn: &mut Conn<'_>, id: i64, config: &RawValue) -> Result<()> {
+    conn.execute("update data_sources set config = $2 where id = $1", &[id.into(), config.into()]).await.map(drop)
+}
+
 /// Hides the source and frees its name; returns whether it was there. Tasks and schedules are the caller's
 /// to end in the same transaction; rows go with [`remove_deleted_batch`].
 ///

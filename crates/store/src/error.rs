@@ -97,6 +97,9 @@ pub enum StoreError {
         /// What is wrong, without the value.
         what: String,
     },
+    /// Another session uses tables that are to be altered.
+    #[error("another session holds the tables")]
+    TablesHeld(#[source] sqlx::Error),
     /// The writer has ended: the process is shutting down.
     #[error("the store is closed")]
     Closed,

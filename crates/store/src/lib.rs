@@ -6,6 +6,7 @@
 
 pub mod about;
 pub mod acquired_data;
+pub mod adoption;
 pub mod aggregated_data;
 pub mod aggregation_runs;
 pub mod aggregation_sources;

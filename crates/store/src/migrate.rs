@@ -26,10 +26,11 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, min_binary: 3, text: include_str!("../migrations/0007_removals.sql") },
     Migration { version: 8, min_binary: 3, text: include_str!("../migrations/0008_priorities.sql") },
     Migration { version: 9, min_binary: 3, text: include_str!("../migrations/0009_repeats.sql") },
+    Migration { version: 10, min_binary: 3, text: include_str!("../migrations/0010_adoptions.sql") },
 ];
 
 /// The schema version that this binary makes and works with.
-pub const SCHEMA_VERSION: i64 = 9;
+pub const SCHEMA_VERSION: i64 = 10;
 
 const CREATE_HISTORY: &str = "
 create table if not exists schema_history (
@@ -58,31 +59,101 @@ pub struct Migrated {
 pub async fn migrate(db: &Db) -> Result<Migrated> {
     db.write(|conn| {
         Box::pin(async move {
-            if conn.dialect() == Dialect::Postgres {
-                // Any constant will do, as long as every matome uses the same.
-                conn.fetch_all("select pg_advisory_xact_lock(7305808869232)", &[]).await?;
-            }
-            conn.execute_script(fill_in(CREATE_HISTORY, conn.dialect())).await?;
-            conn.execute(
-                "insert into instance (instance_id) select $1 where not exists (select 1 from instance)",
-                &[Uuid::new_v4().into()],
-            )
-            .await?;
-            let (from, min_binary) = installed(conn).await?;
-            refuse_foreign(from, min_binary)?;
-            for migration in MIGRATIONS.iter().filter(|m| m.version > from) {
-                conn.execute_script(fill_in(migration.text, conn.dialect())).await?;
-                conn.execute(
-                    "insert into schema_history (version, min_binary) values ($1, $2)",
-                    &[migration.version.into(), migration.min_binary.into()],
-                )
-                .await?;
-            }
-            Ok(Migrated { from, to: from.max(SCHEMA_VERSION) })
+            lock(conn).await?;
+            run(conn, &[]).await
         })
     })
     .await
 }
+
+/// Lets one process at a time change the schema, until its transaction ends.
+pub(crate) async fn lock(conn: &mut Conn<'_>) -> Result<()> {
+    if conn.dialect() == Dialect::Postgres {
+        // Any constant will do, as long as every matome uses the same.
+        conn.fetch_all("select pg_advisory_xact_lock(7305808869232)", &[]).await?;
+    }
+    Ok(())
+}
+
+/// Runs the migrations that are missing, in the caller's transaction. The first leaves out the tables `adopted`, which
+/// are as it would make them.
+pub(crate) async fn run(conn: &mut Conn<'_>, adopted: &[&str]) -> Result<Migrated> {
+    conn.execute_script(fill_in(CREATE_HISTORY, conn.dialect())).await?;
+    conn.execute(
+        "insert into instance (instance_id) select $1 where not exists (select 1 from instance)",
+        &[Uuid::new_v4().into()],
+    )
+    .await?;
+    let (from, min_binary) = installed(conn).await?;
+    refuse_foreign(from, min_binary)?;
+    for migration in MIGRATIONS.iter().filter(|m| m.version > from) {
+        let text = match migration.version {
+            1 => without(migration.text, adopted),
+            _ => migration.text.to_owned(),
+        };
+        conn.execute_script(fill_in(&text, conn.dialect())).await?;
+        conn.execute(
+            "insert into schema_history (version, min_binary) values ($1, $2)",
+            &[migration.version.into(), migration.min_binary.into()],
+        )
+        .await?;
+    }
+    Ok(Migrated { from, to: from.max(SCHEMA_VERSION) })
+}
+
+/// The statements of a migration but those that make one of `tables` or an index of it.
+fn without(text: &str, tables: &[&str]) -> String {
+    let is_left_out = |statement: &&str| {
+        let words: Vec<&str> = statement.split_whitespace().collect();
+        let made =
+            |before: &[&str]| words.windows(before.len() + 1).find(|w| w.starts_with(before)).map(|w| w[before.len()]);
+        let table = match words.first() {
+            Some(&"create") if words.contains(&"index") => made(&["on"]),
+            Some(&"create") => made(&["table"]),
+            _ => None,
+        };
+        table.is_some_and(|table| tables.contains(&table))
+    };
+    statements(text)
+        .iter()
+        .map(String::as_str)
+        .filter(|statement| !is_left_out(statement))
+        .collect::<Vec<_>>()
+        .join(";\n")
+}
+
+/// The statements of a migration, without comments. No text of ours has a semicolon inside a statement.
+fn statements(text: &str) -> Vec<String> {
+    let code = text.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    code.split(';').map(|statement| statement.trim().to_owned()).filter(|statement| !statement.is_empty()).collect()
+}
+
+/// Every table that the migrations make, in the order in which they refer to each other.
+pub fn table_names() -> Vec<String> {
+    let texts = std::iter::once(CREATE_HISTORY).chain(MIGRATIONS.iter().map(|migration| migration.text));
+    let statements = texts.flat_map(statements);
+    let name = |statement: String| {
+        let rest = statement.strip_prefix("create table ")?;
+        let rest = rest.strip_prefix("if not exists ").unwrap_or(rest);
+        rest.split_whitespace().next().map(str::to_owned)
+    };
+    statements.filter_map(name).collect()
+}
+
+/// The version of the schema; 0 when there is none of ours.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn version(conn: &mut Conn<'_>) -> Result<i64> {
+    let exists = conn.pick(HISTORY_POSTGRES, HISTORY_SQLITE);
+    match conn.fetch_optional(exists, &[]).await? {
+        None => Ok(0),
+        Some(_) => installed(conn).await.map(|(version, _)| version),
+    }
+}
+
+const HISTORY_POSTGRES: &str = "select 1 as found from pg_catalog.pg_class where oid = to_regclass('schema_history')";
+const HISTORY_SQLITE: &str = "select 1 as found from sqlite_schema where name = 'schema_history'";
 
 /// Checks that the schema is one that this binary can work with; changes nothing.
 ///
@@ -97,11 +168,7 @@ pub async fn check(db: &Db) -> Result<()> {
 /// # Errors
 /// As [`check`].
 pub async fn check_on(conn: &mut Conn<'_>) -> Result<()> {
-    let exists = conn.pick(
-        "select 1 as found from pg_catalog.pg_class where oid = to_regclass('schema_history')",
-        "select 1 as found from sqlite_schema where name = 'schema_history'",
-    );
-    if conn.fetch_optional(exists, &[]).await?.is_none() {
+    if version(conn).await? == 0 {
         return Err(version_error(0));
     }
     let (found, min_binary) = installed(conn).await?;

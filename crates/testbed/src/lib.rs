@@ -179,3 +179,22 @@ pub async fn hold(url: &str, sql: &'static str) -> impl Send {
     sqlx::raw_sql(sql).execute(&mut conn).await.expect("the statement is right");
     conn
 }
+
+/// Runs a script on the database that `url` names: a dump, or what another application does.
+///
+/// # Panics
+/// When the server refuses it.
+pub async fn run_script(url: &str, script: &str) {
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the test server answers");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned())).execute(&mut conn).await.expect("the script runs");
+}
+
+/// The texts of the first column of a query's rows.
+///
+/// # Panics
+/// When the server refuses it, or a row has none.
+pub async fn texts(url: &str, sql: &str) -> Vec<String> {
+    let mut conn = sqlx::PgConnection::connect(url).await.expect("the test server answers");
+    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()));
+    query.fetch_all(&mut conn).await.expect("every row has a text")
+}

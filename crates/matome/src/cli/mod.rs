@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod db;
 mod doctor;
+mod migrate;
 mod quarantine;
 mod role;
 mod schedule;
@@ -29,6 +30,7 @@ pub use config::ConfigCommand;
 pub use data::{DataCommand, WhichData};
 pub use db::DbCommand;
 pub use doctor::{CompletionsArgs, DoctorArgs, HealthcheckArgs, Shell};
+pub use migrate::MigrateArgs;
 pub use quarantine::{QuarantineCommand, QuarantineTarget, WhichQuarantined};
 pub use role::{BeatArgs, HealthArgs, WebArgs, WorkerArgs};
 pub use schedule::ScheduleCommand;
@@ -116,8 +118,9 @@ pub enum Command {
     Beat(BeatArgs),
     /// Shows the main job on sample data in ./matome-demo, without network.
     Demo(DemoArgs),
-    /// Makes or upgrades the database schema.
-    Migrate(StorageArgs),
+    /// Makes or upgrades the database schema, or takes over the database of the original application.
+    #[command(after_help = migrate::EXAMPLES)]
+    Migrate(MigrateArgs),
     /// Creates API tokens.
     #[command(subcommand)]
     Token(TokenCommand),

@@ -36,6 +36,8 @@ fn japanese(name: &str) -> Option<&'static str> {
         "new" => "新",
         "invariant" => "不変条件",
         "what" => "内容",
+        "table" => "テーブル",
+        "action" => "操作",
         "reason" => "理由",
         "outcome" => "結末",
         "seen" => "回数",

@@ -54,7 +54,8 @@ struct Content {
 // Plan-proof: whatever the statistics say, each key is one descent of the unique index. Any other plan has to
 // sort, also the sequential scan that statistics of an emptied table suggest, and sorting is put out of bounds.
 pub(super) const NO_SORT_POSTGRES: &str = "set local enable_sort = off";
-const LOOKUP_POSTGRES: &str = "select k.n, found.id
+// Ids of an adopted database may have 32 bits.
+const LOOKUP_POSTGRES: &str = "select k.n, found.id::bigint
 from unnest($3::bytea[]) with ordinality as k (key_hash, n)
 cross join lateral (
     select a.id from acquired_data a
@@ -86,7 +87,7 @@ pub(super) async fn select(conn: &mut Conn<'_>, page: &Page) -> Result<Selection
     let mut members: Vec<(usize, u32)> = Vec::with_capacity(page.records.len());
     let mut places: HashMap<Key, usize> = HashMap::with_capacity(page.records.len());
     for (index, record) in all() {
-        let key = first_key(record.hash);
+        let key = content_key(record.hash);
         let place = *places.entry(key).or_insert(contents.len());
         if place == contents.len() {
             contents.push(Content { key, index, copies: 0, seen: 0, is_stored: false });
@@ -247,12 +248,12 @@ async fn select_copies(
 }
 
 /// Identity of the first copy of a content.
-fn first_key(hash: &[u8; 32]) -> Key {
+pub(crate) fn content_key(hash: &[u8; 32]) -> Key {
     *hash.first_chunk().expect("16 is less than 32")
 }
 
 /// Identity of copy `n` of a content, from 1.
-fn copy_key(hash: &[u8; 32], n: u32) -> Key {
+pub(crate) fn copy_key(hash: &[u8; 32], n: u32) -> Key {
     let digest = Sha256::new().chain_update(hash).chain_update(u64::from(n).to_be_bytes()).finalize();
     *digest.first_chunk().expect("16 is less than 32")
 }

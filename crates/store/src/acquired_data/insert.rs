@@ -14,6 +14,10 @@ const COPY: &str = "copy acquired_data
 (source_id, stream, raw_data, metadata, data_hash, acquired_at, key_hash, version)
 from stdin binary";
 
+// COPY BINARY takes a value of the column's own width only, and an adopted database may have ids of 32 bits.
+const WIDTH: &str = "select a.attlen::integer from pg_catalog.pg_attribute a
+where a.attrelid = 'acquired_data'::regclass and a.attname = 'source_id'";
+
 // The sequence of this session: the last id that its COPY was given.
 const LAST_ID: &str = "select currval(pg_get_serial_sequence('acquired_data', 'id'))";
 
@@ -41,7 +45,10 @@ async fn copy(conn: &mut PgConnection, page: &Page, new: &[New]) -> Result<i64> 
     let key = &page.checkpoint.key;
     let mut before = Vec::new();
     before.extend_from_slice(&8_i16.to_be_bytes());
-    field(&mut before, &key.source_id.to_be_bytes());
+    let width: i32 = sqlx::query_scalar(WIDTH).fetch_one(&mut *conn).await?;
+    let source_id = key.source_id.to_be_bytes();
+    // An id that is there fits its column.
+    field(&mut before, &source_id[8 - usize::try_from(width).unwrap_or(8).min(8)..]);
     field(&mut before, key.stream.as_bytes());
     let mut acquired_at = Vec::new();
     field(&mut acquired_at, &(page.acquired_at.timestamp_micros() - POSTGRES_EPOCH_MICROS).to_be_bytes());

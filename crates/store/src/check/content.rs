@@ -30,12 +30,17 @@ pub(super) struct Content {
     mismatch: fn(&mut Canonicaliser, &Row) -> Result<Option<String>>,
 }
 
-// Rows of the original application may have no hash.
+// Rows of the original application may have no hash, or one of their own until they are filled.
 pub(super) const RECORDS: Content = Content {
     name: "record_hash",
     rule: "data_hash is the SHA-256 of a record's canonical form",
-    all: "select id, raw_data, data_hash from acquired_data where data_hash is not null",
-    next: "select id, raw_data, data_hash from acquired_data where id >= $1 and data_hash is not null order by id limit 1",
+    all: "select id, raw_data, data_hash from acquired_data where data_hash is not null and not exists (
+    select 1 from adoptions w where w.kind = 'source' and w.object_id = acquired_data.source_id
+        and acquired_data.id > w.done_id and acquired_data.id <= w.up_to_id)",
+    next: "select id, raw_data, data_hash from acquired_data where id >= $1 and data_hash is not null and not exists (
+    select 1 from adoptions w where w.kind = 'source' and w.object_id = acquired_data.source_id
+        and acquired_data.id > w.done_id and acquired_data.id <= w.up_to_id)
+order by id limit 1",
     ends: "select min(id) as low, max(id) as high from acquired_data",
     mismatch: record,
 };

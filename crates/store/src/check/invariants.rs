@@ -375,6 +375,14 @@ select 'aggregation ' || a.id as place from aggregation_sources a where a.delete
     select b.cause from behind b where b.start_id = a.id)",
     },
     Invariant {
+        name: "adoption",
+        rule: "what is still to be done for the original application's objects belongs to objects that are there",
+        violations: "select w.kind || ' ' || w.object_id as place from adoptions w where (not exists (
+    select 1 from data_sources s where w.kind = 'source' and s.id = w.object_id)
+and not exists (select 1 from aggregation_sources a where w.kind = 'aggregation' and a.id = w.object_id))
+    or w.done_id > w.up_to_id",
+    },
+    Invariant {
         name: "instance",
         rule: "the installation has one id",
         violations: "select count(*) || ' ids' as place from instance having count(*) <> 1",

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use matome_store::adoption::ids;
 use matome_store::db::Snapshot;
 use matome_store::migrate::{self, SCHEMA_VERSION};
 use matome_store::{about, secrets};
@@ -60,6 +61,7 @@ pub async fn look(args: &ServeArgs) -> Vec<Finding> {
         }
     });
     findings.extend(sealed(args, &mut snapshot).await);
+    findings.extend(scarce_ids(&mut snapshot).await);
     if let Some(skew) = about.clock_skew_secs.filter(|skew| skew.abs() > SKEW_SECS) {
         let what = Message::ClockSkew { secs: skew.to_string() };
         findings.push(Finding::new("M023", Severity::Warning, what, Message::SetClocks));
@@ -82,4 +84,17 @@ async fn sealed(args: &ServeArgs, snapshot: &mut Snapshot) -> Option<Finding> {
     }
     let what = Message::SecretsSealed { n: others.to_string() };
     Some(Finding::new("M022", Severity::Error, what, Message::RestoreKey))
+}
+
+/// Whether ids of 32 bits come to an end; an adopted database may have such.
+async fn scarce_ids(snapshot: &mut Snapshot) -> Vec<Finding> {
+    let ranges = ids::ranges(&mut snapshot.conn()).await.unwrap_or_default();
+    let finding = |range: &ids::IdRange| {
+        if !range.is_scarce() {
+            return Finding::ok("M025", Message::IdsPlenty);
+        }
+        let (table, percent) = (range.table.to_owned(), format!("{:.0}", (range.used() * 100.0).floor()));
+        Finding::new("M025", Severity::Warning, Message::IdsScarce { table, percent }, Message::WidenIds)
+    };
+    ranges.iter().filter(|range| !range.is_wide).map(finding).collect()
 }
