@@ -1,5 +1,7 @@
 //! Records that the original application stored get hash and identity page by page, as reading them again would give.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod page_support;
 
 use matome_model::canonical::Canonicaliser;
