@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::response::Response;
 use axum::routing::get;
 use http::{HeaderValue, Method, StatusCode, header};
+use matome_bus::Bus;
 use matome_store::db::Db;
 use matome_tasks::Heart;
 use serde_json::{Map, Value, json};
@@ -37,6 +38,8 @@ async fn ready(call: Call) -> Result<Response> {
 pub struct Health {
     /// The database.
     pub db: Db,
+    /// The bus; workers poll without it, so it does not make a process unready.
+    pub bus: Bus,
     /// Cancelled when the process is about to stop.
     pub draining: CancellationToken,
     /// The heart of the process; none where it has none.
@@ -60,6 +63,11 @@ impl Health {
         }
         let is_draining = self.draining.is_cancelled();
         check("running", if is_draining { Err("the process is stopping".to_owned()) } else { Ok(()) });
+        if self.bus.is_shared() {
+            let told =
+                self.bus.trouble().map_or("ok".to_owned(), |what| format!("not used, tasks start later: {what}"));
+            checks.insert("redis".to_owned(), Value::String(told));
+        }
         readiness(is_ready, checks)
     }
 }

@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 use http::{Method, StatusCode};
+use matome_bus::TaskEvent;
 use matome_model::clock::iso8601;
 use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use matome_store::listing::Query;
@@ -186,6 +187,7 @@ async fn find(call: &Call, queue: Queue, id: i64) -> Result<TaskRow> {
 pub(crate) async fn accepted(call: &Call, queue: Queue, task_id: i64) -> Result<Response> {
     call.state.bus.wake(queue);
     let task = find(call, queue, task_id).await?;
+    call.state.bus.tell(TaskEvent { queue, task_id, status: task.status });
     let location = format!("/api/{queue}/tasks/{task_id}/");
     Ok(json_at(StatusCode::ACCEPTED, &location, &view(task)))
 }
@@ -198,8 +200,9 @@ async fn cancel_task(call: Call, resource: &'static Resource) -> Result<Response
     }
     let (id, now) = (task.id, call.state.clock.now());
     call.state.db.write(move |conn| Box::pin(async move { tasks::cancel(conn, id, now).await })).await?;
-    call.state.bus.wake(resource.queue);
+    call.state.bus.stop(resource.queue);
     let task = find(&call, resource.queue, id).await?;
+    call.state.bus.tell(TaskEvent { queue: resource.queue, task_id: id, status: task.status });
     Ok(json_answer(StatusCode::OK, &view(task)))
 }
 

@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 use crate::ENGINE_CHILD;
 use crate::cli::{ReachArgs, StorageArgs};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, said};
 use crate::housekeeping;
 use crate::isolated::{Isolated, Surroundings};
 use crate::message::Message;
@@ -148,10 +148,11 @@ impl App {
         aggregation_memory_mib: u64,
         parts: Parts,
     ) -> Result<Self, Failure> {
-        let (boot, clock, bus) = (Uuid::now_v7(), Clock::system(), Bus::in_process());
+        let (boot, clock) = (Uuid::now_v7(), Clock::system());
         let registry = registry(reach, clock.clone())?;
         let connections = storage.database_connections.unwrap_or_else(|| parts.connections());
         let db = open_database(storage, boot, connections, &clock).await?;
+        let bus = open_bus(storage, &db).await?;
         let vault = match parts.needs_key() {
             true => Some(open_vault(storage, &db, &parts).await?),
             false => None,
@@ -164,7 +165,7 @@ impl App {
             false => None,
         };
         let heart = process.as_ref().map(Process::heart);
-        let health = Health { db: db.clone(), draining: draining.clone(), heart };
+        let health = Health { db: db.clone(), bus: bus.clone(), draining: draining.clone(), heart };
         let (mut router, mut is_first_start) = (matome_api::health_router(health.clone()), false);
         if let (true, Some(vault)) = (parts.web, &vault) {
             is_first_start = !api_tokens::exist(&mut db.read().await?.conn()).await?;
@@ -267,6 +268,7 @@ impl App {
         if let Some(process) = process {
             process.stop().await;
         }
+        self.0.bus.close().await;
         self.0.db.close().await;
     }
 
@@ -316,6 +318,17 @@ async fn open_database(storage: &StorageArgs, boot: Uuid, connections: u32, cloc
         tracing::info!(tasks = voided.total(), "tasks of the last process are taken up again");
     }
     Ok(db)
+}
+
+/// Redis connects the processes of an installation; an embedded database has one.
+async fn open_bus(storage: &StorageArgs, db: &Db) -> Result<Bus, Failure> {
+    let urls = storage.redis.urls();
+    if storage.database_url.is_none() || urls.is_empty() {
+        return Ok(Bus::in_process());
+    }
+    let instance_id = migrate::instance_id(&mut db.read().await?.conn()).await?;
+    Bus::redis(instance_id, &urls)
+        .map_err(|err| Failure::new(Exit::Config, Message::NoRedisUrl).why(said(err.what)).help(Message::WriteRedisUrl))
 }
 
 /// The master key. A new one is made only where no secret needs an old one, and only by a process with an API: were a worker

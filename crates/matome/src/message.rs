@@ -434,6 +434,10 @@ catalogue! {
         "1024 未満のポートには root が必要です。--bind で別のポートを指定してください";
     CannotListen { address } => "cannot listen on {address}", "{address} で待ち受けられません";
     GiveAddress => "give another address with --bind", "--bind で別のアドレスを指定してください";
+    NoRedisUrl => "`REDIS_URL` is no address of a Redis server", "`REDIS_URL` が Redis サーバーのアドレスではありません";
+    WriteRedisUrl =>
+        "write redis://host:6379, or rediss:// with TLS; ACQUISITION_REDIS_URL, AGGREGATION_REDIS_URL and CELERY_BROKER_URL likewise",
+        "redis://host:6379、TLS なら rediss:// と書いてください。ACQUISITION_REDIS_URL、AGGREGATION_REDIS_URL、CELERY_BROKER_URL も同じです";
     NeedsServer { role } =>
         "`matome {role}` needs PostgreSQL: an embedded database belongs to one process",
         "`matome {role}` には PostgreSQL が必要です。組み込みのデータベースを使えるのは一つのプロセスだけです";

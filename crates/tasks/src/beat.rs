@@ -15,7 +15,7 @@ use matome_store::{tasks, triggers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::liveness::{BEAT_EVERY, DEAD_AFTER};
+use crate::liveness::DEAD_AFTER;
 use crate::sweeper::Sweeper;
 
 /// Between two looks at the schedules.
@@ -24,6 +24,8 @@ const TICK: Duration = Duration::from_millis(500);
 const FIRE_AT_ONCE: i64 = 500;
 /// A wall clock that ran on so much more than time did, between two looks, was set.
 const JUMP: TimeDelta = TimeDelta::minutes(10);
+/// Between two looks for dead workers: they are found by several looks, and their tasks should not wait for long.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Between two searches for what should never be.
 const REPAIR_EVERY: Duration = Duration::from_secs(30);
 
@@ -80,7 +82,7 @@ impl Beat {
         for queue in Queue::ALL {
             self.promote(*queue).await?;
         }
-        if self.swept.elapsed() >= BEAT_EVERY {
+        if self.swept.elapsed() >= SWEEP_EVERY {
             self.swept = Instant::now();
             if self.sweeper.look(&self.db, self.clock.now()).await?.total() > 0 {
                 Queue::ALL.iter().for_each(|queue| self.bus.wake(*queue));

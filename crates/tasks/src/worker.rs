@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use matome_bus::Bus;
+use matome_bus::{Bus, TaskEvent};
 use matome_model::clock::Timestamp;
 use matome_model::complaint::Complaint;
 use matome_model::task::{Fence, Queue, TaskStatus};
 use matome_store::error::Result;
-use matome_store::tasks::{Ended, Finish, RetryPolicy, claim, finish};
+use matome_store::tasks::{End, Ended, Finish, RetryPolicy, claim, finish};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -139,11 +139,10 @@ impl Worker {
             let wait = poll.mul_f64(0.5 + rand::random::<f64>() / 2.0);
             tokio::select! {
                 Some(done) = self.running.join_next() => self.collect(done).await,
-                () = self.bus.woken(self.options.queue) => {
-                    // What woke us may as well be a cancel.
-                    self.process.beat_soon();
-                    look = true;
-                }
+                // A worker that is full leaves what wakes it to others.
+                () = self.bus.woken(self.options.queue), if !is_full && !is_draining => look = true,
+                // The heartbeat learns which tasks.
+                () = self.bus.stopped(self.options.queue) => self.process.beat_soon(),
                 () = tokio::time::sleep(wait), if !is_full && !is_draining => look = true,
                 () = shutdown.cancelled(), if !is_draining => {}
             }
@@ -174,10 +173,14 @@ impl Worker {
             Err(_) => return self.finish_one_by_one().await.map(|()| 0),
         };
         let done = std::mem::take(&mut self.done);
+        let gave_back = done.iter().any(|done| matches!(done.finish.end, End::Released { .. }));
         for (done, ended) in done.iter().zip(ended) {
             self.forget(done, ended);
         }
         let count = claimed.len();
+        if gave_back || (count > 0 && count == slots) {
+            self.bus.pass_on(self.options.queue);
+        }
         let now = self.process.clock.now();
         for task in claimed {
             self.start(task, now);
@@ -236,6 +239,8 @@ impl Worker {
         let waited = (now - task.task.run_at).num_milliseconds().max(0);
         metrics::histogram!("matome_task_wait_seconds", "queue" => queue)
             .record(Duration::from_millis(waited.unsigned_abs()).as_secs_f64());
+        let (task_id, status) = (task.task.id, TaskStatus::Running);
+        self.bus.tell(TaskEvent { queue: self.options.queue, task_id, status });
         let ctx = self.process.begin(&task);
         self.contexts.insert(task.task.id, ctx.clone());
         let suspect = self.isolated.as_ref().filter(|_| task.task.crash_count >= SUSPECT_AFTER);
@@ -249,6 +254,14 @@ impl Worker {
         let fence: &Fence = &done.finish.fence;
         self.process.end(fence);
         self.contexts.remove(&done.finish.task_id);
+        let status = match ended {
+            Ended::Terminal(status) => Some(status),
+            Ended::Waiting { .. } => Some(TaskStatus::Pending),
+            Ended::Fenced => None,
+        };
+        if let Some(status) = status {
+            self.bus.tell(TaskEvent { queue: self.options.queue, task_id: done.finish.task_id, status });
+        }
         let queue = self.options.queue.as_str();
         let outcome = outcome(done, ended);
         metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);
@@ -261,7 +274,6 @@ impl Worker {
 }
 
 fn outcome(done: &Done, ended: Ended) -> &'static str {
-    use matome_store::tasks::End;
     match (ended, &done.finish.end) {
         (Ended::Fenced, _) => "lease_lost",
         (Ended::Waiting { .. }, End::Released { .. }) => "released",

@@ -235,7 +235,7 @@ async fn a_cancel_reaches_a_running_task() {
         wait_for!("progress is shown", find(db, id).await.progress.is_some());
         let now = Clock::system().now();
         db.write(move |conn| Box::pin(async move { tasks::cancel(conn, id, now).await })).await.unwrap();
-        running.bus.wake(Queue::Acquisition);
+        running.bus.stop(Queue::Acquisition);
         wait_for_status(db, id, TaskStatus::Cancelled).await;
         assert_eq!(*actor.stops.lock().unwrap(), [StopReason::Cancelled], "{}", bed.name);
         running.stop().await;
@@ -354,7 +354,7 @@ async fn a_stolen_lease_stops_the_task_and_its_effects_are_refused() {
         let fence =
             matome_model::task::Fence { lane_id: task.lane_id, lease_epoch: task.lease_epoch.unwrap(), worker: boot };
         assert!(db.write(move |conn| Box::pin(async move { lease::lock(conn, &fence).await })).await.is_err());
-        running.bus.wake(Queue::Acquisition);
+        running.bus.stop(Queue::Acquisition);
         wait_for!("the task is told", !actor.stops.lock().unwrap().is_empty());
         assert_eq!(*actor.stops.lock().unwrap(), [StopReason::LeaseLost], "{}", bed.name);
         let task = find(db, id).await;

@@ -77,7 +77,7 @@ impl TestApi {
             previewer: Arc::new(OneRow),
             bus: Bus::in_process(),
             metrics: None,
-            health: Health { db: bed.db.clone(), draining: draining.clone(), heart: None },
+            health: Health { db: bed.db.clone(), bus: Bus::in_process(), draining: draining.clone(), heart: None },
             settings: Arc::new(ApiSettings { trial_limit: Duration::from_secs(5), ..ApiSettings::default() }),
         };
         let [admin, viewer] = tokens(&bed.db).await;

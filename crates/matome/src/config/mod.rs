@@ -85,6 +85,7 @@ impl Config {
         let of_process = |(name, value): (&String, &String)| (format!("${name}"), name.clone(), value.clone());
         config.take_variables(&environment.iter().map(of_process).collect::<Vec<_>>())?;
         config.name_directory_of_sqlite()?;
+        config.tell_redis_without_processes();
         Ok(config)
     }
 
@@ -170,6 +171,23 @@ impl Config {
         self.found.remove("database_url");
         self.found.insert("data_dir", Found { values: vec![dir], origin });
         Ok(())
+    }
+
+    /// Redis connects processes, and an embedded database has one.
+    fn tell_redis_without_processes(&mut self) {
+        if self.found.contains_key("database_url") {
+            return;
+        }
+        for key in ["redis_url", "celery_broker_url", "acquisition_redis_url", "aggregation_redis_url"] {
+            if self.found.contains_key(key) {
+                let name = by_key(key).expect("a setting").variables[0];
+                let why = Words::new(
+                    "Redis connects processes, and an embedded database has one: it is used with DATABASE_URL",
+                    "Redis はプロセスどうしをつなぐもので、組み込みのデータベースを使うプロセスは一つです。DATABASE_URL とともに使われます",
+                );
+                self.without_effect.push((name, why));
+            }
+        }
     }
 
     fn refuse_unknown_names(&self, environment: &Environment) -> Result<(), Failure> {

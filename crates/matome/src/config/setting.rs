@@ -76,6 +76,10 @@ const fn setting(key: &'static str, variables: &'static [&'static str], kind: Ki
 pub const SETTINGS: &[Setting] = &[
     setting("data_dir", &["MATOME_DATA_DIR"], Kind::Path, "matome-data"),
     Setting { is_secret: true, ..setting("database_url", &["DATABASE_URL", "MATOME_DATABASE_URL"], Kind::Text, "") },
+    Setting { is_secret: true, ..setting("redis_url", &["REDIS_URL", "MATOME_REDIS_URL"], Kind::Text, "") },
+    Setting { is_secret: true, ..setting("celery_broker_url", &["CELERY_BROKER_URL"], Kind::Text, "") },
+    Setting { is_secret: true, ..setting("acquisition_redis_url", &["ACQUISITION_REDIS_URL"], Kind::Text, "") },
+    Setting { is_secret: true, ..setting("aggregation_redis_url", &["AGGREGATION_REDIS_URL"], Kind::Text, "") },
     setting("master_key_file", &["MASTER_KEY_FILE", "MATOME_MASTER_KEY_FILE"], Kind::Path, ""),
     setting("max_database", &["MATOME_MAX_DATABASE"], Kind::Count, ""),
     setting("database_connections", &["MATOME_DATABASE_CONNECTIONS"], Kind::Count, ""),
@@ -104,16 +108,6 @@ pub fn by_key(key: &str) -> Option<&'static Setting> {
 
 /// Variables of the original design that this version knows and does not use, and why.
 pub const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
-    (
-        "REDIS_URL",
-        "Redis is not used in this version: tasks are in the database, wake-ups in the process",
-        "この版は Redis を使いません。タスクはデータベースに、起床の通知はプロセス内にあります",
-    ),
-    (
-        "CELERY_BROKER_URL",
-        "Redis is not used in this version: tasks are in the database, wake-ups in the process",
-        "この版は Redis を使いません。タスクはデータベースに、起床の通知はプロセス内にあります",
-    ),
     (
         "SECRET_KEY",
         "nothing is signed in this version: tokens are random, secrets are encrypted with master.key",

@@ -99,3 +99,42 @@ impl Drop for Member {
         let _ = self.child.wait();
     }
 }
+
+/// How long tasks waited for a worker, from the commit that accepted them to their start.
+#[derive(Debug)]
+pub struct Waits(Vec<Duration>);
+
+impl Waits {
+    pub fn of(rows: &[serde_json::Value]) -> Self {
+        let time = |row: &serde_json::Value, name: &str| {
+            let text = row[name].as_str().unwrap_or_else(|| panic!("no {name}: {row}"));
+            chrono::DateTime::parse_from_rfc3339(text).unwrap()
+        };
+        let wait = |row| (time(row, "started_at") - time(row, "created_at")).to_std().unwrap_or_default();
+        let mut waits: Vec<Duration> = rows.iter().map(wait).collect();
+        waits.sort_unstable();
+        Self(waits)
+    }
+
+    pub fn at(&self, percent: usize) -> Duration {
+        self.0[(self.0.len() * percent).div_ceil(100).max(1) - 1]
+    }
+}
+
+impl Server {
+    /// Runs each of `objects` in turn, one every 50 ms, `count` times in all; each must succeed. Returns how long they waited.
+    pub async fn waits(&self, queue: &str, objects: &[i64], count: usize) -> Waits {
+        let mut tasks = Vec::new();
+        for n in 0..count {
+            tasks.push(self.start(queue, objects[n % objects.len()]).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut rows = Vec::new();
+        for task in tasks {
+            let row = self.ended(&task).await;
+            assert_eq!(row["status"], "succeeded", "{row}");
+            rows.push(row);
+        }
+        Waits::of(&rows)
+    }
+}

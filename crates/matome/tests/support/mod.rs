@@ -2,8 +2,9 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod fleet;
-
 pub mod load;
+#[path = "../../../bus/tests/support/mod.rs"]
+pub mod redis;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -26,6 +27,8 @@ pub struct Home {
     pub extra: Vec<String>,
     /// A command that starts `serve` in its own way, such as `prlimit --nofile=64`; the binary and its arguments follow it.
     pub through: Vec<String>,
+    /// Redis, beside PostgreSQL.
+    pub redis_url: Option<String>,
 }
 
 /// One home on SQLite and one on PostgreSQL.
@@ -36,7 +39,7 @@ pub async fn homes() -> Vec<Home> {
 pub fn sqlite_home() -> Home {
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("files")).unwrap();
-    Home { dir, database_url: None, name: "sqlite", extra: Vec::new(), through: Vec::new() }
+    Home { dir, database_url: None, name: "sqlite", extra: Vec::new(), through: Vec::new(), redis_url: None }
 }
 
 pub async fn postgres_home() -> Home {
@@ -75,6 +78,10 @@ impl Home {
         command.env("LC_ALL", "C");
         if let Some(url) = &self.database_url {
             command.env("DATABASE_URL", url);
+        }
+        command.env_remove("REDIS_URL");
+        if let Some(url) = &self.redis_url {
+            command.env("REDIS_URL", url);
         }
         command.stdin(Stdio::null());
         command
