@@ -75,8 +75,8 @@ impl Sizes {
                 ..sizes
             };
         }
-        if args.full {
-            sizes.full_rows = if args.quick { 5_000 } else { 20_000_000 };
+        if let Some(rows) = args.full {
+            sizes.full_rows = if args.quick { rows.min(5_000) } else { rows };
             sizes.files = if args.quick { sizes.files } else { FULL };
         }
         if let Some(rows) = args.rows {

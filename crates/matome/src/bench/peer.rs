@@ -72,7 +72,9 @@ pub async fn run(mut command: Command, server: Option<u32>) -> Result<Option<Usa
     };
     let mut peak_mib = None;
     let status = loop {
-        peak_mib = usage::peak_mib(child.id()).or(peak_mib);
+        // What is installed as a program may be a script that starts it.
+        let now = usage::peak_mib(child.id()).into_iter().chain(usage::peak_mib_of_children(child.id()));
+        peak_mib = now.chain(peak_mib).reduce(f64::max);
         if let Some(status) = child.try_wait().map_err(failed)? {
             break status;
         }

@@ -233,6 +233,9 @@ fn address(child: &mut Child) -> Result<String, Failure> {
     let Some(stderr) = child.stderr.take() else { return Err(failed("`matome serve` has no stderr")) };
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if line.contains(" WARN ") || line.contains(" ERROR ") {
+                super::say(format_args!("serve: {line}"));
+            }
             if let Some((_, rest)) = line.split_once("serving on http://") {
                 let is_part = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '[' | ']');
                 let _ = found.send(rest.chars().take_while(is_part).collect());

@@ -129,8 +129,7 @@ impl Children {
         let watch = std::thread::spawn(move || {
             let mut peak: Option<f64> = None;
             while !is_over.load(Ordering::Relaxed) {
-                let now = children(parent).into_iter().filter_map(peak_mib).reduce(f64::max);
-                peak = peak.into_iter().chain(now).reduce(f64::max);
+                peak = peak.into_iter().chain(peak_mib_of_children(parent)).reduce(f64::max);
                 std::thread::sleep(Duration::from_millis(5));
             }
             peak
@@ -143,6 +142,11 @@ impl Children {
         self.stop.store(true, Ordering::Relaxed);
         self.watch.join().ok().flatten()
     }
+}
+
+/// The highest peak of the children that a process has now, in MiB.
+pub fn peak_mib_of_children(parent: u32) -> Option<f64> {
+    children(parent).into_iter().filter_map(peak_mib).reduce(f64::max)
 }
 
 /// Children that any thread of a process started.

@@ -42,9 +42,10 @@ pub struct BenchArgs {
     /// Tiny sizes, to see that it works.
     #[arg(long)]
     pub quick: bool,
-    /// Also with 20 M rows in the table, and files up to 2 GiB. Needs an hour and 60 GB.
-    #[arg(long)]
-    pub full: bool,
+    /// Also with ROWS rows in the table (20 M, half an hour and 20 GB for each database), and files up to 2 GiB.
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "20000000",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub full: Option<u64>,
     /// Directory on the disk to be measured [default: that for temporary files]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
