@@ -35,9 +35,11 @@ impl AcquisitionHandler {
             // Behind the last record there is nothing: those that were to come were removed.
             let done_id = records.last().map_or(pending.up_to_id, |last| last.id);
             let key = record_key.clone();
-            let records = tokio::task::spawn_blocking(move || hashed(records, key.as_ref()))
-                .await
-                .map_err(|err| TaskError::from_error(matome_tasks::Advice::Fail, "internal", &err))?;
+            let records = tokio::task::spawn_blocking(move || hashed(records, key.as_ref())).await.map_err(|err| {
+                let mut failed = TaskError::panicked();
+                failed.causes = matome_model::field_error::chain(Some(&err));
+                failed
+            })?;
             let (fence, now) = (ctx.fence, self.clock.now());
             let page = FillPage { fence, source_id, config_rev, dedupe, records, done_id, now };
             self.db

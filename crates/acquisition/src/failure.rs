@@ -1,6 +1,7 @@
 //! What a worker is told about a read that could not go on.
 
 use matome_connector::{Advice, ConnectorError};
+use matome_model::say;
 use matome_tasks::{Advice as TaskAdvice, TaskError};
 
 use crate::prepare::Refused;
@@ -13,7 +14,7 @@ pub(crate) fn from_connector(err: &ConnectorError) -> TaskError {
     };
     // Plain numbers and text always make JSON.
     let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
-    TaskError::from_error(advice, reason(err), err).at(position)
+    TaskError { causes: err.causes(), ..TaskError::new(advice, reason(err), err.words()) }.at(position)
 }
 
 /// A page of which nothing may be stored: the read stops before it, until record, source or rules change.
@@ -26,9 +27,11 @@ pub(crate) fn from_refused(refused: Refused) -> TaskError {
 pub(crate) fn too_many_bad(quarantined: u64, read: u64) -> TaskError {
     TaskError::fail(
         "quarantine_limit",
-        format!(
+        say!(
             "{quarantined} of {read} records went to quarantine, more than `quarantine` of the source allows; look at \
-             their reasons, and correct the source, its config or the limit"
+             their reasons, and correct the source, its config or the limit",
+            "{read} 件のうち {quarantined} 件が隔離され、データソースの `quarantine` が許す数を超えました。理由を確かめて、\
+             データソース、その config、または上限を直してください"
         ),
     )
 }

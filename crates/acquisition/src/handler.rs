@@ -11,6 +11,7 @@ use matome_model::canonical::Limits;
 use matome_model::clock::Clock;
 use matome_model::drift::{DriftPolicy, Shape, Watch};
 use matome_model::record_key::RecordKey;
+use matome_model::say;
 use matome_model::source::{Dedupe, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
@@ -185,8 +186,10 @@ impl AcquisitionHandler {
     }
 
     async fn acquire(&self, task: TaskRow, ctx: TaskContext) -> Result<TaskOutcome, TaskError> {
-        let options: Options = serde_json::from_str(task.payload.get())
-            .map_err(|err| TaskError::from_error(Advice::Fail, "payload", &err))?;
+        let options: Options = serde_json::from_str(task.payload.get()).map_err(|err| {
+            let what = ("the task's payload is not valid", "タスクの内容が正しくありません");
+            TaskError::because(Advice::Fail, "payload", what, Some(&err))
+        })?;
         let Loaded { source, config, is_waiting, adopted } = self.load(&task).await?;
         let config = validate_config(source.source_type, config.get())
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
@@ -261,7 +264,10 @@ impl AcquisitionHandler {
         let mut reader = self.db.read().await?;
         let mut conn = reader.conn();
         let Some(source) = data_sources::find(&mut conn, source_id).await? else {
-            return Err(TaskError::fail("source_gone", format!("source {source_id} does not exist")));
+            return Err(TaskError::fail(
+                "source_gone",
+                say!("source {source_id} does not exist", "データソース {source_id} がありません"),
+            ));
         };
         match secrets::reveal(&mut conn, &self.vault, LaneKind::Source, source_id, &source.config).await {
             Ok(config) => {
@@ -269,7 +275,7 @@ impl AcquisitionHandler {
                 let adopted = fill::pending(&mut conn, source_id).await?;
                 Ok(Loaded { source, config, is_waiting, adopted })
             }
-            Err(err @ StoreError::Secret { .. }) => Err(TaskError::from_error(Advice::Fail, "secret", &err)),
+            Err(err @ StoreError::Secret { .. }) => Err(TaskError::from_store(Advice::Fail, "secret", &err)),
             Err(err) => Err(err.into()),
         }
     }
@@ -546,7 +552,7 @@ pub(crate) fn judge(quality: &Quality, dedupe: Dedupe) -> Option<Judge> {
 
 pub(crate) fn stopped(ctx: &TaskContext) -> TaskError {
     match ctx.stop_reason() {
-        Some(StopReason::LeaseLost) => TaskError::new(Advice::Fenced, "lease_lost", "the lease was lost"),
+        Some(StopReason::LeaseLost) => TaskError::lease_lost(),
         _ => TaskError::interrupted(),
     }
 }
@@ -554,7 +560,7 @@ pub(crate) fn stopped(ctx: &TaskContext) -> TaskError {
 pub(crate) fn store_error(err: StoreError, ctx: &TaskContext) -> TaskError {
     match &err {
         // Somebody reset the source: what it says now is read by the next attempt, at once.
-        StoreError::CheckpointMoved { .. } => TaskError::from_error(Advice::Interrupted, "reset", &err),
+        StoreError::CheckpointMoved { .. } => TaskError::from_store(Advice::Interrupted, "reset", &err),
         _ if err.is_transient() && ctx.stop_reason().is_some() => stopped(ctx),
         _ => err.into(),
     }

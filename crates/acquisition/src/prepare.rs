@@ -6,7 +6,9 @@ use std::sync::Arc;
 use matome_connector::{Batch, Item, Position, ReadStats};
 use matome_model::canonical::{Canonical, Canonicaliser, Limits, QuarantineReason, write_string};
 use matome_model::drift::{Difference, DriftPolicy, Look, Watch};
+use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
+use matome_model::say;
 use matome_model::validation::{Judge, Policy, Violation};
 use matome_store::acquired_data::Records;
 use matome_store::acquired_data::SchemaStep;
@@ -39,7 +41,7 @@ pub(crate) struct Refused {
     pub(crate) position: Position,
     /// A short code.
     pub(crate) reason: &'static str,
-    pub(crate) message: String,
+    pub(crate) message: Words,
 }
 
 impl Prepared {
@@ -160,7 +162,7 @@ impl Preparer {
             Some(judge) => match judge.judge(canonical.text, &canonical.hash) {
                 Ok(found) => found,
                 Err(err) => {
-                    return Err(Box::new(Refused { position, reason: "unique_limit", message: err.to_string() }));
+                    return Err(Box::new(Refused { position, reason: "unique_limit", message: err.words() }));
                 }
             },
         };
@@ -179,7 +181,7 @@ impl Preparer {
             if schema.watch.policy() == DriftPolicy::Freeze {
                 return Err(Box::new(Refused::by_drift(position, &differences)));
             }
-            let detail = format!("{}; {}", drifted(&differences), QuarantineReason::Drift.remedy());
+            let detail = QuarantineReason::Drift.told(&drifted(&differences));
             self.quarantine(page, raw, &position, (QuarantineReason::Drift, detail));
             return Ok(());
         }
@@ -195,13 +197,7 @@ impl Preparer {
         Ok(())
     }
 
-    fn quarantine(
-        &mut self,
-        page: &mut Prepared,
-        raw: Vec<u8>,
-        position: &Position,
-        (reason, detail): (QuarantineReason, String),
-    ) {
+    fn quarantine(&mut self, page: &mut Prepared, raw: Vec<u8>, position: &Position, (reason, detail): Rejection) {
         let raw_length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
         let mut place = opening(&mut self.opening, &position.document).to_owned();
         push_place(&mut place, position, None);
@@ -212,36 +208,40 @@ impl Preparer {
 
 impl Refused {
     fn by_drift(position: Position, differences: &[Difference]) -> Self {
-        let message = format!(
-            "a record has what the frozen schema of its source has not: {}; correct the source, or accept the new schema \
-             with `matome source schema NAME --accept` (POST `schema/accept/`) and run again",
-            drifted(differences)
+        let Words { english, japanese } = drifted(differences);
+        let message = say!(
+            "a record has what the frozen schema of its source has not: {english}; correct the source, or accept the new \
+             schema with `matome source schema NAME --accept` (POST `schema/accept/`) and run again",
+            "固定したスキーマにないものがレコードにあります: {japanese}。データソースを直すか、\
+             `matome source schema NAME --accept` (POST `schema/accept/`) で新しいスキーマを受け入れてから、もう一度実行して\
+             ください"
         );
         Self { position, reason: "drift", message }
     }
 
     fn by_policy(position: Position, found: &[Violation]) -> Self {
-        let message = format!(
-            "a record is not what its source promises, and the policy `reject_batch` stores nothing of its page: {}",
-            told(found)
+        let Words { english, japanese } = told(found);
+        let message = say!(
+            "a record is not what its source promises, and the policy `reject_batch` stores nothing of its page: {english}",
+            "レコードがデータソースの約束と違います。方針 `reject_batch` により、このページは何も保存されません: {japanese}"
         );
         Self { position, reason: "rejected", message }
     }
 }
 
-fn drifted(differences: &[Difference]) -> String {
-    differences.iter().take(WARNINGS).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+fn drifted(differences: &[Difference]) -> Words {
+    Words::joined(differences.iter().take(WARNINGS).map(Difference::words))
 }
 
 /// Why a record goes to quarantine that breaks the schema or rules.
-fn rejection(found: &[Violation]) -> (QuarantineReason, String) {
+fn rejection(found: &[Violation]) -> Rejection {
     let by_schema = found.iter().any(|violation| !violation.is_rule);
     let reason = if by_schema { QuarantineReason::Schema } else { QuarantineReason::Rule };
-    (reason, format!("{}; {}", told(found), reason.remedy()))
+    (reason, reason.told(&told(found)))
 }
 
-fn told(found: &[Violation]) -> String {
-    found.iter().take(WARNINGS).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+fn told(found: &[Violation]) -> Words {
+    Words::joined(found.iter().take(WARNINGS).map(Violation::words))
 }
 
 /// The last member of a record's metadata; nothing when there are none.
@@ -258,7 +258,7 @@ fn push_warnings(out: &mut String, found: &[Violation]) {
 }
 
 /// Why a record cannot be stored, in a word and in a sentence.
-type Rejection = (QuarantineReason, String);
+type Rejection = (QuarantineReason, Words);
 
 /// A record that can be stored, with its key; or why it cannot.
 fn accept<'a>(
@@ -266,11 +266,11 @@ fn accept<'a>(
     key: Option<&RecordKey>,
     raw: &[u8],
 ) -> Result<(Canonical<'a>, Option<[u8; 16]>), Rejection> {
-    let canonical = canonicaliser.canonicalise(raw).map_err(|rejected| (rejected.reason, rejected.to_string()))?;
+    let canonical = canonicaliser.canonicalise(raw).map_err(|rejected| (rejected.reason, rejected.words()))?;
     let reason = QuarantineReason::Key;
     match key.map(|key| key.identity(canonical.text)).transpose() {
         Ok(key) => Ok((canonical, key)),
-        Err(err) => Err((reason, format!("{err}; {}", reason.remedy()))),
+        Err(err) => Err((reason, reason.told(&err.words()))),
     }
 }
 
@@ -338,7 +338,8 @@ mod tests {
     fn what_breaks_schema_or_rules_goes_to_quarantine() {
         let prepared = judged(Policy::Quarantine, MIXED).unwrap();
         assert_eq!((prepared.records.len(), prepared.warned), (2, 0));
-        let found: Vec<_> = prepared.quarantined.iter().map(|bad| (bad.reason.as_str(), bad.detail.as_str())).collect();
+        let found: Vec<_> =
+            prepared.quarantined.iter().map(|bad| (bad.reason.as_str(), bad.detail.english.as_str())).collect();
         assert_eq!(
             found,
             [
@@ -378,7 +379,7 @@ mod tests {
     fn one_record_refuses_its_whole_batch() {
         let refused = judged(Policy::RejectBatch, MIXED).unwrap_err();
         assert_eq!((refused.reason, refused.position.line), ("rejected", Some(2)));
-        assert!(refused.message.ends_with("/n: -1 is less than 0 (schema, `minimum`)"), "{}", refused.message);
+        assert!(refused.message.english.ends_with("/n: -1 is less than 0 (schema, `minimum`)"), "{}", refused.message);
         assert!(judged(Policy::RejectBatch, &MIXED[..1]).is_ok());
     }
 
@@ -412,7 +413,7 @@ mod tests {
             Item::Rejected {
                 raw: b"a,b,\xff".to_vec(),
                 reason: QuarantineReason::CsvWidth,
-                detail: "row has 3 fields".to_owned(),
+                detail: Words::quoted("row has 3 fields"),
                 position: position("f", Some(3), None),
             },
         ]);
@@ -420,7 +421,7 @@ mod tests {
         let [nul, width] = &prepared.quarantined[..] else { panic!("{:?}", prepared.quarantined) };
         assert_eq!((nul.reason, nul.raw.as_slice()), (QuarantineReason::NulCharacter, &b"{\"a\":\"\\u0000\"}"[..]));
         assert_eq!(nul.position, r#"{"document":"f","line":1}"#);
-        assert!(nul.detail.contains("at byte 6"), "{}", nul.detail);
+        assert!(nul.detail.english.contains("at byte 6"), "{}", nul.detail);
         assert_eq!((width.reason, width.raw.as_slice()), (QuarantineReason::CsvWidth, &b"a,b,\xff"[..]));
         assert_eq!(width.position, r#"{"document":"f","line":3}"#);
     }

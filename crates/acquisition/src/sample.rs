@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use matome_connector::{ConnectorError, Position, ReadRequest, ReadStats, Registry, validate_config};
 use matome_model::canonical::Limits;
 use matome_model::drift::Difference;
+use matome_model::field_error::Words;
+use matome_model::language::Language;
 use matome_model::source::{Dedupe, SourceType};
 use matome_store::source_schemas::SourceSchema;
 use serde::{Deserialize, Serialize};
@@ -64,8 +66,10 @@ pub struct SampleWarning {
 pub struct SampleRejected {
     /// Code of the reason.
     pub reason: &'static str,
-    /// What was found and where.
+    /// What was found and where, in English until [`Sample::spoken`].
     pub detail: String,
+    #[serde(skip)]
+    words: Words,
     /// Where it stood, a JSON object.
     pub position: Box<RawValue>,
     /// The beginning of it; bytes that are not UTF-8 are shown as U+FFFD.
@@ -99,7 +103,7 @@ pub enum SampleError {
         /// Where the record is over which it would be.
         position: Position,
         /// Why.
-        message: String,
+        message: Words,
     },
 }
 
@@ -109,7 +113,34 @@ impl From<Box<Refused>> for SampleError {
     }
 }
 
+impl Sample {
+    /// The same with what is for people in `language`.
+    #[must_use]
+    pub fn spoken(mut self, language: Language) -> Self {
+        for rejected in &mut self.quarantined {
+            rejected.words.text(language).clone_into(&mut rejected.detail);
+        }
+        self
+    }
+}
+
 impl SampleError {
+    /// What happened, in both languages, and why, outermost first.
+    pub fn told(&self) -> (Words, Vec<Words>) {
+        match self {
+            Self::TimedOut { limit } => {
+                let secs = limit.as_secs();
+                let words = Words::new(
+                    self.to_string(),
+                    format!("データソースが {secs} 秒以内に最初のレコードを返しませんでした"),
+                );
+                (words, Vec::new())
+            }
+            Self::Read(err) => (err.words(), err.causes()),
+            Self::Refused { message, .. } => (message.clone(), Vec::new()),
+        }
+    }
+
     /// Where it happened, as far as known.
     pub fn position(&self) -> Option<&Position> {
         match self {
@@ -182,7 +213,8 @@ pub async fn sample(
             }
             quarantined.extend(prepared.quarantined.into_iter().map(|bad| SampleRejected {
                 reason: bad.reason.as_str(),
-                detail: bad.detail,
+                detail: bad.detail.english.clone(),
+                words: bad.detail,
                 position: json(bad.position),
                 raw: String::from_utf8_lossy(&bad.raw[..bad.raw.len().min(SHOWN_BYTES)]).into_owned(),
             }));

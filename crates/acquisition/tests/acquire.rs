@@ -296,7 +296,7 @@ async fn a_read_that_fails_keeps_its_pages_and_says_why() {
         let bench = Bench::new(&bed.db, "").await;
         let err = bench.run().await.unwrap_err();
         assert_eq!((err.advice, err.reason.as_str()), (Advice::Fail, "no_file"), "{}", bed.name);
-        assert!(err.message.contains("data.ndjson"), "{}", err.message);
+        assert!(err.message.english.contains("data.ndjson"), "{}", err.message);
         assert_eq!(count(err.result.as_deref().unwrap(), "read"), 0);
 
         let draft = Bench::with_config(&bed.db, tempfile::TempDir::new().unwrap(), SourceType::File, "{}").await;

@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use matome_model::canonical::{Canonicaliser, Rejected};
 use matome_model::clock::Clock;
 use matome_model::engine::{Limits, Parameter, ParameterType};
-use matome_model::field_error::FieldError;
+use matome_model::field_error::{FieldError, Words};
+use matome_model::say;
 use matome_store::aggregated_data::{self, Keys, Page};
 use matome_store::aggregation_runs::{self, Effect, NewRun, Publication, Retention};
 use matome_store::aggregation_sources::{self, AggregationSource};
@@ -98,12 +99,19 @@ impl AggregationHandler {
             return Ok(outcome);
         }
         let (source, config) = self.config(source_id).await?;
-        let sql = config
-            .sql
-            .as_deref()
-            .ok_or_else(|| TaskError::fail("draft", "the aggregation is a draft: its config has no `sql`"))?;
-        let options = RunOptions::parse(&task.task.payload)
-            .map_err(|err| TaskError::fail("payload", format!("the task's payload is not valid: {err}")))?;
+        let sql = config.sql.as_deref().ok_or_else(|| {
+            TaskError::fail(
+                "draft",
+                (
+                    "the aggregation is a draft: its config has no `sql`",
+                    "集約は下書きです。config に `sql` がありません",
+                ),
+            )
+        })?;
+        let options = RunOptions::parse(&task.task.payload).map_err(|err| {
+            let what = ("the task's payload is not valid", "タスクの内容が正しくありません");
+            TaskError::because(Advice::Fail, "payload", what, Some(&err))
+        })?;
         let limits = Limits { seconds: config.timeout_secs, ..self.limits };
         let parameters =
             bind(&config.params, &options.params).map_err(|errors| TaskError::fail("params", told(&errors)))?;
@@ -181,13 +189,18 @@ impl AggregationHandler {
             let mut reader = self.db.read().await?;
             let shown = aggregation_runs::shown(&mut reader.conn(), source.id).await?;
             if shown.rows > 0 && shown.key != key.as_ref().map(Key::stored) {
-                let under = shown.key.map_or("without a key".to_owned(), |key| format!("under the key {key}"));
+                let (under, in_japanese) = match &shown.key {
+                    None => ("without a key".to_owned(), "キーなしで".to_owned()),
+                    Some(key) => (format!("under the key {key}"), format!("キー {key} で")),
+                };
+                let name = &source.name;
                 return Err(TaskError::fail(
                     "key",
-                    format!(
+                    say!(
                         "the rows that are shown were stored {under}, so this run cannot be added to them: run once with \
-                         `replace`, as in `matome aggregate run {} --replace`, which shows the rows of that run alone",
-                        source.name
+                         `replace`, as in `matome aggregate run {name} --replace`, which shows the rows of that run alone",
+                        "いま見えている行は{in_japanese}保存されているため、この実行を加えられません。一度 `replace` を付けて、\
+                         `matome aggregate run {name} --replace` のように実行してください。その実行の行だけが見えるようになります"
                     ),
                 ));
             }
@@ -199,10 +212,16 @@ impl AggregationHandler {
         let mut reader = self.db.read().await?;
         let source = aggregation_sources::find(&mut reader.conn(), source_id)
             .await?
-            .ok_or_else(|| TaskError::fail("deleted", "the aggregation was deleted"))?;
-        let invalid =
-            |what: String| TaskError::fail("config", format!("the config of `{}` is not valid: {what}", source.name));
-        let value = serde_json::from_str(source.config.get()).map_err(|err| invalid(err.to_string()))?;
+            .ok_or_else(|| TaskError::fail("deleted", ("the aggregation was deleted", "集約は削除されました")))?;
+        let invalid = |what: Words| {
+            let (name, Words { english, japanese }) = (&source.name, what);
+            let words = say!(
+                "the config of `{name}` is not valid: {english}",
+                "`{name}` の config が正しくありません: {japanese}"
+            );
+            TaskError::fail("config", words)
+        };
+        let value = serde_json::from_str(source.config.get()).map_err(|err| invalid(Words::quoted(err.to_string())))?;
         let config = AggregationConfig::parse(&value).map_err(|errors| invalid(told(&errors)))?;
         Ok((source, config))
     }
@@ -231,7 +250,7 @@ impl AggregationHandler {
             }
             let Some(page) = page else { break };
             if !ctx.lease_valid() {
-                return Err(TaskError::new(Advice::Fenced, "lease_lost", "the lease was lost"));
+                return Err(TaskError::lease_lost());
             }
             let count = page.len() as u64;
             let rows = canonical(&mut canonicaliser, page, written.rows)?;
@@ -263,16 +282,24 @@ impl AggregationHandler {
                 let mut reader = self.db.read().await?;
                 let met = aggregated_data::key_in_run(&mut reader.conn(), run.source_id, run.run_id, hashes).await?;
                 let told = met.and_then(|met| key.met_before(&page.rows, hashes, &met)).map(from_key);
-                Err(told.unwrap_or_else(|| TaskError::fail("key", "two rows of the result have the same key")))
+                Err(told.unwrap_or_else(|| {
+                    TaskError::fail(
+                        "key",
+                        ("two rows of the result have the same key", "結果に同じキーの行が二つあります"),
+                    )
+                }))
             }
             (written, ..) => Ok(written?),
         }
     }
 }
 
-fn told(errors: &[FieldError]) -> String {
-    let told: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
-    told.join("; ")
+/// Faults of a definition in one line.
+pub fn told(errors: &[FieldError]) -> Words {
+    Words::joined(errors.iter().map(|error| {
+        let path = error.path.join(".");
+        error.message.clone().map(|message| format!("{path}: {message}"))
+    }))
 }
 
 /// Parameters as a run keeps them: names with values.
@@ -367,7 +394,11 @@ pub(crate) fn canonical(
 }
 
 fn unstorable(rejected: &Rejected, row: u64) -> TaskError {
-    TaskError::fail("result", format!("row {row} of the result cannot be stored: {rejected}"))
+    let Words { english, japanese } = rejected.words();
+    TaskError::fail(
+        "result",
+        say!("row {row} of the result cannot be stored: {english}", "結果の {row} 行目を保存できません: {japanese}"),
+    )
 }
 
 fn inputs_of(planned: &[Planned]) -> Vec<&Input> {
@@ -398,16 +429,16 @@ pub(crate) fn from_engine(err: EngineError) -> TaskError {
         EngineError::Start { .. } | EngineError::Engine { .. } => "engine",
         EngineError::Spool { .. } => "scratch",
     };
-    TaskError::from_error(advice, reason, &err)
+    TaskError::because(advice, reason, err.words(), std::error::Error::source(&err))
 }
 
 fn from_key(err: KeyError) -> TaskError {
-    TaskError::fail("key", err.to_string())
+    TaskError::fail("key", err.words())
 }
 
 fn from_input(err: InputError) -> TaskError {
     match err {
-        InputError::Unknown(unknown) => TaskError::fail("unknown_table", format!("{unknown} ({})", unknown.hint)),
+        InputError::Unknown(unknown) => TaskError::fail("unknown_table", unknown.words()),
         InputError::Store(err) => err.into(),
         InputError::Engine(err) => from_engine(err),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use matome_model::field_error::Words;
 use matome_store::aggregated_data::KEY_HASH_CHARS;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -42,6 +43,25 @@ pub(crate) enum KeyError {
         /// Columns with their values.
         key: String,
     },
+}
+
+impl KeyError {
+    /// What it says, in both languages.
+    pub(crate) fn words(&self) -> Words {
+        let japanese = match self {
+            Self::NoColumn { column, found } => {
+                format!("`key` が示す列 `{column}` が結果にありません。あるのは {found} です")
+            }
+            Self::NoValue { row, column } => format!(
+                "結果の {row} 行目の `{column}` に値がありませんが、この列は `key` の一部です。`where {column} is not null` で\
+                 そのような行を除くか、`coalesce` で値を与えてください"
+            ),
+            Self::Twice { key } => format!(
+                "結果の二つの行が同じキー {key} を持っています。`key` の列でグループ化するか、行を見分ける列を加えてください"
+            ),
+        };
+        Words::new(self.to_string(), japanese)
+    }
 }
 
 impl Key {

@@ -8,6 +8,6 @@ mod key;
 mod options;
 mod preview;
 
-pub use handler::AggregationHandler;
+pub use handler::{AggregationHandler, told};
 pub use options::RunOptions;
 pub use preview::{Preview, PreviewError, Previewed, preview};

@@ -33,20 +33,14 @@ pub struct PreviewError {
     /// What happened.
     pub words: Words,
     /// Why, outermost first.
-    pub causes: Vec<String>,
+    pub causes: Vec<Words>,
 }
 
 impl From<StartError> for PreviewError {
     fn from(err: StartError) -> Self {
         match err {
             StartError::Engine(err) | StartError::Input(InputError::Engine(err)) => err.into(),
-            StartError::Input(InputError::Unknown(unknown)) => Self {
-                words: Words::new(
-                    format!("{unknown} ({})", unknown.hint),
-                    format!("`{}`というテーブルはありません ({})", unknown.reference, unknown.hint.japanese),
-                ),
-                causes: Vec::new(),
-            },
+            StartError::Input(InputError::Unknown(unknown)) => Self { words: unknown.words(), causes: Vec::new() },
             StartError::Input(err) => TaskError::from(StartError::Input(err)).into(),
         }
     }
@@ -54,13 +48,13 @@ impl From<StartError> for PreviewError {
 
 impl From<EngineError> for PreviewError {
     fn from(err: EngineError) -> Self {
-        Self { words: err.words(), causes: from_engine(err).causes }
+        from_engine(err).into()
     }
 }
 
 impl From<TaskError> for PreviewError {
     fn from(err: TaskError) -> Self {
-        Self { words: Words::new(err.message.clone(), err.message), causes: err.causes }
+        Self { words: *err.message, causes: err.causes }
     }
 }
 

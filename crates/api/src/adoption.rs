@@ -68,7 +68,7 @@ async fn source(
     // Whatever is wrong with the config, its secrets are secrets.
     let paths = secret_paths(source.config.get());
     let Checked { stored, secrets: found, .. } =
-        config::check(&source.config, paths, &[], |_| Vec::new(), &mut FieldErrors::default());
+        config::check(&source.config, paths, &[], None, |_| Vec::new(), &mut FieldErrors::default());
     for (path, secret) in &found {
         secrets::save(conn, vault, LaneKind::Source, source.id, path, secret).await?;
     }

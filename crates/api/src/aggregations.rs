@@ -7,6 +7,7 @@ use matome_aggregation::RunOptions;
 use matome_aggregation::config::{AggregationConfig, bind};
 use matome_model::clock::{Timestamp, iso8601};
 use matome_model::field_error::{FieldError, Words};
+use matome_model::say;
 use matome_model::source::SourceStatus;
 use matome_model::task::{LaneKind, Priority, Queue};
 use matome_store::aggregation_sources::{self, AggregationFields, AggregationSource, LISTING};
@@ -19,7 +20,7 @@ use serde_json::value::RawValue;
 use crate::after;
 use crate::auth::Permission::{Read, Write};
 use crate::body::{Fields, Given};
-use crate::config::add_faults;
+use crate::config::{add_faults, with_zone};
 use crate::endpoint::{Call, Endpoint, json_answer, json_at, no_content};
 use crate::error::{ApiError, FieldErrors, Result};
 use crate::list::List;
@@ -167,7 +168,10 @@ async fn read_changes(call: &Call, partial: bool, current: Option<&AggregationSo
         }
     }
     let config = match config {
-        Given::Value(config) => Some(config),
+        Given::Value(config) => {
+            let zone = call.state.settings.time_zone.as_deref();
+            Some(zone.and_then(|zone| with_zone(&config, zone)).unwrap_or(config))
+        }
         Given::Absent | Given::Null => None,
     };
     if let Some(config) = &config {
@@ -176,8 +180,7 @@ async fn read_changes(call: &Call, partial: bool, current: Option<&AggregationSo
                 // The engine's child reads it; a web process never does.
                 match call.state.previewer.validate(sql).await {
                     Err(refused) => {
-                        let japanese = refused.japanese.unwrap_or_else(|| refused.message.clone());
-                        errors.add(&["config", "sql"], Message::Said(Words::new(refused.message, japanese)));
+                        errors.add(&["config", "sql"], Message::Said(refused.message));
                     }
                     Ok(named) => {
                         for name in named.iter().filter(|name| !params.contains_key(*name)) {
@@ -474,11 +477,13 @@ async fn preview_source(call: Call) -> Result<Response> {
     let (config, params) = preview_config(&call, source)?;
     let limit = call.state.settings.trial_limit;
     let tried = tokio::time::timeout(limit, call.state.previewer.preview(config, params, PREVIEW_ROWS)).await;
-    let timed_out = |_| TrialError {
-        message: format!("the query did not give its first rows within {} s", limit.as_secs()),
-        japanese: Some(format!("クエリが{}秒以内に最初の行を返しませんでした", limit.as_secs())),
-        causes: Vec::new(),
-        position: None,
+    let secs = limit.as_secs();
+    let timed_out = |_| {
+        let message = say!(
+            "the query did not give its first rows within {secs} s",
+            "クエリが{secs}秒以内に最初の行を返しませんでした"
+        );
+        TrialError::new(message, Vec::new())
     };
-    Ok(trial::answer_in(language_of(&call.headers), tried.map_err(timed_out).and_then(|tried| tried)))
+    Ok(trial::answer(language_of(&call.headers), tried.map_err(timed_out).and_then(|tried| tried)))
 }

@@ -1,9 +1,11 @@
 //! Configs of sources and aggregations on their way in: secrets taken out, the rest validated.
 
+use std::collections::BTreeMap;
+
 use matome_model::field_error::FieldError;
 use matome_store::secrets::{PLACEHOLDER, is_placeholder, leaf, with_leaf};
 use secrecy::SecretString;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::error::FieldErrors;
 use crate::message::Message;
@@ -21,15 +23,17 @@ pub(crate) struct Checked {
 
 /// Takes secrets out of `config` and validates it; faults go to `errors` under `config`.
 ///
-/// `kept` are the JSON pointers of the secrets that are stored already.
+/// `kept` are the JSON pointers of the secrets that are stored already. A schedule that names no time zone gets
+/// `time_zone`, so that the config says what holds wherever it is read.
 pub(crate) fn check(
     config: &RawValue,
     secret_paths: Vec<String>,
     kept: &[String],
+    time_zone: Option<&str>,
     validate: impl FnOnce(&str) -> Vec<FieldError>,
     errors: &mut FieldErrors,
 ) -> Checked {
-    let mut stored = config.to_owned();
+    let mut stored = time_zone.and_then(|zone| with_zone(config, zone)).unwrap_or_else(|| config.to_owned());
     let mut secrets = Vec::new();
     for path in &secret_paths {
         let Some(value) = leaf(config, path) else { continue };
@@ -50,6 +54,21 @@ pub(crate) fn check(
     Checked { stored, secrets, secret_paths }
 }
 
+/// `config` with a zone for its cron expression, if it has one and names no zone.
+pub(crate) fn with_zone(config: &RawValue, zone: &str) -> Option<Box<RawValue>> {
+    type Object = BTreeMap<String, Box<RawValue>>;
+    let mut object: Object = serde_json::from_str(config.get()).ok()?;
+    let schedule = object.get_mut("schedule")?;
+    let mut fields: Object = serde_json::from_str(schedule.get()).ok()?;
+    let is_given = |name: &str| fields.get(name).is_some_and(|value| value.get() != "null");
+    if !is_given("cron") || is_given("timezone") {
+        return None;
+    }
+    fields.insert("timezone".to_owned(), to_raw_value(zone).ok()?);
+    *schedule = to_raw_value(&fields).ok()?;
+    to_raw_value(&object).ok()
+}
+
 /// Puts what is wrong with a config at its fields under `config`.
 pub(crate) fn add_faults(errors: &mut FieldErrors, faults: Vec<FieldError>) {
     for fault in faults {
@@ -67,4 +86,31 @@ pub(crate) fn filled_in(config: &RawValue, secret_paths: &[String]) -> Box<RawVa
         }
     }
     filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cron_expression_without_a_zone_gets_one_and_nothing_else_changes() {
+        for (config, wanted) in [
+            (
+                r#"{"path":"a","schedule":{"cron":"@daily"},"n":1.50}"#,
+                Some(r#"{"n":1.50,"path":"a","schedule":{"cron":"@daily","timezone":"Asia/Tokyo"}}"#),
+            ),
+            (
+                r#"{"schedule":{"timezone":null,"cron":"@daily"}}"#,
+                Some(r#"{"schedule":{"cron":"@daily","timezone":"Asia/Tokyo"}}"#),
+            ),
+            (r#"{"schedule":{"timezone":"UTC","cron":"@daily"}}"#, None),
+            (r#"{"schedule":{"jitter_secs":1}}"#, None),
+            (r#"{"schedule":[1]}"#, None),
+            ("{}", None),
+        ] {
+            let raw = RawValue::from_string(config.to_owned()).unwrap();
+            let zoned = with_zone(&raw, "Asia/Tokyo");
+            assert_eq!(zoned.as_deref().map(RawValue::get), wanted, "{config}");
+        }
+    }
 }

@@ -24,6 +24,7 @@ use serde_json::json;
 
 use crate::auth::{LocalOwner, Permission, authenticate, shown};
 use crate::body::{BODY_LIMIT, Body};
+use crate::cors::Cors;
 use crate::error::{ApiError, Result};
 use crate::host;
 use crate::list::List;
@@ -178,23 +179,29 @@ async fn serve(endpoint: Arc<Endpoint>, state: ApiState, request: Request) -> Re
     let started = Instant::now();
     let language = language_of(request.headers());
     let method = request.method().clone();
+    let cors = Cors::of(&state.settings, &method, request.headers());
     let (parts, mut body) = request.into_parts();
-    let answer = answer(&endpoint, state, parts, &mut body).await;
+    let answer = answer(&endpoint, state, parts, &mut body, &cors).await;
     let response = answer.unwrap_or_else(|err| err.into_response(language));
-    finish(response, body, &method, language, endpoint.path, started).await
+    let mut response = finish(response, body, &method, language, endpoint.path, started).await;
+    cors.mark(response.headers_mut());
+    response
 }
 
 /// The answer to a path that is none of ours.
 pub(crate) async fn not_found(state: ApiState, request: Request) -> Response {
     let started = Instant::now();
     let language = language_of(request.headers());
+    let cors = Cors::of(&state.settings, request.method(), request.headers());
     let (parts, body) = request.into_parts();
     let is_local = parts.extensions.get::<LocalOwner>().is_some();
     let err = match host::origin(&state.settings, &parts, is_local) {
         Ok(_) => ApiError::NotFound(Message::NotFound),
         Err(err) => err,
     };
-    finish(err.into_response(language), body, &parts.method, language, "none", started).await
+    let mut response = finish(err.into_response(language), body, &parts.method, language, "none", started).await;
+    cors.mark(response.headers_mut());
+    response
 }
 
 /// Reads what nobody read of a request's body, so that the connection can serve the next request.
@@ -249,9 +256,18 @@ async fn finish(
     response
 }
 
-async fn answer(endpoint: &Endpoint, state: ApiState, mut parts: Parts, body: &mut HttpBody) -> Result<Response> {
+async fn answer(
+    endpoint: &Endpoint,
+    state: ApiState,
+    mut parts: Parts,
+    body: &mut HttpBody,
+    cors: &Cors,
+) -> Result<Response> {
     let is_local = parts.extensions.get::<LocalOwner>().is_some();
     let origin = host::origin(&state.settings, &parts, is_local)?;
+    if let Some(response) = cors.preflight(&endpoint.allow()) {
+        return Ok(response);
+    }
     if endpoint.is_json && !accepts_json(&parts.headers) {
         return Err(ApiError::NotAcceptable);
     }

@@ -13,6 +13,7 @@ mod aggregations;
 mod auth;
 mod body;
 mod config;
+mod cors;
 mod docs;
 mod endpoint;
 mod error;

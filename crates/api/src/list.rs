@@ -50,7 +50,7 @@ pub(crate) struct List {
 
 impl List {
     /// Answers with one page.
-    pub(crate) async fn page<T, V>(&self, call: &Call, view: fn(T) -> V) -> Result<Response>
+    pub(crate) async fn page<T, V>(&self, call: &Call, view: impl Fn(T) -> V) -> Result<Response>
     where
         T: for<'r> TryFrom<&'r Row, Error = StoreError>,
         V: Serialize,
@@ -60,7 +60,7 @@ impl List {
     }
 
     /// As [`List::page`], of a query that the path asks for.
-    pub(crate) async fn page_of<T, V>(&self, call: &Call, query: Query, view: fn(T) -> V) -> Result<Response>
+    pub(crate) async fn page_of<T, V>(&self, call: &Call, query: Query, view: impl Fn(T) -> V) -> Result<Response>
     where
         T: for<'r> TryFrom<&'r Row, Error = StoreError>,
         V: Serialize,
@@ -89,7 +89,7 @@ impl List {
         call: &Call,
         token: &str,
         total: Option<&str>,
-        view: fn(T) -> V,
+        view: impl Fn(T) -> V,
     ) -> Result<Response>
     where
         T: for<'r> TryFrom<&'r Row, Error = StoreError>,
@@ -113,13 +113,13 @@ impl List {
         count: i64,
         (page, last): (i64, i64),
         rows: &[Row],
-        view: fn(T) -> V,
+        view: impl Fn(T) -> V,
     ) -> Result<Response>
     where
         T: for<'r> TryFrom<&'r Row, Error = StoreError>,
         V: Serialize,
     {
-        let results = rows.iter().map(|row| T::try_from(row).map(view)).collect::<Result<Vec<V>, StoreError>>()?;
+        let results = rows.iter().map(|row| T::try_from(row).map(&view)).collect::<Result<Vec<V>, StoreError>>()?;
         let to = |page: i64| link(call, "page", &if page > 1 { page.to_string() } else { String::new() });
         let next = (page < last).then(|| to(page + 1));
         let previous = (page > 1).then(|| to(page - 1));

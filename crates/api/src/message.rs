@@ -96,7 +96,7 @@ pub enum Message {
     },
     IdsOrSource,
     BadRecord {
-        what: String,
+        what: Words,
     },
     Replaying {
         id: i64,
@@ -236,8 +236,8 @@ impl Message {
                 "対象を指定してください: `ids`、または `source` (と `reason`)。".into(),
             ),
             Self::BadRecord { what } => (
-                format!("This cannot be stored: {what}. Send one JSON object."),
-                format!("保存できません: {what}。JSON オブジェクトを一つ送ってください。"),
+                format!("This cannot be stored: {}. Send one JSON object.", what.english),
+                format!("保存できません: {}。JSON オブジェクトを一つ送ってください。", what.japanese),
             ),
             Self::Replaying { id } => (
                 format!("Record {id} is being replayed. Wait for its task; `replay_task` names it."),

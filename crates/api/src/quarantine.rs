@@ -180,7 +180,7 @@ fn corrected(call: &Call) -> Result<Option<String>> {
     // It would come straight back: say so now.
     match Canonicaliser::default().canonicalise(raw.as_bytes()) {
         Ok(_) => Ok(Some(raw)),
-        Err(rejected) => Err(ApiError::field("raw", Message::BadRecord { what: rejected.to_string() })),
+        Err(rejected) => Err(ApiError::field("raw", Message::BadRecord { what: rejected.words() })),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::endpoint::{Call, Endpoint, json_answer};
 use crate::error::{ApiError, Result};
 use crate::history;
 use crate::list::List;
-use crate::message::Message;
+use crate::message::{Language, Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
 
 pub(crate) const ACQUIRED: List = List {
@@ -118,7 +118,7 @@ struct QuarantineView {
     replayed_at: Option<String>,
 }
 
-fn quarantine_view(record: QuarantinedRecord) -> QuarantineView {
+fn quarantine_view(record: QuarantinedRecord, language: Language) -> QuarantineView {
     let (raw, raw_encoding) = match String::from_utf8(record.raw) {
         Ok(text) => (text, "utf-8"),
         Err(err) => (STANDARD.encode(err.as_bytes()), "base64"),
@@ -129,7 +129,7 @@ fn quarantine_view(record: QuarantinedRecord) -> QuarantineView {
         stream: record.stream,
         task: record.task_id,
         reason: record.reason,
-        detail: record.detail,
+        detail: record.detail.text(language).to_owned(),
         position: record.position,
         raw,
         raw_encoding,
@@ -140,7 +140,7 @@ fn quarantine_view(record: QuarantinedRecord) -> QuarantineView {
         status: record.status,
         replay_task: record.replay_task,
         outcome: record.outcome,
-        outcome_detail: record.outcome_detail,
+        outcome_detail: record.outcome_detail.map(|detail| detail.text(language).to_owned()),
         replayed_at: record.replayed_at.map(iso8601),
     }
 }
@@ -161,7 +161,9 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
             .on(Method::GET, Read, |call| one(call, &acquired::LISTING, "AcquiredData", acquired_view))
             .doc(doc("acquisition_data_retrieve", "Show an acquired record.", 200, Answer::One("AcquiredData"))),
         Endpoint::json("/api/acquisition/quarantine/", "Quarantine List")
-            .on(Method::GET, Read, |call| async move { QUARANTINE.page(&call, quarantine_view).await })
+            .on(Method::GET, Read, |call| async move {
+                QUARANTINE.page(&call, |record| quarantine_view(record, language_of(&call.headers))).await
+            })
             .doc(
                 doc(
                     "acquisition_quarantine_list",
@@ -172,7 +174,10 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
                 .filtered_by(&quarantined::LISTING),
             ),
         Endpoint::json("/api/acquisition/quarantine/{id}/", "Quarantine Instance")
-            .on(Method::GET, Read, |call| one(call, &quarantined::LISTING, "QuarantinedRecord", quarantine_view))
+            .on(Method::GET, Read, |call| {
+                let language = language_of(&call.headers);
+                one(call, &quarantined::LISTING, "QuarantinedRecord", move |record| quarantine_view(record, language))
+            })
             .doc(doc(
                 "acquisition_quarantine_retrieve",
                 "Show a quarantined record.",
@@ -203,7 +208,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-async fn one<T, V>(call: Call, listing: &'static Listing, noun: &'static str, view: fn(T) -> V) -> Result<Response>
+async fn one<T, V>(call: Call, listing: &'static Listing, noun: &'static str, view: impl Fn(T) -> V) -> Result<Response>
 where
     T: for<'r> TryFrom<&'r matome_store::db::Row, Error = StoreError>,
     V: Serialize,

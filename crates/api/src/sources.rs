@@ -29,7 +29,7 @@ use crate::config::{self, Checked, add_faults};
 use crate::endpoint::{Call, Endpoint, json_answer, json_at, no_content};
 use crate::error::{ApiError, FieldErrors, Result};
 use crate::list::List;
-use crate::message::Message;
+use crate::message::{Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
 use crate::state::TrialError;
 use crate::tasks::accepted;
@@ -234,6 +234,7 @@ async fn read_changes(call: &Call, partial: bool, current: Option<(&DataSource, 
                 &config,
                 secret_paths(config.get()),
                 kept,
+                call.state.settings.time_zone.as_deref(),
                 |text| faults(source_type, text),
                 &mut errors,
             ))
@@ -584,9 +585,11 @@ async fn test_source(call: Call) -> Result<Response> {
     let count = usize::try_from(count).unwrap_or_default();
     let limit = call.state.settings.trial_limit;
     let tried = sample(&call.state.registry, source.source_type, revealed.get(), schema, count, limit).await;
-    Ok(trial::answer(tried.map_err(|err| {
-        let mut told = TrialError::new(&err);
-        told.position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
-        told
-    })))
+    let language = language_of(&call.headers);
+    let tried = tried.map(|sample| sample.spoken(language)).map_err(|err| {
+        let (message, causes) = err.told();
+        let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
+        TrialError { message, causes, position }
+    });
+    Ok(trial::answer(language, tried))
 }

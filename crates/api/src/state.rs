@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use matome_bus::Bus;
 use matome_connector::Registry;
 use matome_model::clock::Clock;
+use matome_model::field_error::Words;
 use matome_store::db::Db;
 use matome_store::secrets::Vault;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -54,13 +55,24 @@ pub struct ApiSettings {
     pub bind: Option<IpAddr>,
     /// `http` or `https`, for absolute links.
     pub scheme: &'static str,
+    /// Origins whose pages may read answers in a browser: exact, or `*` for all.
+    pub cors_origins: Vec<String>,
+    /// The zone of a schedule that names none; none: UTC.
+    pub time_zone: Option<String>,
     /// Time that `test` and `preview` may take.
     pub trial_limit: Duration,
 }
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { allowed_hosts: Vec::new(), bind: None, scheme: "http", trial_limit: Duration::from_secs(30) }
+        Self {
+            allowed_hosts: Vec::new(),
+            bind: None,
+            scheme: "http",
+            cors_origins: Vec::new(),
+            time_zone: None,
+            trial_limit: Duration::from_secs(30),
+        }
     }
 }
 
@@ -90,28 +102,19 @@ pub struct Preview {
 }
 
 /// Why a trial (`test`, `preview`) did not give a result: it is the answer, not an error of the API.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 pub struct TrialError {
     /// What happened, for people.
-    pub message: String,
-    /// The same in Japanese, where it is known; answers have it in place of the English one.
-    #[serde(skip)]
-    pub japanese: Option<String>,
+    pub message: Words,
     /// What caused it, outermost first.
-    pub causes: Vec<String>,
+    pub causes: Vec<Words>,
     /// Where, as far as known.
     pub position: Option<Box<RawValue>>,
 }
 
 impl TrialError {
-    /// From an error with its chain of causes.
-    pub fn new(err: &(dyn std::error::Error + 'static)) -> Self {
-        let mut causes = Vec::new();
-        let mut cause = err.source();
-        while let Some(next) = cause {
-            causes.push(next.to_string());
-            cause = next.source();
-        }
-        Self { message: err.to_string(), japanese: None, causes, position: None }
+    /// An error that has no place.
+    pub fn new(message: Words, causes: Vec<Words>) -> Self {
+        Self { message, causes, position: None }
     }
 }

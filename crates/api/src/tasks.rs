@@ -4,6 +4,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use matome_bus::TaskEvent;
 use matome_model::clock::iso8601;
+use matome_model::kept_error;
 use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use matome_store::listing::Query;
 use matome_store::tasks::{self, Retried, TaskRow};
@@ -18,7 +19,7 @@ use crate::body::{Fields, Given};
 use crate::endpoint::{Call, Endpoint, json_answer, json_at};
 use crate::error::{ApiError, Result};
 use crate::list::List;
-use crate::message::Message;
+use crate::message::{Language, Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
 
 /// A task as clients see it.
@@ -43,7 +44,7 @@ struct TaskView {
     created_at: String,
 }
 
-fn view(task: TaskRow) -> TaskView {
+fn view(task: TaskRow, language: Language) -> TaskView {
     TaskView {
         id: task.id,
         source: task.object_id,
@@ -60,7 +61,7 @@ fn view(task: TaskRow) -> TaskView {
         finished_at: task.finished_at.map(iso8601),
         progress: task.progress,
         result: task.result,
-        error: task.error,
+        error: task.error.map(|error| kept_error::shown(error, language)),
         created_at: iso8601(task.created_at),
     }
 }
@@ -141,13 +142,15 @@ fn of(resource: &'static Resource) -> [Endpoint; 5] {
     [
         endpoint(0)
             .on(Method::GET, Read, move |call| async move {
-                List { listing, references: Some(resource.kind), counter: None }.page(&call, view).await
+                List { listing, references: Some(resource.kind), counter: None }
+                    .page(&call, |task| view(task, language_of(&call.headers)))
+                    .await
             })
             .doc(doc(0, "List tasks, newest first.", 200, Answer::Page(resource.noun)).filtered_by(listing)),
         endpoint(1)
             .on(Method::GET, Read, move |call| async move {
                 let task = find(&call, resource.queue, call.id(resource.noun)?).await?;
-                Ok(json_answer(StatusCode::OK, &view(task)))
+                Ok(json_answer(StatusCode::OK, &view(task, language_of(&call.headers))))
             })
             .doc(doc(1, "Show a task.", 200, one)),
         endpoint(2).on(Method::POST, Write, move |call| cancel_task(call, resource)).doc(doc(
@@ -189,7 +192,7 @@ pub(crate) async fn accepted(call: &Call, queue: Queue, task_id: i64) -> Result<
     let task = find(call, queue, task_id).await?;
     call.state.bus.tell(TaskEvent { queue, task_id, status: task.status });
     let location = format!("/api/{queue}/tasks/{task_id}/");
-    Ok(json_at(StatusCode::ACCEPTED, &location, &view(task)))
+    Ok(json_at(StatusCode::ACCEPTED, &location, &view(task, language_of(&call.headers))))
 }
 
 async fn cancel_task(call: Call, resource: &'static Resource) -> Result<Response> {
@@ -203,7 +206,7 @@ async fn cancel_task(call: Call, resource: &'static Resource) -> Result<Response
     call.state.bus.stop(resource.queue);
     let task = find(&call, resource.queue, id).await?;
     call.state.bus.tell(TaskEvent { queue: resource.queue, task_id: id, status: task.status });
-    Ok(json_answer(StatusCode::OK, &view(task)))
+    Ok(json_answer(StatusCode::OK, &view(task, language_of(&call.headers))))
 }
 
 /// How many tasks one request may ask for, and asks for when it does not say.

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::endpoint::json_answer;
 use crate::message::Language;
@@ -13,24 +14,26 @@ struct Trial<T> {
     ok: bool,
     #[serde(flatten)]
     result: Option<T>,
-    error: Option<TrialError>,
+    error: Option<Shown>,
 }
 
-/// As [`answer`], in the client's language where the error is known in it.
-pub(crate) fn answer_in<T: Serialize>(language: Language, tried: Result<T, TrialError>) -> Response {
-    answer(tried.map_err(|mut error| {
-        if let (Language::Japanese, Some(japanese)) = (language, error.japanese.take()) {
-            error.message = japanese;
-        }
-        error
-    }))
+/// A [`TrialError`] in one language.
+#[derive(Serialize)]
+struct Shown {
+    message: String,
+    causes: Vec<String>,
+    position: Option<Box<RawValue>>,
 }
 
-/// 200 with the result or with why there is none.
-pub(crate) fn answer<T: Serialize>(tried: Result<T, TrialError>) -> Response {
+/// 200 with the result, or with why there is none in the client's language.
+pub(crate) fn answer<T: Serialize>(language: Language, tried: Result<T, TrialError>) -> Response {
     let trial = match tried {
         Ok(result) => Trial { ok: true, result: Some(result), error: None },
-        Err(error) => Trial { ok: false, result: None, error: Some(error) },
+        Err(TrialError { message, causes, position }) => {
+            let causes = causes.iter().map(|cause| cause.text(language).to_owned()).collect();
+            let error = Shown { message: message.text(language).to_owned(), causes, position };
+            Trial { ok: false, result: None, error: Some(error) }
+        }
     };
     json_answer(StatusCode::OK, &trial)
 }

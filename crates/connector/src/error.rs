@@ -1,8 +1,11 @@
 //! What can go wrong while reading, where it was, and what the worker should do about it.
 
+mod japanese;
+
 use std::time::Duration;
 
 use matome_egress::EgressError;
+use matome_model::field_error::{Words, chain};
 
 use crate::record::{DocumentError, Position};
 
@@ -91,13 +94,14 @@ pub enum ConnectorError {
     },
     /// A file is no longer what a checkpoint was made of.
     #[error(
-        "`{document}` changed since the last read ({change}), so the read can not go on inside it; save a change of the source's config to read it anew"
+        "`{document}` changed since the last read ({}), so the read can not go on inside it; save a change of the source's config to read it anew",
+        change.0
     )]
     Changed {
         /// The file.
         document: String,
-        /// How.
-        change: &'static str,
+        /// How, in English and in Japanese.
+        change: (&'static str, &'static str),
     },
     /// A document that can not be taken apart.
     #[error("{position}: {problem}")]
@@ -105,7 +109,7 @@ pub enum ConnectorError {
         /// Where.
         position: Box<Position>,
         /// What is wrong there.
-        problem: String,
+        problem: Words,
     },
     /// A request failed below HTTP.
     #[error("{position}: the request failed")]
@@ -132,7 +136,7 @@ pub enum ConnectorError {
         /// The page that came again.
         position: Box<Position>,
         /// How it showed.
-        problem: String,
+        problem: Words,
     },
     /// An answer that says by the rules of its source that it is none.
     #[error("{position}: the server says {message}")]
@@ -140,7 +144,7 @@ pub enum ConnectorError {
         /// Which request.
         position: Box<Position>,
         /// What it says.
-        message: String,
+        message: Words,
         /// What the rule asks for: to try again, after this time if the source named one.
         retry: Option<Option<Duration>>,
     },
@@ -150,7 +154,7 @@ pub enum ConnectorError {
         /// The address that gives out tokens.
         position: Box<Position>,
         /// What was wrong.
-        problem: String,
+        problem: Words,
     },
     /// The source said that nothing may be asked for until later.
     #[error("{position}: the source takes no more requests for {} s", wait.as_secs())]
@@ -202,6 +206,20 @@ pub enum ConnectorError {
 }
 
 impl ConnectorError {
+    /// What it says, in both languages.
+    pub fn words(&self) -> Words {
+        Words::new(self.to_string(), japanese::of(self))
+    }
+
+    /// Why, outermost first; systems and libraries speak English.
+    pub fn causes(&self) -> Vec<Words> {
+        let mut causes = chain(std::error::Error::source(self));
+        if let (Self::Egress { source, .. }, Some(first)) = (self, causes.first_mut()) {
+            *first = source.words();
+        }
+        causes
+    }
+
     /// Whether the egress policy refused the address.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Egress { source: EgressError::Denied { .. }, .. })

@@ -50,5 +50,5 @@ pub fn take_apart<'p>(config: &FileConfig, pieces: impl IntoIterator<Item = &'p 
     if fed.is_ok() {
         fed = parser.finish(&mut found);
     }
-    (found.take(usize::MAX, usize::MAX), fed.err().map(|error| error.problem))
+    (found.take(usize::MAX, usize::MAX), fed.err().map(|error| error.problem.english))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use matome_model::canonical::QuarantineReason;
+use matome_model::field_error::Words;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -55,7 +56,7 @@ pub enum Item {
         /// Why.
         reason: QuarantineReason,
         /// What exactly, for people.
-        detail: String,
+        detail: Words,
         /// Where it was.
         position: Position,
     },
@@ -105,12 +106,17 @@ pub struct Batch {
 #[derive(Debug)]
 pub(crate) struct DocumentError {
     pub(crate) line: Option<u64>,
-    pub(crate) problem: String,
+    pub(crate) problem: Words,
 }
 
 impl DocumentError {
-    pub(crate) fn new(line: u64, problem: impl Into<String>) -> Self {
+    pub(crate) fn new(line: u64, problem: impl Into<Words>) -> Self {
         Self { line: Some(line), problem: problem.into() }
+    }
+
+    /// One that has no line.
+    pub(crate) fn anywhere(problem: impl Into<Words>) -> Self {
+        Self { line: None, problem: problem.into() }
     }
 }
 
@@ -143,7 +149,7 @@ impl Found {
         }
     }
 
-    pub(crate) fn rejected(&mut self, line: Option<u64>, raw: &[u8], reason: QuarantineReason, detail: String) {
+    pub(crate) fn rejected(&mut self, line: Option<u64>, raw: &[u8], reason: QuarantineReason, detail: Words) {
         if let Some(position) = self.position(line) {
             let raw = raw.to_vec();
             self.bytes += raw.len();

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use matome_model::field_error::Words;
 use url::Url;
 
 use crate::policy::EgressRule;
@@ -108,6 +109,57 @@ pub enum EgressError {
     /// TLS could not be set up.
     #[error("tls can not be set up")]
     Tls(#[source] rustls::Error),
+}
+
+impl EgressError {
+    /// What it says, in both languages.
+    pub fn words(&self) -> Words {
+        Words::new(self.to_string(), self.japanese())
+    }
+
+    fn japanese(&self) -> String {
+        match self {
+            Self::Denied { host, address, remedy, .. } => format!(
+                "`{host}` への接続は拒否されました。アドレス `{address}` が公開のものではありません。接続してよいものなら、\
+                 matome を `--egress-allow {remedy}` を付けて起動してください"
+            ),
+            Self::Url { url, reason } => {
+                let reason = match *reason {
+                    "only http and https are spoken" => "使えるのは http と https だけです",
+                    "it redirects to something that is no address" => "リダイレクト先がアドレスではありません",
+                    other => other,
+                };
+                format!("`{url}` には要求を送れません: {reason}")
+            }
+            Self::Resolve { host, .. } => format!("`{host}` のアドレスを調べられません"),
+            Self::Connection { url, action, .. } => {
+                let action = match *action {
+                    "the connection" => "接続",
+                    "reading the answer" => "応答の読み取り",
+                    _ => "要求",
+                };
+                format!("`{url}`: {action}に失敗しました")
+            }
+            Self::Timeout { url, timeout } => {
+                format!("`{url}` が {} 秒以内に応答しませんでした", timeout.as_secs_f64())
+            }
+            Self::Slow { url, bytes, timeout } => {
+                format!("`{url}` の応答が遅すぎます: {} 秒で {bytes} バイト", timeout.as_secs_f64())
+            }
+            Self::Redirects { url, limit } => format!("`{url}` のリダイレクトが {limit} 回を超えました"),
+            Self::TooLarge { url, what, limit } => {
+                let what = match *what {
+                    "header bytes" => "ヘッダーのバイト数",
+                    "a compression ratio" => "圧縮率",
+                    _ => "本文のバイト数",
+                };
+                format!("`{url}` の応答の{what}が上限の {limit} を超えています")
+            }
+            Self::Encoding { url, encoding, .. } => format!("`{url}` の応答を展開できません ({encoding})"),
+            Self::Client(_) => "HTTP クライアントを用意できません".to_owned(),
+            Self::Tls(_) => "TLS を用意できません".to_owned(),
+        }
+    }
 }
 
 /// The part of an address that may be shown: no query, no fragment, no user information.

@@ -12,14 +12,14 @@ use futures::future::BoxFuture;
 use matome_acquisition::AcquisitionHandler;
 use matome_aggregation::config::{AggregationConfig, bind};
 use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
-use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview};
+use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview, told};
 use matome_api::{ApiSettings, ApiState, Health, Preview, Previewer, TrialError};
 use matome_bus::Bus;
 use matome_connector::{FileRoots, Registry};
 use matome_egress::{EgressRule, HttpClient, Policy};
 use matome_model::clock::Clock;
 use matome_model::engine::Limits;
-use matome_model::field_error::FieldError;
+use matome_model::field_error::{FieldError, Words};
 use matome_model::task::Queue;
 use matome_store::db::{DataDir, Db};
 use matome_store::secrets::{self, Vault};
@@ -105,13 +105,17 @@ impl Parts {
     }
 }
 
-/// The names that requests may give this server.
+/// Who may talk to this server.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Names<'a> {
+pub struct Web<'a> {
     /// As the user lists them; empty: loopback names and the bind address.
     pub allowed_hosts: &'a [String],
     /// The address it listens on; none when it does not.
     pub bind: Option<IpAddr>,
+    /// Origins whose pages may read answers in a browser.
+    pub cors_origins: &'a [String],
+    /// Whether it speaks TLS.
+    pub is_tls: bool,
 }
 
 /// A process that can serve and work. Cheap to clone.
@@ -144,7 +148,7 @@ impl App {
     pub async fn open(
         storage: &StorageArgs,
         reach: &ReachArgs,
-        names: Names<'_>,
+        web: Web<'_>,
         aggregation_memory_mib: u64,
         parts: Parts,
     ) -> Result<Self, Failure> {
@@ -179,8 +183,11 @@ impl App {
                 metrics: metrics_handle(),
                 health,
                 settings: Arc::new(ApiSettings {
-                    allowed_hosts: names.allowed_hosts.to_vec(),
-                    bind: names.bind,
+                    allowed_hosts: web.allowed_hosts.to_vec(),
+                    bind: web.bind,
+                    scheme: if web.is_tls { "https" } else { "http" },
+                    cors_origins: web.cors_origins.to_vec(),
+                    time_zone: Some(reach.time_zone.clone()).filter(|zone| *zone != "UTC"),
                     ..ApiSettings::default()
                 }),
             });
@@ -444,7 +451,7 @@ struct EnginePreviewer {
 impl Previewer for EnginePreviewer {
     fn validate(&self, sql: String) -> BoxFuture<'_, Result<Vec<String>, TrialError>> {
         let validated = async move { self.engine.validate(&sql).await };
-        let refused = |err: EngineError| TrialError { japanese: Some(err.words().japanese), ..TrialError::new(&err) };
+        let refused = |err: EngineError| TrialError::new(err.words(), Vec::new());
         validated.map(move |validated| validated.map(|query| query.parameters).map_err(refused)).boxed()
     }
 
@@ -455,7 +462,7 @@ impl Previewer for EnginePreviewer {
         rows: usize,
     ) -> BoxFuture<'_, Result<Preview, TrialError>> {
         async move {
-            let value = serde_json::from_str(config.get()).map_err(|err| TrialError::new(&err))?;
+            let value = serde_json::from_str(config.get()).map_err(|err| broken(&err))?;
             let config = AggregationConfig::parse(&value).map_err(|errors| wrong(&errors))?;
             let parameters = bind(&config.params, &params).map_err(|errors| wrong(&errors))?;
             let sql = config.sql.unwrap_or_default();
@@ -464,7 +471,7 @@ impl Previewer for EnginePreviewer {
             let found = preview(&self.db, &self.engine, query, limits, rows).await.map_err(from_preview)?;
             let columns: Vec<_> =
                 found.columns.iter().map(|(name, kind)| serde_json::json!({ "name": name, "type": kind })).collect();
-            let columns = serde_json::value::to_raw_value(&columns).map_err(|err| TrialError::new(&err))?;
+            let columns = serde_json::value::to_raw_value(&columns).map_err(|err| broken(&err))?;
             Ok(Preview { rows: found.rows, columns, complete: found.complete })
         }
         .boxed()
@@ -472,11 +479,13 @@ impl Previewer for EnginePreviewer {
 }
 
 fn wrong(errors: &[FieldError]) -> TrialError {
-    let told: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
-    TrialError { message: told.join("; "), japanese: None, causes: Vec::new(), position: None }
+    TrialError::new(told(errors), Vec::new())
+}
+
+fn broken(err: &serde_json::Error) -> TrialError {
+    TrialError::new(Words::quoted(err.to_string()), Vec::new())
 }
 
 fn from_preview(err: PreviewError) -> TrialError {
-    let PreviewError { words, causes } = err;
-    TrialError { message: words.english, japanese: Some(words.japanese), causes, position: None }
+    TrialError::new(err.words, err.causes)
 }

@@ -15,7 +15,7 @@ use matome_model::language::Language;
 use serde_json::value::RawValue;
 use tower::ServiceExt as _;
 
-use crate::app::{App, Names, Parts};
+use crate::app::{App, Parts, Web};
 use crate::cli::ClientArgs;
 use crate::console::Console;
 use crate::failure::{Exit, Failure, said};
@@ -48,7 +48,7 @@ impl Client {
     /// that is not there is an error: it is a slip of the pen more often than an empty one.
     pub async fn connect(args: &ClientArgs, console: &Console, works: bool) -> Result<Self, Failure> {
         let storage = &args.storage;
-        if args.server.is_none() && storage.database_url.is_none() && !storage.data_dir.exists() {
+        if args.remote.server.is_none() && storage.database_url.is_none() && !storage.data_dir.exists() {
             let dir = storage.data_dir.display().to_string();
             return Err(Failure::new(Exit::Config, Message::NoDataDirectory { dir }).help(Message::NameDataDirectory));
         }
@@ -57,7 +57,7 @@ impl Client {
 
     /// As [`Client::connect`], and makes a data directory that is not there: for commands that put something into it.
     pub async fn connect_or_make(args: &ClientArgs, console: &Console, works: bool) -> Result<Self, Failure> {
-        if let Some(server) = &args.server {
+        if let Some(server) = &args.remote.server {
             if !["http://", "https://"].iter().any(|scheme| server.starts_with(scheme)) {
                 let server = || server.clone();
                 return Err(Failure::new(Exit::Usage, Message::NoServerUrl { server: server() })
@@ -65,7 +65,7 @@ impl Client {
             }
             let base = server.trim_end_matches('/').to_owned();
             let client = http_client(console).build().map_err(|err| unreachable(&base, &err))?;
-            return Ok(Self::Http { client, target: base.clone(), base, token: args.token.clone() });
+            return Ok(Self::Http { client, target: base.clone(), base, token: args.remote.token.clone() });
         }
         let socket = args.storage.data_dir.join(SOCKET);
         if socket_answers(&socket).await {
@@ -74,7 +74,7 @@ impl Client {
             return Ok(Self::Http { client, base: "http://localhost".to_owned(), token: None, target });
         }
         let parts = if works { Parts::all(2, 1, matome_tasks::ATTEMPT_DEADLINE) } else { Parts::command() };
-        let app = App::open(&args.storage, &args.reach, Names::default(), 512, parts).await?;
+        let app = App::open(&args.storage, &args.reach, Web::default(), 512, parts).await?;
         app.start_workers();
         Ok(Self::InProcess { app: Box::new(app), language: console.language })
     }

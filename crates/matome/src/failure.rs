@@ -1,6 +1,6 @@
 //! What a command says when it fails: what, why, what to do; and its exit code.
 
-use matome_model::field_error::Words;
+use matome_model::field_error::{Words, chain};
 use matome_model::language::Language;
 use matome_store::error::StoreError;
 
@@ -52,7 +52,7 @@ impl Failure {
 
     /// With an error and its whole chain of causes as the reason.
     pub fn because(self, err: &(dyn std::error::Error + 'static)) -> Self {
-        self.why(said(chain(Some(err))))
+        self.why(said(in_one_line(err)))
     }
 
     /// What should not fail: the error itself is all that can be said.
@@ -78,23 +78,15 @@ pub fn said(text: impl Into<String>) -> Message {
     Message::Said { text: text.into() }
 }
 
-fn chain(mut err: Option<&(dyn std::error::Error + 'static)>) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    while let Some(next) = err {
-        let text = next.to_string();
-        // Some errors repeat their cause in their own text.
-        if !texts.last().is_some_and(|last| last.ends_with(&text)) {
-            texts.push(text);
-        }
-        err = next.source();
-    }
+fn in_one_line(err: &(dyn std::error::Error + 'static)) -> String {
+    let texts: Vec<String> = chain(Some(err)).into_iter().map(|words| words.english).collect();
     texts.join(": ")
 }
 
 impl From<StoreError> for Failure {
     fn from(err: StoreError) -> Self {
         let shown = |path: &std::path::Path| path.display().to_string();
-        let causes = std::error::Error::source(&err).map(|cause| said(chain(Some(cause))));
+        let causes = std::error::Error::source(&err).map(|cause| said(in_one_line(cause)));
         let (exit, what, why, help) = match &err {
             StoreError::InUse { path } => {
                 (Exit::Conflict, Message::DirInUse { dir: shown(path) }, None, Message::StopOther)
@@ -125,7 +117,7 @@ impl From<StoreError> for Failure {
             StoreError::Secret { path, what } => {
                 (Exit::Config, Message::SecretUnreadable { path: path.clone() }, Some(said(what)), Message::GiveKey)
             }
-            other => (Exit::Failed, Message::StoreFailed, Some(said(chain(Some(other)))), Message::ReportDefect),
+            other => (Exit::Failed, Message::StoreFailed, Some(said(in_one_line(other))), Message::ReportDefect),
         };
         let failure = Self::new(exit, what).help(help);
         match why {

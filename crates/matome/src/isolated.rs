@@ -17,6 +17,8 @@ use matome_acquisition::AcquisitionHandler;
 use matome_aggregation::AggregationHandler;
 use matome_model::clock::Clock;
 use matome_model::engine::Limits;
+use matome_model::field_error::Words;
+use matome_model::say;
 use matome_model::task::{Fence, Queue};
 use matome_store::db::Db;
 use matome_store::secrets::Vault;
@@ -69,8 +71,8 @@ struct Report {
     advice: Option<String>,
     after_ms: Option<u64>,
     reason: String,
-    message: String,
-    causes: Vec<String>,
+    message: Words,
+    causes: Vec<Words>,
     position: Option<Box<RawValue>>,
     result: Option<Box<RawValue>>,
 }
@@ -91,7 +93,7 @@ impl From<Result<TaskOutcome, TaskError>> for Report {
             advice: Some(advice.to_owned()),
             after_ms: after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             reason: err.reason,
-            message: err.message,
+            message: *err.message,
             causes: err.causes,
             position: err.position,
             result: err.result,
@@ -131,7 +133,10 @@ impl Handler for Isolated {
                 task.task.id
             );
             let order = Order { surroundings: self.0.clone(), task_id: task.task.id, fence: task.fence };
-            let failed = |err: std::io::Error| TaskError::from_error(Advice::Retry { after: None }, "isolation", &err);
+            let failed = |err: std::io::Error| {
+                let what = ("the process of the task cannot be used", "タスクのプロセスを使えません");
+                TaskError::because(Advice::Retry { after: None }, "isolation", what, Some(&err))
+            };
             let mut child = start().map_err(failed)?;
             match converse(&mut child, &order, &ctx).await.map_err(failed)? {
                 Some(report) => report.into_result(),
@@ -146,12 +151,19 @@ impl Handler for Isolated {
 fn poison(status: ExitStatus, crashes: i64) -> TaskError {
     let mut err = TaskError::fail(
         "poison",
-        format!("its worker died {crashes} times while it ran, and a process in which it ran alone died, too"),
+        say!(
+            "its worker died {crashes} times while it ran, and a process in which it ran alone died, too",
+            "実行中にワーカーが {crashes} 回終了し、それだけを動かしたプロセスも終了しました"
+        ),
     );
     err.causes.push(match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("the process was ended by signal {signal}"),
-        (None, Some(code)) => format!("the process ended with exit code {code}"),
-        (None, None) => "the process ended".to_owned(),
+        (Some(signal), _) => {
+            say!("the process was ended by signal {signal}", "プロセスがシグナル {signal} で終了しました")
+        }
+        (None, Some(code)) => {
+            say!("the process ended with exit code {code}", "プロセスが終了コード {code} で終わりました")
+        }
+        (None, None) => Words::new("the process ended", "プロセスが終わりました"),
     });
     err
 }
@@ -218,7 +230,7 @@ pub fn run_child() -> ExitCode {
 async fn work(order: Order) -> Result<TaskOutcome, TaskError> {
     let clock = Clock::system();
     let Surroundings { storage, reach, aggregation_memory } = order.surroundings;
-    let failed = |failure: Failure| TaskError::retry("isolation", failure.what.english);
+    let failed = |failure: Failure| TaskError::retry("isolation", failure.what);
     let db = match &storage.database_url {
         // Under the name of its parent, whose sessions end together when it is declared dead.
         Some(url) => Db::connect_postgres(url, order.fence.worker, CONNECTIONS).await?,
@@ -231,7 +243,7 @@ async fn work(order: Order) -> Result<TaskOutcome, TaskError> {
         }
     };
     let task = tasks::find(&mut db.read().await?.conn(), order.task_id).await?;
-    let Some(task) = task else { return Err(TaskError::new(Advice::Fenced, "lease_lost", "the task is not there")) };
+    let Some(task) = task else { return Err(TaskError::lease_lost()) };
     let handler: Arc<dyn Handler> = match task.queue {
         Queue::Acquisition => {
             let registry = app::registry(&reach, clock.clone()).map_err(failed)?;
@@ -250,7 +262,7 @@ async fn work(order: Order) -> Result<TaskOutcome, TaskError> {
     // A panic is a defect that the task meets in any process; it is told as such.
     let ended = tokio::spawn(async move { handler.run(claimed, ctx).await }).await;
     db.close().await;
-    ended.unwrap_or_else(|_| Err(TaskError::fail("panic", "a defect of matome ended the task")))
+    ended.unwrap_or_else(|_| Err(TaskError::panicked()))
 }
 
 /// Hears what the parent says; ends the process when the parent has ended.

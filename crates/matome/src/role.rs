@@ -12,7 +12,7 @@ use matome_model::task::Queue;
 use tower::ServiceExt as _;
 use tracing::{info, warn};
 
-use crate::app::{self, App, Names, Parts};
+use crate::app::{self, App, Parts, Web};
 use crate::cli::{BeatArgs, HealthArgs, ListenArgs, ReachArgs, ServeArgs, StorageArgs, WebArgs, WorkerArgs};
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
@@ -98,7 +98,7 @@ pub async fn beat(args: BeatArgs) -> Result<(), Failure> {
     run(Role {
         parts: Parts { role: "beat".to_owned(), web: false, ..Parts::all(0, 0, deadline) },
         storage: args.storage,
-        reach: ReachArgs { file_roots: Vec::new(), egress_allow: Vec::new() },
+        reach: ReachArgs { file_roots: Vec::new(), egress_allow: Vec::new(), time_zone: "UTC".to_owned() },
         aggregation_memory: 0,
         listen: None,
         health: Some(args.health),
@@ -163,12 +163,13 @@ async fn run(role: Role) -> Result<(), Failure> {
 struct Listening {
     address: Option<std::net::SocketAddr>,
     allowed_hosts: Vec<String>,
+    cors_origins: Vec<String>,
 }
 
 impl Role {
     /// Listens before anything else: whoever watches is told from the beginning what the process waits for.
     async fn start_listening(&self, gate: &Gate, server: &Server) -> Result<Listening, Failure> {
-        let mut listening = Listening { address: None, allowed_hosts: Vec::new() };
+        let mut listening = Listening { address: None, allowed_hosts: Vec::new(), cors_origins: Vec::new() };
         if let Some(listen) = &self.listen {
             let listener = serve::listen(listen.bind).await?;
             let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
@@ -176,7 +177,11 @@ impl Role {
                 warn!("listening beyond loopback without TLS: put a TLS proxy in front, tokens travel in the clear");
             }
             server.tcp(listener, gate.router());
-            listening = Listening { address: Some(address), allowed_hosts: listen.allowed_hosts.clone() };
+            listening = Listening {
+                address: Some(address),
+                allowed_hosts: listen.allowed_hosts.clone(),
+                cors_origins: listen.cors_allowed_origins.clone(),
+            };
         }
         if let Some(health) = &self.health {
             if let Some(address) = health.health_bind {
@@ -211,8 +216,13 @@ impl Role {
     async fn open(&self, names: &Listening, gate: &Gate) -> Result<App, Failure> {
         let (mut complaint, mut pause) = (Complaint::default(), RETRY.0);
         loop {
-            let names = Names { allowed_hosts: &names.allowed_hosts, bind: names.address.map(|address| address.ip()) };
-            let opened = App::open(&self.storage, &self.reach, names, self.aggregation_memory, self.parts.clone());
+            let web = Web {
+                allowed_hosts: &names.allowed_hosts,
+                bind: names.address.map(|address| address.ip()),
+                cors_origins: &names.cors_origins,
+                is_tls: false,
+            };
+            let opened = App::open(&self.storage, &self.reach, web, self.aggregation_memory, self.parts.clone());
             match opened.await {
                 Err(failure) if self.is_patient && failure.exit == Exit::Unreachable => {
                     gate.tell(&failure.what.english);

@@ -15,6 +15,9 @@ mod write;
 
 use sha2::{Digest, Sha256};
 
+use crate::field_error::Words;
+use crate::say;
+
 pub use number::{NumberError, canonical_number, is_canonical_number};
 pub use reason::{QuarantineReason, Rejected, UnknownReason};
 pub use write::{ObjectWriter, write_string};
@@ -103,14 +106,26 @@ impl Canonicaliser {
     pub fn canonicalise(&mut self, raw: &[u8]) -> Result<Canonical<'_>, Rejected> {
         let limits = &self.limits;
         if raw.len() > limits.record_bytes {
-            let detail = format!("record of {} bytes is longer than the limit of {}", raw.len(), limits.record_bytes);
+            let (size, limit) = (raw.len(), limits.record_bytes);
+            let detail = say!(
+                "record of {size} bytes is longer than the limit of {limit}",
+                "{size} バイトのレコードは上限の {limit} バイトを超えています"
+            );
             return Err(Rejected::new(QuarantineReason::RecordLimit, limits.record_bytes, detail));
         }
         if let Err(err) = std::str::from_utf8(raw) {
             let at = err.valid_up_to();
             let detail = match raw {
-                [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "record looks like UTF-16".to_owned(),
-                _ => format!("byte 0x{:02x} is not valid UTF-8 here", raw[at]),
+                [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+                    Words::new("record looks like UTF-16", "レコードが UTF-16 のようです")
+                }
+                _ => {
+                    let byte = raw[at];
+                    say!(
+                        "byte 0x{byte:02x} is not valid UTF-8 here",
+                        "バイト 0x{byte:02x} はここでは UTF-8 として正しくありません"
+                    )
+                }
             };
             return Err(Rejected::new(QuarantineReason::InvalidUtf8, at, detail));
         }

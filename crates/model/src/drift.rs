@@ -13,7 +13,9 @@ use std::hash::{BuildHasher as _, Hasher, RandomState};
 
 use serde::{Deserialize, Serialize};
 
+use crate::field_error::Words;
 use crate::inference::{MAX_COLUMNS, MAX_DEPTH, MAX_FIELDS};
+use crate::say;
 use crate::source::words;
 use crate::validation::value::Json;
 
@@ -100,9 +102,18 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.old {
-            None => write!(f, "{}: new field of type {}", self.field, self.new),
-            Some(old) => write!(f, "{}: {} instead of {old}", self.field, self.new),
+        f.write_str(&self.words().english)
+    }
+}
+
+impl Difference {
+    /// What it says, in both languages.
+    #[must_use]
+    pub fn words(&self) -> Words {
+        let Self { field, old, new } = self;
+        match old {
+            None => say!("{field}: new field of type {new}", "{field}: 型 {new} の新しいフィールド"),
+            Some(old) => say!("{field}: {new} instead of {old}", "{field}: {old} ではなく {new}"),
         }
     }
 }

@@ -240,6 +240,15 @@ pub struct UnknownTable {
     pub hint: Words,
 }
 
+impl UnknownTable {
+    /// What it says with its hint, in both languages.
+    #[must_use]
+    pub fn words(&self) -> Words {
+        let (reference, Words { english, japanese }) = (&self.reference, &self.hint);
+        Words::new(format!("{self} ({english})"), format!("`{reference}`というテーブルはありません ({japanese})"))
+    }
+}
+
 /// The table that each of `references` means, in their order: an unqualified name is a source, else an aggregation.
 ///
 /// # Errors

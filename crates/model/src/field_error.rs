@@ -48,6 +48,26 @@ impl fmt::Display for Words {
 }
 
 impl Words {
+    /// What somebody else says, in the only language that they speak.
+    pub fn quoted(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { japanese: text.clone(), english: text }
+    }
+
+    /// Both sentences, one behind the other.
+    #[must_use]
+    pub fn joined(all: impl IntoIterator<Item = Self>) -> Self {
+        let (english, japanese): (Vec<_>, Vec<_>) =
+            all.into_iter().map(|words| (words.english, words.japanese)).unzip();
+        Self { english: english.join("; "), japanese: japanese.join("; ") }
+    }
+
+    /// With each language changed in the same way.
+    #[must_use]
+    pub fn map(self, change: impl Fn(String) -> String) -> Self {
+        Self { english: change(self.english), japanese: change(self.japanese) }
+    }
+
     /// The sentences in one language.
     pub fn text(&self, language: Language) -> &str {
         match language {
@@ -59,7 +79,7 @@ impl Words {
 
 /// The sentences that Django REST framework has, in its words.
 impl Words {
-    /// The same in both languages.
+    /// The sentences, in English and in Japanese.
     pub fn new(english: impl Into<String>, japanese: impl Into<String>) -> Self {
         Self { english: english.into(), japanese: japanese.into() }
     }
@@ -138,6 +158,31 @@ impl Words {
             format!("知らないオプションです。{hint_in_japanese}使えるもの: {known}。"),
         )
     }
+}
+
+/// What an error and its sources say, outermost first; a text that ends with that of its source is enough.
+///
+/// Systems and libraries speak English.
+#[must_use]
+pub fn chain(err: Option<&(dyn std::error::Error + 'static)>) -> Vec<Words> {
+    let mut texts: Vec<Words> = Vec::new();
+    let mut next = err;
+    while let Some(err) = next {
+        let text = err.to_string();
+        if !texts.last().is_some_and(|last| last.english.ends_with(&text)) {
+            texts.push(Words::quoted(text));
+        }
+        next = err.source();
+    }
+    texts
+}
+
+/// [`Words`] of two templates, each as `format!` takes them: `say!("{n} rows", "{n} 行")`.
+#[macro_export]
+macro_rules! say {
+    ($english:literal, $japanese:literal $(,)?) => {
+        $crate::field_error::Words::new(::std::format!($english), ::std::format!($japanese))
+    };
 }
 
 fn quoted(words: &[&str]) -> String {

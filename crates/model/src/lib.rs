@@ -12,6 +12,7 @@ pub mod drift;
 pub mod engine;
 pub mod field_error;
 pub mod inference;
+pub mod kept_error;
 pub mod language;
 pub mod record_key;
 pub mod schedule;

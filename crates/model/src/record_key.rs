@@ -6,6 +6,8 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 
 use crate::canonical::write_string;
+use crate::field_error::Words;
+use crate::say;
 
 /// Paths that one key may have.
 pub const MAX_PATHS: usize = 16;
@@ -85,12 +87,27 @@ pub struct RecordKey {
 
 /// A record whose key cannot tell it apart.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the key `{path}` is {found}")]
+#[error("{}", self.words())]
 pub struct KeyError {
     /// The path.
     pub path: String,
     /// `missing`, `null`, `an object`, `an array`.
     pub found: &'static str,
+}
+
+impl KeyError {
+    /// What it says, in both languages.
+    #[must_use]
+    pub fn words(&self) -> Words {
+        let Self { path, found } = self;
+        let in_japanese = match *found {
+            "missing" => "がありません",
+            "null" => "が null です",
+            "an array" => "が配列です",
+            _ => "がオブジェクトです",
+        };
+        say!("the key `{path}` is {found}", "キー `{path}` {in_japanese}")
+    }
 }
 
 impl RecordKey {

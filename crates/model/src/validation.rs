@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::field_error::FieldError;
+use crate::field_error::{FieldError, Words};
+use crate::say;
 use crate::source::words;
 
 use rules::UniqueValues;
@@ -64,16 +65,32 @@ pub struct Violation {
     /// The keyword of the schema, or the word of the rule.
     pub keyword: &'static str,
     /// What is wrong, for people.
-    pub problem: String,
+    pub problem: Words,
     /// Whether a rule was broken; else the schema.
     pub is_rule: bool,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.is_rule { "rule" } else { "schema" };
-        let place = if self.pointer.is_empty() { "the record" } else { &self.pointer };
-        write!(f, "{place}: {} ({what}, `{}`)", self.problem, self.keyword)
+        f.write_str(&self.words().english)
+    }
+}
+
+impl Violation {
+    /// What it says, in both languages.
+    #[must_use]
+    pub fn words(&self) -> Words {
+        let Words { english, japanese } = &self.problem;
+        let (what, in_japanese) = if self.is_rule { ("rule", "規則") } else { ("schema", "スキーマ") };
+        let (place, place_in_japanese) = match self.pointer.as_str() {
+            "" => ("the record", "レコード"),
+            pointer => (pointer, pointer),
+        };
+        let keyword = self.keyword;
+        say!(
+            "{place}: {english} ({what}, `{keyword}`)",
+            "{place_in_japanese}: {japanese} ({in_japanese}の `{keyword}`)"
+        )
     }
 }
 

@@ -150,7 +150,7 @@ fn refused_records_name_their_reason() {
         let rejected = canonical(raw).expect_err(&shown);
         assert_eq!(rejected.reason, *expected, "{shown}: {rejected}");
         assert!(rejected.offset <= raw.len(), "{shown}");
-        assert!(!rejected.detail.chars().any(char::is_control), "{shown}");
+        assert!(!rejected.detail.english.chars().any(char::is_control), "{shown}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use matome_model::field_error::Words;
+
 /// An error of the store. Only what a caller decides on has a variant of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -112,6 +114,38 @@ pub enum StoreError {
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl StoreError {
+    /// What it says, in both languages.
+    pub fn words(&self) -> Words {
+        let japanese = match self {
+            Self::Fenced { lane_id, lease_epoch } => {
+                format!("レーン {lane_id} のリース (エポック {lease_epoch}) を失いました")
+            }
+            Self::CheckpointMoved { source_id, page_seq } => {
+                format!("データソース {source_id} のチェックポイントはもうページ {page_seq} にありません")
+            }
+            Self::Unique { constraint, .. } => format!("`{constraint}` により同じ行を二つ持てません"),
+            Self::DiskFull(_) => "データベースのディスクに空きがありません".to_owned(),
+            Self::DatabaseUrl { what } => {
+                format!("`DATABASE_URL` は PostgreSQL データベースのアドレスではありません: {what}")
+            }
+            Self::Unreachable(_) => "データベースに接続できません".to_owned(),
+            Self::TablesHeld(_) => "別のセッションがテーブルを使っています".to_owned(),
+            Self::Refused(_) => "データベースがログインを拒否しました".to_owned(),
+            Self::CommitUnknown(_) => "データベースがコミットを確認しませんでした".to_owned(),
+            Self::SchemaVersion { found, wanted } => {
+                format!("データベースのスキーマは版 {found} で、このプログラムが使えるのは {wanted} です")
+            }
+            Self::InUse { path } => format!("`{}` は別の matome プロセスが使っています", path.display()),
+            Self::DataDir { path, what, .. } => format!("`{}` を使えません: {what}", path.display()),
+            Self::Corrupt { path, what } => format!("`{}` はデータベースとして読めません: {what}", path.display()),
+            Self::Inconsistent { column, what } => format!("列 `{column}` の内容を読めません: {what}"),
+            Self::Secret { path, what } => format!("秘密の値 `{path}` を読めません: {what}"),
+            Self::Closed => "データベースは閉じられました".to_owned(),
+            Self::Database(_) => "データベースが文を拒否しました".to_owned(),
+        };
+        Words::new(self.to_string(), japanese)
+    }
+
     /// Whether the same call may succeed a little later without anybody doing anything about it.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::CommitUnknown(_) | Self::DiskFull(_))

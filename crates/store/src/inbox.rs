@@ -11,7 +11,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::db::{Arg, Conn};
 use crate::error::Result;
-use crate::quarantine::{BadRecord, raw_hash};
+use crate::quarantine::{BadRecord, raw_hash, storable};
 
 /// Records of one page at most: the outcome of each is written to its quarantine row.
 pub const PAGE_ROWS: i64 = 500;
@@ -69,7 +69,8 @@ where i.source_id = $1 and i.stream = $2 and i.id <= $3
 order by i.id";
 
 const SETTLE: &str = "update quarantine set
-    status = $2, outcome = $3, outcome_detail = $4, replayed_at = $5, detail = coalesce($6, detail)
+    status = $2, outcome = $3, outcome_detail = $4, replayed_at = $5, detail = coalesce($6, detail),
+    outcome_detail_japanese = $7, detail_japanese = coalesce($8, detail_japanese)
 where id = $1 and status = 'replaying'";
 
 const IDENTITY: &str = "select raw_hash, reason from quarantine where id = $1";
@@ -131,7 +132,7 @@ pub(crate) async fn settle(
             Place::Record(_) => ("replayed", "duplicate", None, None),
             Place::Quarantined(index) => {
                 let bad = &quarantined[index];
-                let told = bad.detail.replace('\0', "\u{2400}");
+                let told = storable(&bad.detail);
                 let before = conn.fetch_optional(IDENTITY, &[record.quarantine_id.into()]).await?;
                 let is_same = match before {
                     Some(row) => {
@@ -141,16 +142,20 @@ pub(crate) async fn settle(
                 };
                 // The same bytes for the same reason are the same row; all else is a row of its own now.
                 let (status, said) = if is_same { ("held", Some(told.clone())) } else { ("replayed", None) };
-                (status, "quarantined", Some(format!("{}: {told}", bad.reason)), said)
+                let reason = bad.reason;
+                (status, "quarantined", Some(told.map(|text| format!("{reason}: {text}"))), said)
             }
         };
-        let args: [Arg<'_>; 6] = [
+        let [detail, said] = [&detail, &said].map(|words| words.as_ref());
+        let args: [Arg<'_>; 8] = [
             record.quarantine_id.into(),
             status.into(),
             outcome.into(),
-            detail.as_deref().into(),
+            detail.map(|words| words.english.as_str()).into(),
             now.into(),
-            said.as_deref().into(),
+            said.map(|words| words.english.as_str()).into(),
+            detail.map(|words| words.japanese.as_str()).into(),
+            said.map(|words| words.japanese.as_str()).into(),
         ];
         conn.execute(SETTLE, &args).await?;
     }

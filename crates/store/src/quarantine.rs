@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use matome_model::canonical::QuarantineReason;
 use matome_model::clock::Timestamp;
+use matome_model::field_error::Words;
 use sha2::{Digest as _, Sha256};
 use sqlx::AssertSqlSafe;
 
@@ -25,7 +26,7 @@ pub struct BadRecord {
     /// Why.
     pub reason: QuarantineReason,
     /// What was found and where, for people.
-    pub detail: String,
+    pub detail: Words,
     /// Where it stood in the source, as a JSON object.
     pub position: String,
     /// Its bytes, or the beginning of them.
@@ -34,7 +35,7 @@ pub struct BadRecord {
     pub raw_length: u64,
 }
 
-/// Rows of one statement: nine parameters each, far below what either database takes.
+/// Rows of one statement: eight parameters each, far below what either database takes.
 const CHUNK: usize = 100;
 
 /// Puts records of one page into quarantine; one that is there already is counted in its row.
@@ -66,13 +67,14 @@ pub(crate) async fn insert(
     for chunk in rows.chunks(CHUNK) {
         let lengths: Vec<i64> =
             chunk.iter().map(|(record, ..)| i64::try_from(record.raw_length).unwrap_or(i64::MAX)).collect();
-        let details: Vec<String> = chunk.iter().map(|(record, ..)| record.detail.replace('\0', "\u{2400}")).collect();
+        let details: Vec<Words> = chunk.iter().map(|(record, ..)| storable(&record.detail)).collect();
         let mut args: Vec<Arg<'_>> = vec![source_id.into(), stream.into(), task_id.into(), now.into()];
         for ((record, hash, seen), (length, detail)) in chunk.iter().zip(lengths.iter().zip(&details)) {
             let kept = &record.raw[..record.raw.len().min(RAW_BYTES)];
             args.extend([
                 record.reason.as_str().into(),
-                detail.into(),
+                detail.english.as_str().into(),
+                detail.japanese.as_str().into(),
                 Arg::Json(Some(&record.position)),
                 kept.into(),
                 (*length).into(),
@@ -92,20 +94,21 @@ pub(crate) async fn insert(
 
 fn statement(rows: usize) -> String {
     let mut sql = "insert into quarantine
-(source_id, stream, task_id, created_at, last_seen_at, reason, detail, position, raw, raw_length, raw_hash, seen) values "
+(source_id, stream, task_id, created_at, last_seen_at, reason, detail, detail_japanese, position, raw, raw_length, raw_hash, seen) values "
         .to_owned();
     for row in 0..rows {
-        let n = 5 + row * 7;
+        let n = 5 + row * 8;
         let comma = if row == 0 { "" } else { ", " };
         write!(
             sql,
-            "{comma}($1, $2, $3, $4, $4, ${n}, ${}, ${}, ${}, ${}, ${}, ${})",
+            "{comma}($1, $2, $3, $4, $4, ${n}, ${}, ${}, ${}, ${}, ${}, ${}, ${})",
             n + 1,
             n + 2,
             n + 3,
             n + 4,
             n + 5,
-            n + 6
+            n + 6,
+            n + 7
         )
         .expect("text grows");
     }
@@ -120,6 +123,11 @@ on conflict (source_id, stream, raw_hash, reason) do update set
 returning raw_hash, reason, seen",
     );
     sql
+}
+
+/// NUL cannot be in a text of PostgreSQL.
+pub(crate) fn storable(detail: &Words) -> Words {
+    detail.clone().map(|text| text.replace('\0', "\u{2400}"))
 }
 
 /// What tells the bytes of a bad record from others.

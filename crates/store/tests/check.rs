@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use chrono::{DateTime, TimeDelta};
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::clock::Timestamp;
+use matome_model::field_error::Words;
 use matome_model::schedule::Plan;
 use matome_model::source::{Dedupe, SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue};
@@ -405,7 +406,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
         }
         let bad = BadRecord {
             reason: QuarantineReason::InvalidJson,
-            detail: "bad".to_owned(),
+            detail: Words::quoted("bad"),
             position: "{}".to_owned(),
             raw: b"not json".to_vec(),
             raw_length: 8,

@@ -13,6 +13,7 @@ use chrono::{DateTime, TimeDelta};
 use futures::FutureExt as _;
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::clock::Timestamp;
+use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
 use matome_model::schedule::{Plan, ScheduleOptions};
 use matome_model::source::Dedupe;
@@ -438,7 +439,7 @@ impl Side {
         }
         let bad = bad.iter().map(|n| BadRecord {
             reason: QuarantineReason::InvalidJson,
-            detail: format!("bad {n}"),
+            detail: Words::new(format!("bad {n}"), format!("不正 {n}")),
             position: format!(r#"{{"line":{n}}}"#),
             raw: vec![*n, 0, 255],
             raw_length: 3,
@@ -692,6 +693,7 @@ const TABLES: &[Table] = &[
             ("task_id", Kind::Id("tasks")),
             ("reason", Kind::Text),
             ("detail", Kind::Text),
+            ("detail_japanese", Kind::Text),
             ("position", Kind::Json),
             ("raw", Kind::Bytes),
             ("raw_length", Kind::Int),

@@ -5,8 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use matome_model::field_error::Words;
+use matome_model::kept_error::KeptError;
+use matome_model::say;
 use matome_store::tasks::{End, Finish};
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
@@ -76,7 +78,9 @@ fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext, 
         Advice::Interrupted if reason == Some(StopReason::Cancelled) => End::Cancelled { result: err.result },
         Advice::Interrupted if reason == Some(StopReason::Yield) => End::Yielded { result: err.result },
         Advice::Interrupted if reason == Some(StopReason::Deadline) => {
-            let late = format!("the attempt did not end within {} seconds", deadline.as_secs());
+            let secs = deadline.as_secs();
+            let late =
+                say!("the attempt did not end within {secs} seconds", "試行が {secs} 秒以内に終わりませんでした");
             let late = TaskError { result: err.result, ..TaskError::retry("deadline", late) };
             log(task_id, &late, "attempt stopped");
             End::Retry { error: error_json(&late), result: late.result, after: None, jitter: rand::random() }
@@ -94,7 +98,8 @@ fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext, 
 }
 
 fn log(task_id: i64, err: &TaskError, what: &str) {
-    let causes = err.causes.join(": ");
+    let causes: Vec<&str> = err.causes.iter().map(|cause| cause.english.as_str()).collect();
+    let causes = causes.join(": ");
     tracing::warn!(task.id = task_id, reason = %err.reason, causes, "{what}: {}", err.message);
 }
 
@@ -104,28 +109,21 @@ fn panicked(panic: &(dyn Any + Send)) -> TaskError {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned());
-    let mut err = TaskError::fail("panic", "a defect of matome ended the task");
-    err.causes.push(message);
+    let mut err = TaskError::panicked();
+    err.causes.push(Words::quoted(message));
     err
 }
 
-/// `{"message", "causes", "position", "reason"}`, the form in which `tasks.error` is kept and shown.
+/// The form in which `tasks.error` is kept ([`KeptError`]).
 fn error_json(err: &TaskError) -> Box<RawValue> {
-    #[derive(Serialize)]
-    struct Shown<'a> {
-        message: &'a str,
-        causes: &'a [String],
-        position: Option<&'a RawValue>,
-        reason: &'a str,
-    }
-    let shown =
-        Shown { message: &err.message, causes: &err.causes, position: err.position.as_deref(), reason: &err.reason };
-    serde_json::value::to_raw_value(&shown).expect("text is JSON")
+    let kept = KeptError::new(&err.reason, &err.message, &err.causes, err.position.as_deref());
+    serde_json::value::to_raw_value(&kept).expect("text is JSON")
 }
 
 /// The error of a task whose real end the database would not take.
-pub(crate) fn unstorable(task_id: i64, why: &dyn std::error::Error) -> End {
-    let err = TaskError::from_error(Advice::Fail, "unstorable", why);
+pub(crate) fn unstorable(task_id: i64, why: &(dyn std::error::Error + 'static)) -> End {
+    let what = ("the end of the task could not be stored", "タスクの終わりを保存できませんでした");
+    let err = TaskError::because(Advice::Fail, "unstorable", what, Some(why));
     log(task_id, &err, "the end of the task could not be stored");
     End::Failed { error: error_json(&err), result: None }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use matome_model::field_error::{Words, chain};
 use matome_model::task::Fence;
 use matome_store::db::Db;
 use matome_store::error::StoreError;
@@ -221,9 +222,9 @@ pub struct TaskError {
     /// A short code from a small set: `http_status`, `config`, `auth`, `panic`, ...
     pub reason: String,
     /// What failed, in one sentence.
-    pub message: String,
+    pub message: Box<Words>,
     /// Why, outermost first.
-    pub causes: Vec<String>,
+    pub causes: Vec<Words>,
     /// Where: which request, which line; a JSON object.
     pub position: Option<Box<RawValue>>,
     /// Counts up to here, a JSON object.
@@ -232,35 +233,49 @@ pub struct TaskError {
 
 impl TaskError {
     /// An error without causes.
-    pub fn new(advice: Advice, reason: &str, message: impl Into<String>) -> Self {
-        let (reason, message) = (reason.to_owned(), message.into());
+    pub fn new(advice: Advice, reason: &str, message: impl Into<Words>) -> Self {
+        let (reason, message) = (reason.to_owned(), Box::new(message.into()));
         Self { advice, reason, message, causes: Vec::new(), position: None, result: None }
     }
 
-    /// An error that says what `err` says, with the chain of its sources as causes.
-    pub fn from_error(advice: Advice, reason: &str, err: &dyn Error) -> Self {
-        let mut error = Self::new(advice, reason, err.to_string());
-        let mut source = err.source();
-        while let Some(cause) = source {
-            error.causes.push(cause.to_string());
-            source = cause.source();
-        }
-        error
+    /// An error that says what happened, with `err` and the chain of its sources as causes.
+    pub fn because(
+        advice: Advice,
+        reason: &str,
+        message: impl Into<Words>,
+        err: Option<&(dyn Error + 'static)>,
+    ) -> Self {
+        Self { causes: chain(err), ..Self::new(advice, reason, message) }
+    }
+
+    /// What the store says, with the chain of its sources as causes.
+    pub fn from_store(advice: Advice, reason: &str, err: &StoreError) -> Self {
+        Self::because(advice, reason, err.words(), err.source())
     }
 
     /// Worth another try, with backoff.
-    pub fn retry(reason: &str, message: impl Into<String>) -> Self {
+    pub fn retry(reason: &str, message: impl Into<Words>) -> Self {
         Self::new(Advice::Retry { after: None }, reason, message)
     }
 
     /// Not worth another try.
-    pub fn fail(reason: &str, message: impl Into<String>) -> Self {
+    pub fn fail(reason: &str, message: impl Into<Words>) -> Self {
         Self::new(Advice::Fail, reason, message)
     }
 
     /// Stopped on request.
     pub fn interrupted() -> Self {
-        Self::new(Advice::Interrupted, "interrupted", "stopped on request")
+        Self::new(Advice::Interrupted, "interrupted", ("stopped on request", "求めに応じて止まりました"))
+    }
+
+    /// A panic: a defect of matome.
+    pub fn panicked() -> Self {
+        Self::fail("panic", ("a defect of matome ended the task", "matome の不具合でタスクが終わりました"))
+    }
+
+    /// The lease is gone: nothing is written about it.
+    pub fn lease_lost() -> Self {
+        Self::new(Advice::Fenced, "lease_lost", ("the lease was lost", "リースを失いました"))
     }
 
     /// The same error with its place (a JSON object).
@@ -280,7 +295,7 @@ impl TaskError {
 
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message.english)
     }
 }
 
@@ -296,6 +311,6 @@ impl From<StoreError> for TaskError {
             StoreError::DiskFull(_) => (Advice::Retry { after: Some(DISK_FULL_PAUSE) }, "disk_full"),
             _ => (Advice::Retry { after: None }, "store"),
         };
-        Self::from_error(advice, reason, &err)
+        Self::from_store(advice, reason, &err)
     }
 }

@@ -65,8 +65,10 @@ impl Actor {
         self.tasks.lock().unwrap().push(task.task.id);
         assert!(ctx.lease_valid());
         match self.acts.get(&object_id).copied().unwrap_or(Act::Succeed) {
-            Act::Fail => Err(TaskError::fail("config", "the definition is wrong")),
-            Act::FailOnce if task.task.attempt == 0 => Err(TaskError::retry("http_status", "answered 503")),
+            Act::Fail => Err(TaskError::fail("config", ("the definition is wrong", "定義が不正です"))),
+            Act::FailOnce if task.task.attempt == 0 => {
+                Err(TaskError::retry("http_status", ("answered 503", "503 が返りました")))
+            }
             Act::Panic => panic!("object {object_id} is cursed"),
             Act::YieldOnce if self.runs_of(object_id) > 1 => Ok(TaskOutcome::new(&serde_json::json!({}))),
             Act::UntilStopped | Act::YieldOnce => {

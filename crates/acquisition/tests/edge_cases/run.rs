@@ -46,7 +46,7 @@ pub async fn run(db: &Db, input: Input) -> Outcome {
         }
         Input::Reads { contents, options } => {
             let bench = Bench::new(db, options).await;
-            let mut ended = Err(TaskError::fail("test", "nothing was read"));
+            let mut ended = Err(TaskError::fail("test", ("nothing was read", "何も読んでいません")));
             for content in contents {
                 std::fs::write(bench.dir.path().join("data.ndjson"), content).unwrap();
                 ended = bench.run().await;
@@ -159,7 +159,8 @@ async fn found(bench: &Bench, ended: Result<TaskOutcome, TaskError>) -> Outcome 
     }
     outcome.stored = shown(outcome.stored);
     if let Err(err) = ended {
-        let says = std::iter::once(err.message).chain(err.causes).collect::<Vec<_>>().join(": ");
+        let all = std::iter::once(*err.message).chain(err.causes).map(|words| words.english);
+        let says = all.collect::<Vec<_>>().join(": ");
         if outcome.stored.len() == 1 && outcome.stored[0].ends_with("records") {
             outcome.stored = vec![SOME.to_owned()];
         }

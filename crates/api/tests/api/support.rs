@@ -13,6 +13,7 @@ use matome_bus::Bus;
 use matome_connector::{FileRoots, Registry};
 use matome_egress::{HttpClient, Policy};
 use matome_model::clock::Clock;
+use matome_model::field_error::Words;
 use matome_store::api_tokens::{self, Role};
 use matome_store::db::Db;
 use matome_store::secrets::Vault;
@@ -159,8 +160,7 @@ impl Previewer for OneRow {
     fn validate(&self, sql: String) -> BoxFuture<'_, Result<Vec<String>, TrialError>> {
         let is_query = sql.trim_start().starts_with("select");
         let refused = || TrialError {
-            message: "only queries can run".to_owned(),
-            japanese: Some("クエリだけです".to_owned()),
+            message: Words::new("only queries can run", "クエリだけです"),
             causes: Vec::new(),
             position: None,
         };

@@ -101,8 +101,10 @@ impl Exchange {
         self.wait(&position).await?;
         let is_own = asked.url.origin() == *origin;
         if asked.method == Method::POST && !is_own {
-            let problem = "the next page is on another host, and what is sent by POST goes to the host of `url` only";
-            let error = DocumentError { line: None, problem: problem.to_owned() };
+            let error = DocumentError::anywhere((
+                "the next page is on another host, and what is sent by POST goes to the host of `url` only",
+                "次のページが別のホストにあります。POST で送るものは `url` のホストにしか送りません",
+            ));
             return Err(ConnectorError::document(*position, error));
         }
         let auth = self.config.auth.clone().filter(|_| asked.url.origin() == *self.config.list.origin());

@@ -3,6 +3,7 @@
 use matome_egress::header::{self, HeaderMap, HeaderName, HeaderValue};
 use matome_egress::{Method, StatusCode};
 use matome_model::field_error::Words;
+use matome_model::say;
 use url::{Origin, Url, form_urlencoded};
 
 use super::config::{belongs_into_auth, is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome, url_of};
@@ -124,7 +125,7 @@ impl List {
     /// What its pages depend on, in text: as version 1 wrote it for what version 1 knew.
     pub(super) fn scope(&self) -> String {
         let by_name = Values { by_name: true, ..Values::default() };
-        let url = self.first(&by_name).unwrap_or_else(|unfit| unfit.0);
+        let url = self.first(&by_name).unwrap_or_else(|unfit| unfit.0.english);
         let mut scope = format!("{url} {} {:?}", self.records, self.pagination);
         if self.method != Method::GET {
             let body = self.body(&by_name).ok().flatten().map(|(_, body)| String::from_utf8_lossy(&body).into_owned());
@@ -173,13 +174,16 @@ impl List {
         let (shape, filled) = (path(&self.url.shape()), path(&text));
         let changed = filled.split('/').zip(shape.split('/')).filter(|(segment, of)| segment != of);
         if changed.into_iter().any(|(segment, _)| matches!(segment, "" | "." | "..")) && !values.by_name {
-            let problem = "a value is empty, `.` or `..` where the address has a part of its path";
-            return Err(Unfit(problem.to_owned()));
+            return Err(Unfit(Words::new(
+                "a value is empty, `.` or `..` where the address has a part of its path",
+                "アドレスのパスに入る値が空か、`.` か `..` です",
+            )));
         }
-        let mut url = Url::parse(text.trim()).map_err(|_| Unfit("its address is not valid".to_owned()))?;
+        let mut url = Url::parse(text.trim())
+            .map_err(|_| Unfit(Words::new("its address is not valid", "アドレスが正しくありません")))?;
         url.set_fragment(None);
         if url.origin() != self.origin && !values.by_name {
-            return Err(Unfit("its address leads to another host".to_owned()));
+            return Err(Unfit(Words::new("its address leads to another host", "アドレスが別のホストを指しています")));
         }
         Ok(url)
     }
@@ -219,8 +223,12 @@ impl List {
         });
         for (name, value) in &self.headers {
             let text = value.fill(&values)?;
-            let value = HeaderValue::from_str(&text)
-                .map_err(|_| Unfit(format!("the value of the header `{name}` has characters that it can not carry")))?;
+            let value = HeaderValue::from_str(&text).map_err(|_| {
+                Unfit(say!(
+                    "the value of the header `{name}` has characters that it can not carry",
+                    "ヘッダー `{name}` の値に、ヘッダーで送れない文字があります"
+                ))
+            })?;
             headers.insert(name, value);
         }
         Ok(Asked { url, method: self.method.clone(), headers, body })

@@ -1,5 +1,7 @@
 //! Walks through the pages of one list; a page is split while it streams in.
 
+use matome_model::field_error::Words;
+use matome_model::say;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -84,10 +86,9 @@ impl Walk {
     ) -> Result<Opened, ConnectorError> {
         let name = wanted.name;
         let place = |request| Position { document: name.into(), request, line: None, record: 0 };
-        let broken = |position: Position, problem: String| {
-            ConnectorError::document(position, DocumentError { line: None, problem })
-        };
-        let url = Url::parse(name).map_err(|_| broken(place(None), "it is no address".to_owned()))?;
+        let broken =
+            |position: Position, problem: Words| ConnectorError::document(position, DocumentError::anywhere(problem));
+        let url = Url::parse(name).map_err(|_| broken(place(None), no_address()))?;
         let asked = list.ask(&url, &wanted.values).map_err(|Unfit(problem)| broken(place(None), problem))?;
         self.check_name(name, exchange.requests() + 1)?;
         let conditions = wanted.known.map(conditions).unwrap_or_default();
@@ -116,7 +117,10 @@ impl Walk {
         if let Some(kind) = text_of(&response.headers, &header::CONTENT_TYPE)
             && ["text/html", "application/xhtml"].iter().any(|page| kind.to_ascii_lowercase().starts_with(page))
         {
-            let problem = format!("the server answered with a page for people (`{kind}`), not with JSON");
+            let problem = say!(
+                "the server answered with a page for people (`{kind}`), not with JSON",
+                "サーバーが JSON ではなく、人が見るページ (`{kind}`) を返しました"
+            );
             return Err(broken(exchange.position(name), problem));
         }
         let mut captures = list.pagination.captures();
@@ -138,15 +142,15 @@ impl Walk {
     }
 
     fn check_name(&mut self, name: &str, request: u64) -> Result<(), ConnectorError> {
-        let repeated = |problem: String| {
+        let repeated = |problem: Words| {
             let position = Position { document: name.into(), request: Some(request), line: None, record: 0 };
             Err(ConnectorError::Loop { position: Box::new(position), problem })
         };
         if !self.names.insert(fingerprint(name)) {
-            return repeated("this page was read already".to_owned());
+            return repeated(Words::new("this page was read already", "このページはすでに読みました"));
         }
         if self.names.len() > PAGE_LIMIT {
-            return repeated(format!("there are more than {PAGE_LIMIT} pages"));
+            return repeated(say!("there are more than {PAGE_LIMIT} pages", "ページが {PAGE_LIMIT} を超えています"));
         }
         Ok(())
     }
@@ -171,6 +175,7 @@ impl Walk {
         let position = Box::new(exchange.position(name));
         let message =
             message.map_or_else(|| status.to_string(), |message| format!("{status}: {}", exchange.discreet(message)));
+        let message = Words::quoted(message);
         match rule.action {
             Action::Empty => Ok(Opened::End),
             Action::Skip => self.behind(list, exchange, name, url, &wanted.values).map(Opened::Skipped),
@@ -191,14 +196,17 @@ impl Walk {
         self.skipped_in_a_row += 1;
         if self.skipped_in_a_row > SKIP_LIMIT {
             let position = Box::new(exchange.position(name));
-            let problem = format!("more than {SKIP_LIMIT} pages in a row were passed over (`errors`)");
+            let problem = say!(
+                "more than {SKIP_LIMIT} pages in a row were passed over (`errors`)",
+                "続けて {SKIP_LIMIT} ページより多くを読み飛ばしました (`errors`)"
+            );
             return Err(ConnectorError::Loop { position, problem });
         }
         match list.pagination.behind(list.page_value(url).as_deref()) {
             Next::Value(value) => match list.follow(url, &value, values) {
                 Ok(next) => Ok(Some(next)),
                 Err(Unfit(problem)) => {
-                    let error = DocumentError { line: None, problem };
+                    let error = DocumentError::anywhere(problem);
                     Err(ConnectorError::document(exchange.position(name), error))
                 }
             },
@@ -215,8 +223,8 @@ impl Walk {
         values: &Values<'_>,
     ) -> Result<Option<String>, ConnectorError> {
         let position = || Box::new(exchange.position(&page.name));
-        let fail = |problem: String| ConnectorError::document(*position(), DocumentError { line: None, problem });
-        let url = Url::parse(&page.name).map_err(|_| fail("it is no address".to_owned()))?;
+        let fail = |problem: Words| ConnectorError::document(*position(), DocumentError::anywhere(problem));
+        let url = Url::parse(&page.name).map_err(|_| fail(no_address()))?;
         if page.ends_list {
             return Ok(None);
         }
@@ -225,7 +233,10 @@ impl Walk {
         }
         self.skipped_in_a_row = 0;
         if page.found.count() > 0 && !self.bodies.insert(page.hasher.finish()) {
-            let problem = "the server gave the same page for another question".to_owned();
+            let problem = Words::new(
+                "the server gave the same page for another question",
+                "サーバーが別の要求に同じページを返しました",
+            );
             return Err(ConnectorError::Loop { position: position(), problem });
         }
         let captured: Vec<Option<&[u8]>> =
@@ -302,8 +313,10 @@ impl OpenPage {
     fn obey(&mut self, judged: (Action, Option<String>), exchange: &Exchange) -> Result<(), ConnectorError> {
         let (action, message) = judged;
         let position = Box::new(self.found.here(None));
-        let message = message
-            .map_or_else(|| "that something is wrong (`errors`)".to_owned(), |message| exchange.discreet(message));
+        let message = match message {
+            Some(message) => Words::quoted(exchange.discreet(message)),
+            None => Words::new("that something is wrong (`errors`)", "何かがおかしい (`errors`)"),
+        };
         match action {
             Action::Empty => self.ends_list = true,
             Action::Skip => self.is_skipped = true,
@@ -325,6 +338,10 @@ impl OpenPage {
             next: next.map(str::to_owned),
         }
     }
+}
+
+fn no_address() -> Words {
+    Words::new("it is no address", "アドレスではありません")
 }
 
 fn conditions(page: &Page) -> HeaderMap {

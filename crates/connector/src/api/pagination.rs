@@ -2,6 +2,7 @@
 
 use matome_egress::header::{self, HeaderMap, HeaderName};
 use matome_model::field_error::Words;
+use matome_model::say;
 use url::Url;
 
 use super::config::not_a_header_name;
@@ -167,7 +168,7 @@ impl Pagination {
     }
 
     /// Where to go on behind a page; else what is wrong with what the page says about it.
-    pub(super) fn next(&self, page: &Ended<'_>) -> Result<Next, String> {
+    pub(super) fn next(&self, page: &Ended<'_>) -> Result<Next, Words> {
         let number = || page.value.and_then(|value| value.parse::<u64>().ok());
         match self {
             Self::None => Ok(Next::End),
@@ -183,7 +184,12 @@ impl Pagination {
                     (Some(path), Some(text)) => match std::str::from_utf8(text).ok().and_then(|text| text.parse().ok())
                     {
                         Some::<u64>(total) => next.saturating_sub(*start) < total,
-                        None => return Err(format!("what it has at `{path}` (`pagination.total`) is no whole number")),
+                        None => {
+                            return Err(say!(
+                                "what it has at `{path}` (`pagination.total`) is no whole number",
+                                "`{path}` (`pagination.total`) にあるものが整数ではありません"
+                            ));
+                        }
                     },
                 };
                 // A total never ends a read before a short page does: it may lie.
@@ -195,10 +201,16 @@ impl Pagination {
                 match serde_json::from_slice::<Option<String>>(text) {
                     Ok(Some(link)) if !link.is_empty() => match page.url.join(&link) {
                         Ok(url) => Ok(Next::Link(Box::new(url))),
-                        Err(_) => Err(format!("what it has at `{next}` (`pagination.next`) is no address")),
+                        Err(_) => Err(say!(
+                            "what it has at `{next}` (`pagination.next`) is no address",
+                            "`{next}` (`pagination.next`) にあるものがアドレスではありません"
+                        )),
                     },
                     Ok(_) => Ok(Next::End),
-                    Err(_) => Err(format!("what it has at `{next}` (`pagination.next`) is no link")),
+                    Err(_) => Err(say!(
+                        "what it has at `{next}` (`pagination.next`) is no link",
+                        "`{next}` (`pagination.next`) にあるものがリンクではありません"
+                    )),
                 }
             }
             Self::LinkHeader => {
@@ -207,7 +219,10 @@ impl Pagination {
                         let url = page.url.join(&link);
                         return match url {
                             Ok(url) => Ok(Next::Link(Box::new(url))),
-                            Err(_) => Err("what its header `Link` names as the next page is no address".to_owned()),
+                            Err(_) => Err(Words::new(
+                                "what its header `Link` names as the next page is no address",
+                                "ヘッダー `Link` が次のページとして示すものがアドレスではありません",
+                            )),
                         };
                     }
                 }
@@ -220,8 +235,10 @@ impl Pagination {
                         Some(b"false") => (Some(false), page.captured.get(1)),
                         None | Some(b"null") => (None, page.captured.get(1)),
                         Some(_) => {
-                            let problem = "(`pagination.has_more`) is neither `true` nor `false`";
-                            return Err(format!("what it has at `{path}` {problem}"));
+                            return Err(say!(
+                                "what it has at `{path}` (`pagination.has_more`) is neither `true` nor `false`",
+                                "`{path}` (`pagination.has_more`) にあるものが `true` でも `false` でもありません"
+                            ));
                         }
                     },
                     (_, captured) => (None, captured.first()),
@@ -235,10 +252,14 @@ impl Pagination {
                 let token = token.filter(|token| !token.is_empty());
                 match (more, token) {
                     (Some(false), _) | (None, None) => Ok(Next::End),
-                    (Some(true), None) => Err("it says that there is more, but has no token for it".to_owned()),
-                    (_, Some(token)) if token.len() > TOKEN_LIMIT_BYTES => {
-                        Err(format!("its token for the next page has more than {TOKEN_LIMIT_BYTES} bytes"))
-                    }
+                    (Some(true), None) => Err(Words::new(
+                        "it says that there is more, but has no token for it",
+                        "続きがあると示していますが、そのためのトークンがありません",
+                    )),
+                    (_, Some(token)) if token.len() > TOKEN_LIMIT_BYTES => Err(say!(
+                        "its token for the next page has more than {TOKEN_LIMIT_BYTES} bytes",
+                        "次のページのトークンが {TOKEN_LIMIT_BYTES} バイトを超えています"
+                    )),
                     (_, Some(token)) => Ok(Next::Value(token)),
                 }
             }
@@ -246,8 +267,13 @@ impl Pagination {
     }
 }
 
-fn token(path: &JsonPath, text: Option<&[u8]>) -> Result<Option<String>, String> {
-    let wrong = || format!("what it has at `{path}` (`pagination.next`) is neither a text nor a number");
+fn token(path: &JsonPath, text: Option<&[u8]>) -> Result<Option<String>, Words> {
+    let wrong = || {
+        say!(
+            "what it has at `{path}` (`pagination.next`) is neither a text nor a number",
+            "`{path}` (`pagination.next`) にあるものが文字列でも数値でもありません"
+        )
+    };
     match text.and_then(|text| text.first().map(|first| (first, text))) {
         None | Some((b'n', _)) => Ok(None),
         Some((b'"', text)) => serde_json::from_slice(text).map(Some).map_err(|_| wrong()),
@@ -390,7 +416,7 @@ mod tests {
         count: u64,
         value: Option<&str>,
         captured: &[Option<&[u8]>],
-    ) -> Result<Next, String> {
+    ) -> Result<Next, Words> {
         let (headers, url) = (HeaderMap::new(), Url::parse("http://h/").unwrap());
         pagination.next(&Ended { count, value, captured, headers: &headers, url: &url })
     }
@@ -441,7 +467,7 @@ mod tests {
         assert_eq!(next(&more, 1, None, &[Some(b"false"), Some(b"\"a\"")]), Ok(Next::End));
         assert_eq!(next(&more, 1, None, &[Some(b"true"), Some(b"\"a\"")]), Ok(Next::Value("a".to_owned())));
         assert_eq!(next(&more, 1, None, &[None, Some(b"\"a\"")]), Ok(Next::Value("a".to_owned())));
-        assert!(next(&more, 1, None, &[Some(b"true"), None]).unwrap_err().contains("no token"));
+        assert!(next(&more, 1, None, &[Some(b"true"), None]).unwrap_err().english.contains("no token"));
         assert!(next(&more, 1, None, &[Some(b"1"), Some(b"\"a\"")]).is_err());
     }
 }

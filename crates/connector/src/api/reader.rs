@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use matome_model::canonical::QuarantineReason;
 use matome_model::clock::iso8601;
+use matome_model::say;
 use matome_model::source::Dedupe;
 use serde_json::value::to_raw_value;
 use tokio::time::Instant;
@@ -427,9 +428,12 @@ impl ApiReader {
                 }
             }
             if bytes > PARENTS_LIMIT_BYTES {
-                let problem = format!("what is needed of its parents has more than {PARENTS_LIMIT_BYTES} bytes");
+                let problem = say!(
+                    "what is needed of its parents has more than {PARENTS_LIMIT_BYTES} bytes",
+                    "親のレコードから必要な値が {PARENTS_LIMIT_BYTES} バイトを超えています"
+                );
                 let position = self.exchange.position(name);
-                return Err(ConnectorError::document(position, DocumentError { line: None, problem }));
+                return Err(ConnectorError::document(position, DocumentError::anywhere(problem)));
             }
         }
         parents.next = parents.walk.next(&parent.list, &self.exchange, &page, &own)?;
@@ -467,5 +471,5 @@ fn values<'a>(config: &'a ApiConfig, state: &'a State, of_children: bool) -> Val
 fn unfit_at(config: &ApiConfig, Unfit(problem): Unfit) -> ConnectorError {
     let document = config.list.origin().ascii_serialization().into();
     let position = Position { document, request: None, line: None, record: 0 };
-    ConnectorError::document(position, DocumentError { line: None, problem })
+    ConnectorError::document(position, DocumentError::anywhere(problem))
 }

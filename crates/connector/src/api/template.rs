@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use matome_model::field_error::Words;
+use matome_model::say;
 use serde_json::value::RawValue;
 
 use crate::json::JsonPath;
@@ -196,7 +197,7 @@ pub(super) fn percent_encoded(text: &str) -> String {
 /// A value that can not stand where it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unfit(pub(super) String);
+pub(super) struct Unfit(pub(super) Words);
 
 /// What placeholders stand for in one request.
 #[derive(Clone, Copy, Default)]
@@ -225,12 +226,16 @@ impl<'a> Values<'a> {
             Placeholder::Parent(path) => {
                 let raw = self.parent_value(path)?;
                 match raw.as_bytes().first() {
-                    Some(b'"') => serde_json::from_str::<String>(raw)
-                        .map(Cow::Owned)
-                        .map_err(|_| Unfit(format!("the parent's value at `{path}` is no text"))),
-                    Some(b'{' | b'[') | None => {
-                        Err(Unfit(format!("the parent's value at `{path}` is an object or an array")))
-                    }
+                    Some(b'"') => serde_json::from_str::<String>(raw).map(Cow::Owned).map_err(|_| {
+                        Unfit(say!(
+                            "the parent's value at `{path}` is no text",
+                            "親の `{path}` の値が文字列として読めません"
+                        ))
+                    }),
+                    Some(b'{' | b'[') | None => Err(Unfit(say!(
+                        "the parent's value at `{path}` is an object or an array",
+                        "親の `{path}` の値がオブジェクトか配列です"
+                    ))),
                     Some(_) => Ok(raw.into()),
                 }
             }
@@ -241,7 +246,7 @@ impl<'a> Values<'a> {
         let value = self.parent.and_then(|values| values.get(&path.to_string()));
         match value {
             Some(value) if value != "null" => Ok(value),
-            _ => Err(Unfit(format!("the parent has no value at `{path}`"))),
+            _ => Err(Unfit(say!("the parent has no value at `{path}`", "親の `{path}` に値がありません"))),
         }
     }
 
@@ -364,7 +369,7 @@ mod tests {
             "http://h/a%2Fb%3Fc%23d%26e%3Df%25%5C%20%E6%97%A5/12345678901234567890.50/true?t=2026-01-01T00%3A00%3A00Z"
         );
         assert_eq!(template("{{{ parent.id }}}").fill(&values).unwrap(), "{a/b?c#d&e=f%\\ 日}");
-        assert!(template("{parent.none}").fill(&values).unwrap_err().0.contains("`$.none`"));
+        assert!(template("{parent.none}").fill(&values).unwrap_err().0.english.contains("`$.none`"));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use matome_egress::header::{self, HeaderValue};
 use matome_egress::{HttpClient, Method, Request};
+use matome_model::field_error::Words;
+use matome_model::say;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::{Url, form_urlencoded};
@@ -122,7 +124,7 @@ async fn fetch(client: &HttpClient, of: &ClientCredentials, timeout: Duration) -
     let mut document = of.token_url.clone();
     document.set_query(None);
     let position = || Box::new(Position { document: document.as_str().into(), request: None, line: None, record: 0 });
-    let refused = |problem: String| ConnectorError::Token { position: position(), problem };
+    let refused = |problem: Words| ConnectorError::Token { position: position(), problem };
     let asked = Instant::now();
     let sending = client.send(request(of, timeout));
     let response = sending.await.map_err(|source| ConnectorError::Egress { position: position(), source })?;
@@ -139,18 +141,28 @@ async fn fetch(client: &HttpClient, of: &ClientCredentials, timeout: Duration) -
             let code =
                 code.filter(|code| code.len() <= 64 && code.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()));
             let code = code.map_or_else(String::new, |code| format!(" (`{code}`)"));
-            return Err(refused(format!("the server answered {status}{code}")));
+            return Err(refused(say!("the server answered {status}{code}", "サーバーが {status}{code} を返しました")));
         }
     }
-    let answer: Answer = serde_json::from_slice(&body)
-        .map_err(|_| refused("the answer is no JSON with an `access_token`".to_owned()))?;
+    let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
+        refused(Words::new(
+            "the answer is no JSON with an `access_token`",
+            "応答が `access_token` を含む JSON ではありません",
+        ))
+    })?;
     if answer.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
-        return Err(refused("the token is not of the type `Bearer`".to_owned()));
+        return Err(refused(Words::new(
+            "the token is not of the type `Bearer`",
+            "トークンの種類が `Bearer` ではありません",
+        )));
     }
     let token = answer.access_token;
     if token.expose_secret().is_empty() || HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).is_err()
     {
-        return Err(refused("the token has characters that a header can not carry".to_owned()));
+        return Err(refused(Words::new(
+            "the token has characters that a header can not carry",
+            "トークンにヘッダーで送れない文字があります",
+        )));
     }
     let secs = answer.expires_in.and_then(|value| match value {
         serde_json::Value::String(text) => text.trim().parse().ok(),

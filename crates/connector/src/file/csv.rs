@@ -7,6 +7,8 @@ use std::collections::HashSet;
 
 use encoding_rs::Encoding;
 use matome_model::canonical::{QuarantineReason, is_canonical_number, write_string};
+use matome_model::field_error::Words;
+use matome_model::say;
 use serde_json::value::RawValue;
 
 use super::config::{ColumnType, ColumnTypes, CsvConfig, Header};
@@ -56,7 +58,7 @@ pub(super) struct Csv {
     start: usize,
     quoted: bool,
     doubled: bool,
-    broken: Option<&'static str>,
+    broken: Option<(&'static str, &'static str)>,
     after_cr: bool,
     line: u64,
     start_line: u64,
@@ -162,26 +164,38 @@ impl Csv {
 
     /// The names of the columns, from the first row.
     fn header(&self) -> Result<Vec<String>, DocumentError> {
-        let fail = |problem: String| Err(DocumentError::new(self.start_line, problem));
+        let fail = |problem: Words| Err(DocumentError::new(self.start_line, problem));
         if self.size > LINE_LIMIT_BYTES || self.fields > COLUMN_LIMIT {
-            return fail(format!("the first row has more than {COLUMN_LIMIT} columns or {LINE_LIMIT_BYTES} bytes"));
+            return fail(say!(
+                "the first row has more than {COLUMN_LIMIT} columns or {LINE_LIMIT_BYTES} bytes",
+                "最初の行が {COLUMN_LIMIT} 列または {LINE_LIMIT_BYTES} バイトを超えています"
+            ));
         }
         if self.config.header == Header::Numbered {
             return Ok((1..=self.fields).map(|number| format!("column_{number}")).collect());
         }
-        if let Some(problem) = self.broken {
-            return fail(format!("the header can not be read: {problem}"));
+        if let Some((problem, in_japanese)) = self.broken {
+            return fail(say!("the header can not be read: {problem}", "見出しを読めません: {in_japanese}"));
         }
         let mut names = Vec::with_capacity(self.fields);
         for (index, span) in self.spans.iter().enumerate() {
             match self.text(*span) {
                 Some(name) if name.is_empty() => names.push(format!("column_{}", index + 1)),
                 Some(name) => names.push(name.into_owned()),
-                None => return fail(format!("the header is not valid {}; declare `encoding`", self.encoding_name())),
+                None => {
+                    let name = self.encoding_name();
+                    return fail(say!(
+                        "the header is not valid {name}; declare `encoding`",
+                        "見出しが {name} として正しくありません。`encoding` を指定してください"
+                    ));
+                }
             }
         }
         match repeated(&names) {
-            Some(name) => fail(format!("the header has the name `{name}` twice; give names with `header`")),
+            Some(name) => fail(say!(
+                "the header has the name `{name}` twice; give names with `header`",
+                "見出しに同じ名前 `{name}` が二度あります。`header` で名前を指定してください"
+            )),
             None => Ok(names),
         }
     }
@@ -190,16 +204,24 @@ impl Csv {
         self.encoding.unwrap_or(encoding_rs::UTF_8).name()
     }
 
-    fn object(&self, columns: &[Column]) -> Result<Vec<u8>, (QuarantineReason, String)> {
+    fn object(&self, columns: &[Column]) -> Result<Vec<u8>, (QuarantineReason, Words)> {
         if self.size > LINE_LIMIT_BYTES {
-            let detail = format!("row of {} bytes is longer than the limit of {LINE_LIMIT_BYTES}", self.size);
+            let size = self.size;
+            let detail = say!(
+                "row of {size} bytes is longer than the limit of {LINE_LIMIT_BYTES}",
+                "{size} バイトの行は上限の {LINE_LIMIT_BYTES} バイトを超えています"
+            );
             return Err((QuarantineReason::LineLimit, detail));
         }
         if let Some(problem) = self.broken {
-            return Err((QuarantineReason::CsvQuote, problem.to_owned()));
+            return Err((QuarantineReason::CsvQuote, problem.into()));
         }
         if self.fields != columns.len() {
-            let detail = format!("row has {} fields where the header has {}", self.fields, columns.len());
+            let (fields, expected) = (self.fields, columns.len());
+            let detail = say!(
+                "row has {fields} fields where the header has {expected}",
+                "見出しのフィールドは {expected} 個ですが、行には {fields} 個あります"
+            );
             return Err((QuarantineReason::CsvWidth, detail));
         }
         let mut object = Vec::with_capacity(
@@ -211,11 +233,19 @@ impl Csv {
                     None => QuarantineReason::InvalidUtf8,
                     Some(_) => QuarantineReason::Encoding,
                 };
-                return Err((reason, format!("column `{}` is not valid {}", column.name, self.encoding_name())));
+                let (column, encoding) = (&column.name, self.encoding_name());
+                let detail = say!(
+                    "column `{column}` is not valid {encoding}",
+                    "列 `{column}` が {encoding} として正しくありません"
+                );
+                return Err((reason, detail));
             };
             object.extend_from_slice(&column.prefix);
-            write_value(&mut object, &text, column.kind)
-                .map_err(|wanted| (QuarantineReason::Schema, format!("column `{}` is not {wanted}", column.name)))?;
+            write_value(&mut object, &text, column.kind).map_err(|(wanted, in_japanese)| {
+                let column = &column.name;
+                let detail = say!("column `{column}` is not {wanted}", "列 `{column}` が{in_japanese}ではありません");
+                (QuarantineReason::Schema, detail)
+            })?;
         }
         object.push(b'}');
         Ok(object)
@@ -232,7 +262,7 @@ impl Csv {
 }
 
 /// Writes one field; the error says what it should have been.
-fn write_value(out: &mut Vec<u8>, text: &str, kind: Option<ColumnType>) -> Result<(), &'static str> {
+fn write_value(out: &mut Vec<u8>, text: &str, kind: Option<ColumnType>) -> Result<(), (&'static str, &'static str)> {
     let raw = |out: &mut Vec<u8>, json: &str| out.extend_from_slice(json.as_bytes());
     let Some(kind) = kind else {
         match text {
@@ -250,14 +280,14 @@ fn write_value(out: &mut Vec<u8>, text: &str, kind: Option<ColumnType>) -> Resul
     match kind {
         _ if text.is_empty() => raw(out, "null"),
         ColumnType::Integer if is_number(text) && !text.contains(['.', 'e', 'E']) => raw(out, text),
-        ColumnType::Integer => return Err("an integer"),
+        ColumnType::Integer => return Err(("an integer", "整数")),
         ColumnType::Number if is_number(text) => raw(out, text),
-        ColumnType::Number => return Err("a number"),
+        ColumnType::Number => return Err(("a number", "数値")),
         ColumnType::Boolean if text.eq_ignore_ascii_case("true") => raw(out, "true"),
         ColumnType::Boolean if text.eq_ignore_ascii_case("false") => raw(out, "false"),
-        ColumnType::Boolean => return Err("`true` or `false`"),
+        ColumnType::Boolean => return Err(("`true` or `false`", " `true` か `false` ")),
         ColumnType::Json if serde_json::from_str::<&RawValue>(text).is_ok() => raw(out, text),
-        ColumnType::Json => return Err("JSON"),
+        ColumnType::Json => return Err(("JSON", " JSON ")),
         ColumnType::String => unreachable!("handled before"),
     }
     Ok(())
@@ -315,7 +345,10 @@ impl Parse for Csv {
                     continue;
                 }
                 State::QuoteSeen if byte != delimiter && byte != b'\n' && byte != b'\r' => {
-                    self.broken = Some("there is text behind the closing quote of a field");
+                    self.broken = Some((
+                        "there is text behind the closing quote of a field",
+                        "フィールドを閉じる引用符のあとに文字があります",
+                    ));
                     self.state = State::Broken;
                     continue;
                 }
@@ -328,7 +361,10 @@ impl Parse for Csv {
                     match bytes.get(at) {
                         None => continue,
                         Some(b'"') => {
-                            self.broken = Some("there is a quote inside of a field that does not begin with one");
+                            self.broken = Some((
+                                "there is a quote inside of a field that does not begin with one",
+                                "引用符で始まらないフィールドの中に引用符があります",
+                            ));
                             self.state = State::Broken;
                             continue;
                         }
@@ -363,7 +399,10 @@ impl Parse for Csv {
 
     fn finish(&mut self, found: &mut Found) -> Result<(), DocumentError> {
         if self.state == State::Quoted {
-            self.broken = Some("a quoted field is not closed before the end of the file");
+            self.broken = Some((
+                "a quoted field is not closed before the end of the file",
+                "引用符で囲んだフィールドがファイルの終わりまで閉じられていません",
+            ));
         }
         if self.size > 0 || self.fields > 0 {
             if self.state == State::FieldStart {
@@ -398,7 +437,7 @@ mod tests {
             }
             csv.finish(&mut found)
         };
-        run().map_err(|error: DocumentError| error.problem)?;
+        run().map_err(|error: DocumentError| error.problem.english)?;
         let show = |item| match item {
             Item::Record { raw, position } => format!("{}:{}", position.line.unwrap(), String::from_utf8(raw).unwrap()),
             Item::Rejected { raw, reason, position, .. } => {

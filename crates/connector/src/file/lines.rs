@@ -2,6 +2,7 @@
 
 use encoding_rs::Encoding;
 use matome_model::canonical::QuarantineReason;
+use matome_model::say;
 
 use crate::record::{DocumentError, Found, Parse};
 
@@ -54,7 +55,10 @@ impl Lines {
         let bytes = bytes.strip_prefix(MARK).unwrap_or(bytes);
         // First: of such a line only the beginning is here, and blanks at its beginning do not make it blank.
         if size > LINE_LIMIT_BYTES {
-            let detail = format!("line of {size} bytes is longer than the limit of {LINE_LIMIT_BYTES}");
+            let detail = say!(
+                "line of {size} bytes is longer than the limit of {LINE_LIMIT_BYTES}",
+                "{size} バイトの行は上限の {LINE_LIMIT_BYTES} バイトを超えています"
+            );
             return found.rejected(line, bytes, QuarantineReason::LineLimit, detail);
         }
         if bytes.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
@@ -64,7 +68,8 @@ impl Lines {
         match encoding.decode_without_bom_handling_and_without_replacement(bytes) {
             Some(text) => found.record(line, text.into_owned().into_bytes()),
             None => {
-                let detail = format!("line is not valid {}", encoding.name());
+                let name = encoding.name();
+                let detail = say!("line is not valid {name}", "行が {name} として正しくありません");
                 found.rejected(line, bytes, QuarantineReason::Encoding, detail);
             }
         }

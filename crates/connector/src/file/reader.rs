@@ -1,5 +1,6 @@
 //! Reads one file after the other on a thread of its own and hands batches over a small channel.
 
+use matome_model::say;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -116,7 +117,10 @@ impl Pump {
         self.state.version = 1;
         let mut first = 0;
         if let Some(document) = resume.as_ref().and_then(|state| state.document.as_deref()) {
-            let gone = || ConnectorError::Changed { document: document.to_owned(), change: "it is gone" };
+            let gone = || ConnectorError::Changed {
+                document: document.to_owned(),
+                change: ("it is gone", "なくなりました"),
+            };
             first = files.iter().position(|file| &*file.shown == document).ok_or_else(gone)?;
         }
         let mut resume = resume;
@@ -176,7 +180,12 @@ impl Pump {
             let text;
             if let Decoding::Stream(decoder) = decoding {
                 let name = decoder.encoding().name();
-                let malformed = |()| DocumentError { line: None, problem: format!("the text is not valid {name}") };
+                let malformed = |()| {
+                    DocumentError::anywhere(say!(
+                        "the text is not valid {name}",
+                        "テキストが {name} として正しくありません"
+                    ))
+                };
                 text = decode_piece(decoder, bytes, last).map_err(|error| self.broken(&mut found, malformed(error)))?;
                 bytes = &text;
             }
@@ -192,7 +201,7 @@ impl Pump {
             }
         }
         if !input.is_compressed() && input.taken() < metadata.size() {
-            let change = "it became shorter while it was read";
+            let change = ("it became shorter while it was read", "読んでいる間に短くなりました");
             return Err(ConnectorError::Changed { document: listed.shown.to_string(), change }.into());
         }
         self.send_rest(&mut found)
@@ -248,11 +257,11 @@ impl State {
     /// How many records to pass over in `now`, if it is still the file that this state is about. It may have grown.
     fn same_file(&self, now: &Self) -> Result<u64, ConnectorError> {
         let change = if now.inode != self.inode {
-            "it was replaced"
+            ("it was replaced", "別のファイルに置き換えられました")
         } else if now.size < self.size {
-            "it became shorter"
+            ("it became shorter", "短くなりました")
         } else if now.size == self.size && now.modified_ns != self.modified_ns {
-            "it was written anew"
+            ("it was written anew", "書き直されました")
         } else {
             return Ok(self.records);
         };

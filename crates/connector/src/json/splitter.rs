@@ -4,6 +4,8 @@
 //! and what is beside the path is passed over. Nothing here recurses, so nesting costs no stack.
 
 use matome_model::canonical::QuarantineReason;
+use matome_model::field_error::Words;
+use matome_model::say;
 
 use super::path::{JsonPath, Step};
 use crate::record::{DocumentError, Found, Parse};
@@ -140,12 +142,17 @@ impl Splitter {
         self.state == State::Done
     }
 
-    fn error(&self, problem: impl Into<String>) -> DocumentError {
+    fn error(&self, problem: impl Into<Words>) -> DocumentError {
         DocumentError::new(self.line, problem)
     }
 
-    fn unexpected(&self, byte: u8, wanted: &str) -> DocumentError {
-        self.error(format!("not valid JSON: `{}` where {wanted} should be", char::from(byte).escape_default()))
+    fn unexpected(&self, byte: u8, wanted: (&str, &str)) -> DocumentError {
+        let (wanted, in_japanese) = wanted;
+        let byte = char::from(byte).escape_default();
+        self.error(say!(
+            "not valid JSON: `{byte}` where {wanted} should be",
+            "JSON として正しくありません: {in_japanese}があるはずの場所に `{byte}` があります"
+        ))
     }
 
     /// How far both paths are matched by the value that starts now.
@@ -179,10 +186,13 @@ impl Splitter {
             quoted.extend_from_slice(&self.key);
             quoted.push(b'"');
             let name = serde_json::from_slice::<String>(&quoted);
-            name.map_err(|_| self.error("not valid JSON: a name is malformed"))?.into()
+            name.map_err(|_| {
+                self.error(("not valid JSON: a name is malformed", "JSON として正しくありません: 名前の形が不正です"))
+            })?
+            .into()
         } else {
             let name = std::str::from_utf8(&self.key);
-            name.map_err(|_| self.error("a name is not valid UTF-8"))?.into()
+            name.map_err(|_| self.error(("a name is not valid UTF-8", "名前が UTF-8 として正しくありません")))?.into()
         };
         let step = |steps: &[Step], at: usize| matches!(steps.get(at), Some(Step::Member(wanted)) if *wanted == name);
         let frame = self.stack.last().expect("a key is only read inside an object");
@@ -198,10 +208,10 @@ impl Splitter {
     /// Decides what to do with the value that starts with `byte`.
     fn start_value(&mut self, byte: u8) -> Result<(), DocumentError> {
         if matches!(byte, b'}' | b']' | b',' | b':') {
-            return Err(self.unexpected(byte, "a value"));
+            return Err(self.unexpected(byte, ("a value", "値")));
         }
         if self.stack.is_empty() && !matches!(byte, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') {
-            return Err(self.unexpected(byte, "a document"));
+            return Err(self.unexpected(byte, ("a document", "文書")));
         }
         let (records, captures, is_element) = self.matches_here();
         let steps = self.records.as_ref().map_or(0, |path| path.steps.len());
@@ -225,7 +235,10 @@ impl Splitter {
             self.found_path = true;
             if !matches!(byte, b'[' | b'n') {
                 let path = self.records.as_ref().map(ToString::to_string).unwrap_or_default();
-                return Err(self.error(format!("what `{path}` takes apart is not an array")));
+                return Err(self.error(say!(
+                    "what `{path}` takes apart is not an array",
+                    "`{path}` が取り出すものが配列ではありません"
+                )));
             }
         }
         let is_captured =
@@ -318,8 +331,11 @@ impl Splitter {
         match self.scan.target {
             Target::Skip => {}
             Target::Record if self.scan.size > RECORD_LIMIT_BYTES => {
-                let detail =
-                    format!("record of {} bytes is longer than the limit of {RECORD_LIMIT_BYTES}", self.scan.size);
+                let size = self.scan.size;
+                let detail = say!(
+                    "record of {size} bytes is longer than the limit of {RECORD_LIMIT_BYTES}",
+                    "{size} バイトのレコードは上限の {RECORD_LIMIT_BYTES} バイトを超えています"
+                );
                 found.rejected(line, &self.held, QuarantineReason::RecordLimit, detail);
             }
             Target::Record => {
@@ -349,7 +365,8 @@ impl Splitter {
                 let (path, steps) = (capture.path.clone(), capture.steps[at..].to_vec());
                 inner.captures.push(Capture { path, steps, value: None });
             } else if self.scan.size > SMALL_LIMIT_BYTES {
-                let problem = format!("what it has at `{}` is too long", capture.path);
+                let path = &capture.path;
+                let problem = say!("what it has at `{path}` is too long", "`{path}` にあるものが長すぎます");
                 return Err(DocumentError::new(self.line, problem));
             } else {
                 capture.value = Some(self.held.clone());
@@ -379,7 +396,9 @@ impl Splitter {
                     self.match_key()?;
                     self.state = State::Colon;
                 }
-                _ if self.key.len() >= SMALL_LIMIT_BYTES => return Err(self.error("a name is too long")),
+                _ if self.key.len() >= SMALL_LIMIT_BYTES => {
+                    return Err(self.error(("a name is too long", "名前が長すぎます")));
+                }
                 _ => {
                     self.key.push(byte);
                     self.state = State::InKey { escaped: byte == b'\\' && !escaped };
@@ -407,9 +426,11 @@ impl Splitter {
                 self.key.clear();
                 self.state = State::InKey { escaped: false };
             }
-            (State::Key | State::KeyOrEnd, _) => return Err(self.unexpected(byte, "a name in quotes")),
+            (State::Key | State::KeyOrEnd, _) => {
+                return Err(self.unexpected(byte, ("a name in quotes", "引用符で囲んだ名前")));
+            }
             (State::Colon, b':') => self.state = State::Value,
-            (State::Colon, _) => return Err(self.unexpected(byte, "`:`")),
+            (State::Colon, _) => return Err(self.unexpected(byte, ("`:`", " `:` "))),
             (State::AfterValue, _) => {
                 let frame = self.stack.last_mut().expect("what follows a value is inside something");
                 match (byte, frame.is_object) {
@@ -419,14 +440,15 @@ impl Splitter {
                         self.state = State::Value;
                     }
                     (b'}', true) | (b']', false) => self.pop(),
-                    (_, true) => return Err(self.unexpected(byte, "`,` or `}`")),
-                    (_, false) => return Err(self.unexpected(byte, "`,` or `]`")),
+                    (_, true) => return Err(self.unexpected(byte, ("`,` or `}`", "`,` か `}` "))),
+                    (_, false) => return Err(self.unexpected(byte, ("`,` or `]`", "`,` か `]` "))),
                 }
             }
             (State::Done, _) => {
-                return Err(
-                    self.error("there is more after the end of the document; is it `ndjson`, one document a line?")
-                );
+                return Err(self.error((
+                    "there is more after the end of the document; is it `ndjson`, one document a line?",
+                    "文書の終わりのあとに続きがあります。1 行に 1 文書の `ndjson` ではありませんか",
+                )));
             }
             (State::Scan | State::InKey { .. }, _) => unreachable!("handled before"),
         }
@@ -455,12 +477,17 @@ impl Parse for Splitter {
             self.end_scan(found)?;
         }
         if self.state != State::Done {
-            return Err(self.error(if self.started { "the document ends early" } else { "the document is empty" }));
+            return Err(self.error(if self.started {
+                ("the document ends early", "文書が途中で終わっています")
+            } else {
+                ("the document is empty", "文書が空です")
+            }));
         }
         match &self.records {
-            Some(path) if !self.found_path => {
-                Err(DocumentError { line: None, problem: format!("the document has nothing at `{path}` (`records`)") })
-            }
+            Some(path) if !self.found_path => Err(DocumentError::anywhere(say!(
+                "the document has nothing at `{path}` (`records`)",
+                "文書の `{path}` (`records`) に何もありません"
+            ))),
             _ => Ok(()),
         }
     }
@@ -486,7 +513,7 @@ mod tests {
             }
             splitter.finish(&mut found)
         };
-        run().map_err(|error: DocumentError| error.problem)?;
+        run().map_err(|error: DocumentError| error.problem.english)?;
         let captured = splitter.captured(0).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         let items = found.take(usize::MAX, usize::MAX).into_iter();
         Ok((items.map(|item: Item| String::from_utf8_lossy(item.raw()).into_owned()).collect(), captured))

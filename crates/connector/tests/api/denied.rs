@@ -77,7 +77,7 @@ async fn no_option_and_no_answer_leads_to_a_denied_address() {
                 (_, Some(error @ ConnectorError::Egress { .. })) => {
                     error.is_denied() || crate::support::chain(&error).contains("only http and https")
                 }
-                (_, Some(ConnectorError::Document { problem, .. })) => problem.contains("no address"),
+                (_, Some(ConnectorError::Document { problem, .. })) => problem.english.contains("no address"),
                 _ => false,
             };
             if !is_fine {

@@ -139,7 +139,7 @@ async fn a_parent_without_what_is_needed_goes_to_quarantine_and_the_others_are_r
     assert_eq!(bad.len(), 6);
     let Item::Rejected { reason, detail, position, .. } = bad[0] else { panic!() };
     assert_eq!((reason.as_str(), position.record), ("parent", 2));
-    assert!(detail.contains("`$.id`") && position.document.ends_with("/p"), "{detail}");
+    assert!(detail.english.contains("`$.id`") && position.document.ends_with("/p"), "{detail}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::OutputArgs;
+use super::{OutputArgs, RemoteArgs, ServeArgs};
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -11,6 +11,10 @@ pub enum ConfigCommand {
         /// Where each value comes from: a flag, a variable, `file:line`, or the default.
         #[arg(long)]
         origin: bool,
+        #[command(flatten)]
+        settings: Box<ServeArgs>,
+        #[command(flatten)]
+        remote: RemoteArgs,
         #[command(flatten)]
         output: OutputArgs,
     },

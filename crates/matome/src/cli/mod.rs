@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use matome_bus::RedisUrls;
+use matome_model::schedule::parse_zone;
 
 use crate::console::{ColourMode, ProgressMode};
 
@@ -241,7 +242,7 @@ fn server_database(url: &str) -> Result<String, String> {
     Ok(url.to_owned())
 }
 
-/// What sources may reach.
+/// What sources may reach, and when they run.
 #[derive(Args, Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub struct ReachArgs {
     /// Directory that file sources may read beneath. Repeatable.
@@ -250,6 +251,24 @@ pub struct ReachArgs {
     /// Private address range that sources may reach, such as 10.0.0.0/8 or 127.0.0.1/32:9000. Repeatable.
     #[arg(long = "egress-allow", value_delimiter = ',', value_name = "CIDR[:PORT]")]
     pub egress_allow: Vec<String>,
+    /// The time zone of schedules that name none, such as Asia/Tokyo.
+    #[arg(long, default_value = "UTC", value_name = "ZONE", value_parser = time_zone)]
+    pub time_zone: String,
+}
+
+fn time_zone(name: &str) -> Result<String, String> {
+    parse_zone(name).map(|zone| zone.name().to_owned()).map_err(|words| words.english)
+}
+
+/// A server elsewhere, and the right to use it.
+#[derive(Args, Clone, Debug)]
+pub struct RemoteArgs {
+    /// A running matome: http://host:8000
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// API token for --server.
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
 }
 
 /// How a command reaches matome: a server, else the running `serve` of the data directory, else the
@@ -260,12 +279,8 @@ pub struct ClientArgs {
     pub storage: StorageArgs,
     #[command(flatten)]
     pub reach: ReachArgs,
-    /// A running matome: http://host:8000
-    #[arg(long, value_name = "URL")]
-    pub server: Option<String>,
-    /// API token for --server.
-    #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -22,9 +22,9 @@ pub enum ScheduleCommand {
         client: ClientArgs,
         #[command(flatten)]
         which: WhichTimes,
-        /// The zone of --cron.
-        #[arg(long, requires = "cron", default_value = "UTC", value_name = "ZONE")]
-        timezone: String,
+        /// The zone of --cron [default: that of --time-zone]
+        #[arg(long, requires = "cron", value_name = "ZONE")]
+        timezone: Option<String>,
         /// How many times.
         #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
         number: u16,

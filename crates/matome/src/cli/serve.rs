@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ReachArgs, StorageArgs};
+use crate::config::Kind;
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -33,6 +34,9 @@ pub struct ListenArgs {
     /// Host names that requests may name, comma-separated [default: loopback names and the bind address]
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may read answers, comma-separated: https://app.example.org; * for all [default: none]
+    #[arg(long, value_delimiter = ',', value_name = "ORIGIN", value_parser = origin)]
+    pub cors_allowed_origins: Vec<String>,
 }
 
 /// How much is done at once.
@@ -65,6 +69,13 @@ pub struct AttemptArgs {
 impl AttemptArgs {
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(self.attempt_deadline)
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    match Kind::Origins.refuse(text) {
+        Some(words) => Err(words.english),
+        None => Ok(text.to_owned()),
     }
 }
 

@@ -17,7 +17,7 @@ const WITH_ORIGIN: &[Column] = &[("key", &["key"]), ("value", &["value"]), ("ori
 
 pub fn run(command: &ConfigCommand, config: &Config, flags: &ArgMatches, console: &Console) -> Result<(), Failure> {
     match command {
-        ConfigCommand::Show { origin, output } => show(*origin, output, config, flags, console)?,
+        ConfigCommand::Show { origin, output, .. } => show(*origin, output, config, flags, console)?,
         ConfigCommand::Check => {
             let set = SETTINGS.iter().filter(|setting| config.get(setting.key).is_some()).count();
             console.notice(Message::SettingsGood { n: set.to_string() });

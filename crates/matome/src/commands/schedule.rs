@@ -48,7 +48,7 @@ pub async fn run(command: ScheduleCommand, console: &Console) -> Result<(), Fail
         ScheduleCommand::Next { client, which, timezone, number } => {
             let output = client.output.clone();
             let rows = match (&which.cron, &which.name) {
-                (Some(cron), _) => times_of(cron, &timezone, number)?,
+                (Some(cron), _) => times_of(cron, timezone.as_deref().unwrap_or(&client.reach.time_zone), number)?,
                 (None, name) => {
                     let client = Client::connect(&client, console, false).await?;
                     let id = find(&client, name.as_deref().unwrap_or_default()).await?;

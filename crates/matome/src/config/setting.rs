@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use matome_model::field_error::Words;
+use matome_model::schedule::parse_zone;
 
 /// What form a value has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,10 @@ pub enum Kind {
     Paths,
     /// Words, separated by `,` in a variable.
     List,
+    /// Origins of web pages, or `*`, separated by `,` in a variable.
+    Origins,
+    /// The name of a time zone.
+    Zone,
     /// IP address and port.
     Address,
     /// A whole number of at least one.
@@ -25,6 +30,15 @@ impl Kind {
     pub fn refuse(self, value: &str) -> Option<Words> {
         match self {
             Self::Text | Self::Path | Self::Paths | Self::List => None,
+            Self::Zone => parse_zone(value).err(),
+            Self::Origins => (value != "*" && !is_origin(value)).then(|| {
+                Words::new(
+                    "write origins as a browser sends them, scheme and host with no path, such as \
+                     https://app.example.org or http://localhost:3000; or * for all",
+                    "https://app.example.org や http://localhost:3000 のように、ブラウザーが送る形 (スキームとホスト、パスなし) で\
+                     書いてください。すべてなら * です",
+                )
+            }),
             Self::Address => value.parse::<SocketAddr>().err().map(|_| {
                 Words::new(
                     "write an IP address and a port, such as 127.0.0.1:8000",
@@ -47,10 +61,17 @@ impl Kind {
     pub fn separator(self) -> Option<char> {
         match self {
             Self::Paths => Some(':'),
-            Self::List => Some(','),
+            Self::List | Self::Origins => Some(','),
             _ => None,
         }
     }
+}
+
+/// Whether a text is an origin in the one form that browsers send.
+fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization().eq_ignore_ascii_case(text)
+    })
 }
 
 /// A setting.
@@ -88,6 +109,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("bind", &["MATOME_BIND"], Kind::Address, "127.0.0.1:8000"),
     setting("health_bind", &["MATOME_HEALTH_BIND"], Kind::Address, ""),
     setting("allowed_hosts", &["ALLOWED_HOSTS", "MATOME_ALLOWED_HOSTS"], Kind::List, ""),
+    setting("cors_allowed_origins", &["CORS_ALLOWED_ORIGINS", "MATOME_CORS_ALLOWED_ORIGINS"], Kind::Origins, ""),
+    setting("time_zone", &["TIME_ZONE", "MATOME_TIME_ZONE"], Kind::Zone, "UTC"),
     setting("acquisition_slots", &["MATOME_ACQUISITION_SLOTS"], Kind::Count, "8"),
     setting("aggregation_slots", &["MATOME_AGGREGATION_SLOTS"], Kind::Count, "2"),
     setting("aggregation_memory", &["MATOME_AGGREGATION_MEMORY"], Kind::Count, "512"),
@@ -107,23 +130,11 @@ pub fn by_key(key: &str) -> Option<&'static Setting> {
 }
 
 /// Variables of the original design that this version knows and does not use, and why.
-pub const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
-    (
-        "SECRET_KEY",
-        "nothing is signed in this version: tokens are random, secrets are encrypted with master.key",
-        "この版は何にも署名しません。トークンは乱数で、秘密の値は master.key で暗号化されます",
-    ),
-    (
-        "CORS_ALLOWED_ORIGINS",
-        "no answer allows another origin in this version: let a proxy add the headers",
-        "この版はほかのオリジンを許可しません。プロキシでヘッダーを加えてください",
-    ),
-    (
-        "TIME_ZONE",
-        "times are UTC everywhere; a schedule names its own time zone",
-        "時刻はすべて UTC です。スケジュールにはそれぞれの時間帯を指定します",
-    ),
-];
+pub const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[(
+    "SECRET_KEY",
+    "nothing is signed in this version: tokens are random, secrets are encrypted with master.key",
+    "この版は何にも署名しません。トークンは乱数で、秘密の値は master.key で暗号化されます",
+)];
 
 /// Names of development tools that a binary which they start inherits; nobody else uses them.
 pub const OF_TOOLS: &[&str] = &["MATOME_TEST_", "MATOME_SEED", "MATOME_CARGO_", "MATOME_BENCH_"];

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Names, Parts};
+use crate::app::{App, Parts, Web};
 use crate::cli::{DemoArgs, ReachArgs, StorageArgs};
 use crate::client::Client;
 use crate::console::Console;
@@ -37,12 +37,13 @@ pub async fn run(args: DemoArgs, console: &Console) -> Result<(), Failure> {
     let reach = ReachArgs {
         file_roots: vec![files.canonicalize().unwrap_or(files)],
         egress_allow: vec![format!("127.0.0.1/32:{}", service.address.port())],
+        time_zone: "UTC".to_owned(),
     };
     let listener = listen(args.bind).await?;
     let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-    let names = Names { bind: Some(address.ip()), ..Names::default() };
+    let web = Web { bind: Some(address.ip()), ..Web::default() };
     let parts = Parts::all(4, 2, matome_tasks::ATTEMPT_DEADLINE);
-    let app = App::open(&storage, &reach, names, AGGREGATION_MEMORY, parts).await?;
+    let app = App::open(&storage, &reach, web, AGGREGATION_MEMORY, parts).await?;
     app.start_workers();
     let server = Server::default();
     server.tcp(listener, app.router());

@@ -4,12 +4,12 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NumberError {
     /// Not a number in JSON's grammar.
-    #[error("{what}, at byte {offset}")]
+    #[error("{}, at byte {offset}", what.0)]
     Malformed {
         /// Byte in the text at which it stops being a number.
         offset: usize,
-        /// What is wrong there.
-        what: &'static str,
+        /// What is wrong there, in English and in Japanese.
+        what: (&'static str, &'static str),
     },
     /// Written out it would have more digits than allowed.
     #[error("number has {digits} digits written out, more than the limit of {limit}")]
@@ -21,6 +21,8 @@ pub enum NumberError {
     },
 }
 
+const FOLLOWED: (&str, &str) = ("number is followed by something else", "数値のあとに何かが続いています");
+
 /// The plain decimal of exactly the value that `text` (a JSON number) names, with at most `max_digits` digits.
 ///
 /// No exponent, no trailing zeros of the fraction, `-0` is `0`: `1.50e1` becomes `15`, `1e-3` becomes `0.001`.
@@ -31,7 +33,7 @@ pub fn canonical_number(text: &str, max_digits: usize) -> Result<String, NumberE
     let mut out = Vec::new();
     let end = write_number(text.as_bytes(), 0, max_digits, &mut out)?;
     if end != text.len() {
-        return Err(NumberError::Malformed { offset: end, what: "number is followed by something else" });
+        return Err(NumberError::Malformed { offset: end, what: FOLLOWED });
     }
     Ok(String::from_utf8(out).expect("digits, sign and point are ASCII"))
 }
@@ -94,8 +96,8 @@ impl<'a> Number<'a> {
 
         let int = digits(raw, at);
         match int {
-            [] => return malformed(at, "number has no digits"),
-            [b'0', _, ..] => return malformed(at, "number has a leading zero"),
+            [] => return malformed(at, ("number has no digits", "数値に数字がありません")),
+            [b'0', _, ..] => return malformed(at, ("number has a leading zero", "数値が 0 で始まっています")),
             _ => at += int.len(),
         }
 
@@ -103,7 +105,7 @@ impl<'a> Number<'a> {
         if raw.get(at) == Some(&b'.') {
             frac = digits(raw, at + 1);
             if frac.is_empty() {
-                return malformed(at + 1, "number has no digits behind its point");
+                return malformed(at + 1, ("number has no digits behind its point", "小数点のあとに数字がありません"));
             }
             at += 1 + frac.len();
         }
@@ -116,7 +118,7 @@ impl<'a> Number<'a> {
             at += usize::from(minus || sign == Some(&b'+'));
             let written = digits(raw, at);
             if written.is_empty() {
-                return malformed(at, "number has no digits in its exponent");
+                return malformed(at, ("number has no digits in its exponent", "指数に数字がありません"));
             }
             at += written.len();
             let size = written

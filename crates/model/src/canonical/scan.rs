@@ -9,6 +9,7 @@ use super::Limits;
 use super::number::{NumberError, write_number};
 use super::reason::{QuarantineReason, Rejected};
 use super::string::{Decoded, copy_string};
+use crate::say;
 
 /// Memory that is kept between records.
 #[derive(Debug, Default)]
@@ -90,7 +91,7 @@ impl<'a> Scan<'a> {
     /// Reads one value and nothing else; it must be an object.
     pub(super) fn document(mut self) -> Result<(), Rejected> {
         if self.raw.starts_with(b"\xef\xbb\xbf") {
-            let detail = "record starts with a byte order mark";
+            let detail = ("record starts with a byte order mark", "レコードがバイト順マークで始まっています");
             return Err(Rejected::invalid_json(0, detail));
         }
         self.skip_whitespace();
@@ -99,21 +100,22 @@ impl<'a> Scan<'a> {
         self.skip_whitespace();
         if self.at < self.raw.len() {
             let detail = match self.raw[self.at] {
-                b'{' | b'[' => "a second document follows the first",
-                _ => "something follows the end of the document",
+                b'{' | b'[' => ("a second document follows the first", "一つ目の文書のあとに二つ目が続いています"),
+                _ => ("something follows the end of the document", "文書の終わりのあとに何かが続いています"),
             };
             return Err(Rejected::invalid_json(self.at, detail));
         }
         // Judged last, so that what is no JSON at all is called so.
         let kind = match self.raw[start] {
             b'{' => return Ok(()),
-            b'[' => "an array",
-            b'"' => "a string",
-            b't' | b'f' => "a boolean",
-            b'n' => "null",
-            _ => "a number",
+            b'[' => ("an array", "配列"),
+            b'"' => ("a string", "文字列"),
+            b't' | b'f' => ("a boolean", "真偽値"),
+            b'n' => ("null", "null"),
+            _ => ("a number", "数値"),
         };
-        let detail = format!("record is {kind}, not an object");
+        let (kind, kind_in_japanese) = kind;
+        let detail = say!("record is {kind}, not an object", "レコードがオブジェクトではなく{kind_in_japanese}です");
         Err(Rejected::new(QuarantineReason::NotObject, start, detail))
     }
 
@@ -139,7 +141,7 @@ impl<'a> Scan<'a> {
                 Some(b't') => self.literal("true")?,
                 Some(b'f') => self.literal("false")?,
                 Some(b'n') => self.literal("null")?,
-                _ => return Err(self.expected("a value")),
+                _ => return Err(self.expected(("a value", "値"))),
             }
             if !self.next_in_container()? {
                 return Ok(());
@@ -186,8 +188,8 @@ impl<'a> Scan<'a> {
                     self.buffers.open.pop();
                     self.at += 1;
                 }
-                (Open::Array, _) => return Err(self.expected("`,` or `]`")),
-                (Open::Object { .. }, _) => return Err(self.expected("`,` or `}`")),
+                (Open::Array, _) => return Err(self.expected(("`,` or `]`", "`,` か `]` "))),
+                (Open::Object { .. }, _) => return Err(self.expected(("`,` or `}`", "`,` か `}` "))),
             }
         }
     }
@@ -200,7 +202,9 @@ impl<'a> Scan<'a> {
 
     fn open(&mut self, open: Open, bracket: u8) -> Result<(), Rejected> {
         if self.buffers.open.len() >= self.limits.depth {
-            let detail = format!("record is nested deeper than {} levels", self.limits.depth);
+            let depth = self.limits.depth;
+            let detail =
+                say!("record is nested deeper than {depth} levels", "レコードの入れ子が {depth} 段を超えています");
             return Err(Rejected::new(QuarantineReason::Depth, self.at, detail));
         }
         self.buffers.open.push(open);
@@ -213,13 +217,16 @@ impl<'a> Scan<'a> {
     fn key(&mut self) -> Result<(), Rejected> {
         let offset = self.at;
         if self.raw.get(offset) != Some(&b'"') {
-            return Err(self.expected("a key in double quotes"));
+            return Err(self.expected(("a key in double quotes", "二重引用符で囲んだキー")));
         }
         let start = self.buffers.out.len();
         let copied = copy_string(self.raw, offset, &mut self.buffers.out)?;
         if copied.decoded_bytes > self.limits.key_bytes {
-            let detail =
-                format!("key of {} bytes is longer than the limit of {}", copied.decoded_bytes, self.limits.key_bytes);
+            let (size, limit) = (copied.decoded_bytes, self.limits.key_bytes);
+            let detail = say!(
+                "key of {size} bytes is longer than the limit of {limit}",
+                "{size} バイトのキーは上限の {limit} バイトを超えています"
+            );
             return Err(Rejected::new(QuarantineReason::KeyLimit, offset, detail));
         }
         let key_end = self.buffers.out.len() - 1;
@@ -230,7 +237,7 @@ impl<'a> Scan<'a> {
 
         self.at = copied.end;
         if self.peek_after_whitespace() != Some(b':') {
-            return Err(self.expected("`:` after a key"));
+            return Err(self.expected(("`:` after a key", "キーのあとの `:`")));
         }
         self.buffers.out.push(b':');
         self.at += 1;
@@ -245,7 +252,8 @@ impl<'a> Scan<'a> {
         };
         let before = &members[*first..];
         if before.len() >= self.limits.keys {
-            let detail = format!("object has more than {} keys", self.limits.keys);
+            let limit = self.limits.keys;
+            let detail = say!("object has more than {limit} keys", "オブジェクトのキーが {limit} 個を超えています");
             return Err(Rejected::new(QuarantineReason::KeysLimit, member.offset, detail));
         }
         if *ascending && let Some(last) = before.last() {
@@ -290,9 +298,10 @@ impl<'a> Scan<'a> {
     fn string(&mut self) -> Result<(), Rejected> {
         let copied = copy_string(self.raw, self.at, &mut self.buffers.out)?;
         if copied.decoded_bytes > self.limits.string_bytes {
-            let detail = format!(
-                "string of {} bytes is longer than the limit of {}",
-                copied.decoded_bytes, self.limits.string_bytes
+            let (size, limit) = (copied.decoded_bytes, self.limits.string_bytes);
+            let detail = say!(
+                "string of {size} bytes is longer than the limit of {limit}",
+                "{size} バイトの文字列は上限の {limit} バイトを超えています"
             );
             return Err(Rejected::new(QuarantineReason::StringLimit, self.at, detail));
         }
@@ -305,7 +314,13 @@ impl<'a> Scan<'a> {
         let written = write_number(self.raw, self.at, limits.number_digits, &mut self.buffers.out);
         let end = written.map_err(|err| match err {
             NumberError::Malformed { offset, what } => Rejected::invalid_json(offset, what),
-            NumberError::TooLong { .. } => Rejected::new(QuarantineReason::NumberLimit, self.at, err.to_string()),
+            NumberError::TooLong { digits, limit } => {
+                let detail = say!(
+                    "number has {digits} digits written out, more than the limit of {limit}",
+                    "数値を書き下すと {digits} 桁になり、上限の {limit} 桁を超えます"
+                );
+                Rejected::new(QuarantineReason::NumberLimit, self.at, detail)
+            }
         })?;
         // Only numbers can be longer in canonical form than they came, so here the text is kept from growing past its limit.
         if self.buffers.out.len() > limits.record_bytes {
@@ -317,7 +332,7 @@ impl<'a> Scan<'a> {
 
     fn literal(&mut self, literal: &'static str) -> Result<(), Rejected> {
         if !self.raw[self.at..].starts_with(literal.as_bytes()) {
-            return Err(self.expected("a value"));
+            return Err(self.expected(("a value", "値")));
         }
         self.buffers.out.extend_from_slice(literal.as_bytes());
         self.at += literal.len();
@@ -337,18 +352,30 @@ impl<'a> Scan<'a> {
         self.raw.get(self.at).copied()
     }
 
-    fn expected(&self, what: &str) -> Rejected {
+    fn expected(&self, (what, what_in_japanese): (&str, &str)) -> Rejected {
         let rest = std::str::from_utf8(&self.raw[self.at..]).unwrap_or_default();
         let detail = match rest.chars().next() {
-            None => format!("record ends where {what} was expected"),
-            Some(found) => format!("found `{}` where {what} was expected", found.escape_debug()),
+            None => say!(
+                "record ends where {what} was expected",
+                "{what_in_japanese}があるはずの場所でレコードが終わっています"
+            ),
+            Some(found) => {
+                let found = found.escape_debug();
+                say!(
+                    "found `{found}` where {what} was expected",
+                    "{what_in_japanese}があるはずの場所に `{found}` があります"
+                )
+            }
         };
         Rejected::invalid_json(self.at, detail)
     }
 }
 
 pub(super) fn expanded_past_limit(offset: usize, limit: usize) -> Rejected {
-    let detail = format!("record with its numbers written out is longer than the limit of {limit} bytes");
+    let detail = say!(
+        "record with its numbers written out is longer than the limit of {limit} bytes",
+        "数値を書き下したレコードが上限の {limit} バイトを超えます"
+    );
     Rejected::new(QuarantineReason::RecordLimit, offset, detail)
 }
 
@@ -359,7 +386,7 @@ fn duplicate_key(member: &Member, out: &[u8]) -> Rejected {
     if shown.len() < key.len() {
         shown.push('…');
     }
-    let detail = format!("key `{shown}` appears twice in one object");
+    let detail = say!("key `{shown}` appears twice in one object", "一つのオブジェクトにキー `{shown}` が二度あります");
     Rejected::new(QuarantineReason::DuplicateKey, member.offset, detail)
 }
 

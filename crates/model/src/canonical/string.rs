@@ -1,6 +1,8 @@
 //! Strings and keys: copied span by span, unescaped and escaped again only where they must be.
 
 use super::reason::{QuarantineReason, Rejected};
+use crate::field_error::Words;
+use crate::say;
 
 /// A string that was copied in canonical form.
 pub(super) struct Copied {
@@ -42,12 +44,19 @@ pub(super) fn copy_string(raw: &[u8], start: usize, out: &mut Vec<u8>) -> Result
                 from = end;
             }
             Some(byte) => {
-                let detail = format!("control character 0x{byte:02x} stands unescaped in a string");
+                let detail = say!(
+                    "control character 0x{byte:02x} stands unescaped in a string",
+                    "文字列の中に制御文字 0x{byte:02x} がエスケープされずにあります"
+                );
                 return Err(Rejected::new(QuarantineReason::ControlCharacter, at, detail));
             }
-            None => return Err(Rejected::invalid_json(raw.len(), "string is not closed")),
+            None => return Err(Rejected::invalid_json(raw.len(), not_closed())),
         }
     }
+}
+
+fn not_closed() -> Words {
+    Words::new("string is not closed", "文字列が閉じられていません")
 }
 
 /// The character that the escape at `at` (a backslash) names, and the byte behind the escape.
@@ -62,8 +71,10 @@ fn unescape(raw: &[u8], at: usize) -> Result<(char, usize), Rejected> {
         Some(b'r') => '\r',
         Some(b't') => '\t',
         Some(b'u') => return unescape_unit(raw, at),
-        Some(_) => return Err(Rejected::invalid_json(at, "escape is none that JSON knows")),
-        None => return Err(Rejected::invalid_json(raw.len(), "string is not closed")),
+        Some(_) => {
+            return Err(Rejected::invalid_json(at, ("escape is none that JSON knows", "JSON にないエスケープです")));
+        }
+        None => return Err(Rejected::invalid_json(raw.len(), not_closed())),
     };
     Ok((c, at + 2))
 }
@@ -72,7 +83,7 @@ fn unescape_unit(raw: &[u8], at: usize) -> Result<(char, usize), Rejected> {
     let unit = unit(raw, at)?;
     let c = match unit {
         0 => {
-            let detail = "string holds the NUL character `\\u0000`";
+            let detail = ("string holds the NUL character `\\u0000`", "文字列に NUL 文字 `\\u0000` があります");
             return Err(Rejected::new(QuarantineReason::NulCharacter, at, detail));
         }
         0xd800..=0xdbff if raw.get(at + 6..at + 8) == Some(br"\u") => {
@@ -90,7 +101,10 @@ fn unescape_unit(raw: &[u8], at: usize) -> Result<(char, usize), Rejected> {
 }
 
 fn lone_surrogate(unit: u32, at: usize) -> Rejected {
-    let detail = format!("`\\u{unit:04x}` is half of a surrogate pair without its other half");
+    let detail = say!(
+        "`\\u{unit:04x}` is half of a surrogate pair without its other half",
+        "`\\u{unit:04x}` はサロゲートペアの片方だけです"
+    );
     Rejected::new(QuarantineReason::LoneSurrogate, at, detail)
 }
 
@@ -100,7 +114,7 @@ fn unit(raw: &[u8], at: usize) -> Result<u32, Rejected> {
     for i in at + 2..at + 6 {
         let digit = raw.get(i).and_then(|byte| char::from(*byte).to_digit(16));
         let Some(digit) = digit else {
-            let detail = "`\\u` is not followed by four hex digits";
+            let detail = ("`\\u` is not followed by four hex digits", "`\\u` のあとに 16 進数字が四つ続いていません");
             return Err(Rejected::invalid_json(i, detail));
         };
         unit = unit << 4 | digit;

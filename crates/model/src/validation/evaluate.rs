@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use super::Violation;
 use super::schema::{Check, Node, NodeId, Schema, pointer};
 use super::value::{Json, compare, is_multiple};
+use crate::field_error::Words;
+use crate::say;
 
 /// Violations that are told of one record.
 const TOLD: usize = 8;
@@ -21,10 +23,16 @@ pub(super) fn violations(schema: &Schema, record: &Json<'_>) -> Vec<Violation> {
     let mut run = Run { schema, steps: 0, depth: 0, quiet: 0, gave_up: None, found: Vec::new(), path: Vec::new() };
     let is_valid = run.check(0, record, "schema", None);
     if let Some(why) = run.gave_up {
-        return vec![Violation { pointer: String::new(), keyword: "schema", problem: why.to_owned(), is_rule: false }];
+        return vec![Violation { pointer: String::new(), keyword: "schema", problem: why.into(), is_rule: false }];
     }
     debug_assert_eq!(is_valid, run.found.is_empty(), "a violation is told, and only a violation");
     run.found
+}
+
+/// A text that a pattern does not match.
+pub(super) fn unmatched(value: &Json<'_>) -> Words {
+    let value = value.shown();
+    say!("{value} does not match the pattern", "{value} がパターンに合いません")
 }
 
 struct Run<'s> {
@@ -33,7 +41,7 @@ struct Run<'s> {
     depth: u32,
     /// Above 0: it only matters whether it is valid.
     quiet: u32,
-    gave_up: Option<&'static str>,
+    gave_up: Option<(&'static str, &'static str)>,
     found: Vec<Violation>,
     path: Vec<String>,
 }
@@ -64,9 +72,15 @@ impl Run<'_> {
     fn check(&mut self, node: NodeId, value: &Json<'_>, by: &'static str, seen: Option<&mut Seen>) -> bool {
         self.steps += 1;
         if self.steps > STEPS {
-            self.gave_up.get_or_insert("the schema takes too many steps for this record; make it simpler");
+            self.gave_up.get_or_insert((
+                "the schema takes too many steps for this record; make it simpler",
+                "このレコードの検査に手数がかかりすぎます。スキーマを簡単にしてください",
+            ));
         } else if self.depth >= DEPTH {
-            self.gave_up.get_or_insert("the record is nested too deeply for its schema; flatten it");
+            self.gave_up.get_or_insert((
+                "the record is nested too deeply for its schema; flatten it",
+                "スキーマに対してレコードの入れ子が深すぎます。浅くしてください",
+            ));
         }
         if self.gave_up.is_some() {
             return false;
@@ -75,7 +89,10 @@ impl Run<'_> {
         let checks = match &schema.nodes[node] {
             Node::Always(true) => return true,
             Node::Always(false) => {
-                return self.fail(by, || format!("{} is not allowed here", value.shown()));
+                return self.fail(by, || {
+                    let value = value.shown();
+                    say!("{value} is not allowed here", "{value} はここには置けません")
+                });
             }
             Node::Checks(checks) => checks,
         };
@@ -110,7 +127,7 @@ impl Run<'_> {
         is_valid
     }
 
-    fn fail(&mut self, keyword: &'static str, problem: impl FnOnce() -> String) -> bool {
+    fn fail(&mut self, keyword: &'static str, problem: impl FnOnce() -> Words) -> bool {
         if self.quiet == 0 && self.gave_up.is_none() && self.found.len() < TOLD {
             let pointer = pointer(&self.path);
             self.found.push(Violation { pointer, keyword, problem: problem(), is_rule: false });
@@ -118,7 +135,7 @@ impl Run<'_> {
         false
     }
 
-    fn expect(&mut self, holds: bool, keyword: &'static str, problem: impl FnOnce() -> String) -> bool {
+    fn expect(&mut self, holds: bool, keyword: &'static str, problem: impl FnOnce() -> Words) -> bool {
         holds || self.fail(keyword, problem)
     }
 
@@ -127,14 +144,19 @@ impl Run<'_> {
             Check::Type(types) => {
                 let kind = value.kind();
                 let fits = types.iter().any(|of| *of == kind || *of == "number" && kind == "integer");
-                self.expect(fits, keyword, || format!("is of type {kind}, not {}", types.join(" or ")))
+                self.expect(fits, keyword, || {
+                    let (wanted, in_japanese) = (types.join(" or "), types.join(" か "));
+                    say!("is of type {kind}, not {wanted}", "型が {kind} で、{in_japanese} ではありません")
+                })
             }
-            Check::Enum(values) => {
-                self.expect(values.contains(value), keyword, || format!("{} is none of the values", value.shown()))
-            }
-            Check::Const(only) => {
-                self.expect(only == value, keyword, || format!("{} is not {}", value.shown(), only.shown()))
-            }
+            Check::Enum(values) => self.expect(values.contains(value), keyword, || {
+                let value = value.shown();
+                say!("{value} is none of the values", "{value} は許された値のどれでもありません")
+            }),
+            Check::Const(only) => self.expect(only == value, keyword, || {
+                let (value, only) = (value.shown(), only.shown());
+                say!("{value} is not {only}", "{value} は {only} ではありません")
+            }),
             Check::MultipleOf(_)
             | Check::Minimum(_)
             | Check::ExclusiveMinimum(_)
@@ -176,14 +198,19 @@ impl Run<'_> {
 
     fn number(&mut self, keyword: &'static str, check: &Check, digits: &str) -> bool {
         let (holds, limit, relation) = match check {
-            Check::Minimum(limit) => (compare(digits, limit).is_ge(), limit, "less than"),
-            Check::ExclusiveMinimum(limit) => (compare(digits, limit).is_gt(), limit, "not greater than"),
-            Check::Maximum(limit) => (compare(digits, limit).is_le(), limit, "greater than"),
-            Check::ExclusiveMaximum(limit) => (compare(digits, limit).is_lt(), limit, "not less than"),
-            Check::MultipleOf(of) => (is_multiple(digits, of), of, "not a multiple of"),
+            Check::Minimum(limit) => (compare(digits, limit).is_ge(), limit, ("less than", "より小さい値です")),
+            Check::ExclusiveMinimum(limit) => {
+                (compare(digits, limit).is_gt(), limit, ("not greater than", "より大きくありません"))
+            }
+            Check::Maximum(limit) => (compare(digits, limit).is_le(), limit, ("greater than", "より大きい値です")),
+            Check::ExclusiveMaximum(limit) => {
+                (compare(digits, limit).is_lt(), limit, ("not less than", "より小さくありません"))
+            }
+            Check::MultipleOf(of) => (is_multiple(digits, of), of, ("not a multiple of", "の倍数ではありません")),
             _ => return true,
         };
-        self.expect(holds, keyword, || format!("{digits} is {relation} {limit}"))
+        let (relation, in_japanese) = relation;
+        self.expect(holds, keyword, || say!("{digits} is {relation} {limit}", "{digits} は {limit} {in_japanese}"))
     }
 
     fn string(&mut self, keyword: &'static str, check: &Check, text: &str, value: &Json<'_>) -> bool {
@@ -191,15 +218,13 @@ impl Run<'_> {
             // A character has four bytes at most.
             Check::MinLength(least) => {
                 let is_long = text.len() >= least.saturating_mul(4) || text.chars().count() >= *least;
-                self.expect(is_long, keyword, || format!("has fewer than {least} characters"))
+                self.expect(is_long, keyword, || say!("has fewer than {least} characters", "{least} 文字より短いです"))
             }
             Check::MaxLength(most) => {
                 let is_short = text.len() <= *most || text.chars().count() <= *most;
-                self.expect(is_short, keyword, || format!("has more than {most} characters"))
+                self.expect(is_short, keyword, || say!("has more than {most} characters", "{most} 文字より長いです"))
             }
-            Check::Pattern(pattern) => {
-                self.expect(pattern.is_match(text), keyword, || format!("{} does not match the pattern", value.shown()))
-            }
+            Check::Pattern(pattern) => self.expect(pattern.is_match(text), keyword, || unmatched(value)),
             _ => true,
         }
     }
@@ -212,11 +237,14 @@ impl Run<'_> {
             }
         };
         match check {
-            Check::MinItems(least) => self
-                .expect(items.len() >= *least, keyword, || format!("has {} items, not {least} or more", items.len())),
-            Check::MaxItems(most) => {
-                self.expect(items.len() <= *most, keyword, || format!("has {} items, not {most} or less", items.len()))
-            }
+            Check::MinItems(least) => self.expect(items.len() >= *least, keyword, || {
+                let n = items.len();
+                say!("has {n} items, not {least} or more", "要素が {n} 個で、{least} 個以上ではありません")
+            }),
+            Check::MaxItems(most) => self.expect(items.len() <= *most, keyword, || {
+                let n = items.len();
+                say!("has {n} items, not {most} or less", "要素が {n} 個で、{most} 個以下ではありません")
+            }),
             Check::UniqueItems => {
                 let mut texts = HashSet::with_capacity(items.len());
                 let again = items.iter().find(|item| {
@@ -225,7 +253,8 @@ impl Run<'_> {
                     !texts.insert(text)
                 });
                 self.expect(again.is_none(), keyword, || {
-                    format!("has {} twice", again.map_or_else(String::new, Json::shown))
+                    let item = again.map_or_else(String::new, Json::shown);
+                    say!("has {item} twice", "{item} が二度あります")
                 })
             }
             Check::Items { first, rest } => {
@@ -253,7 +282,12 @@ impl Run<'_> {
                     }
                 }
                 let holds = (*least..=*most).contains(&matching);
-                self.expect(holds, keyword, || format!("{matching} items are of the kind that it must contain"))
+                self.expect(holds, keyword, || {
+                    say!(
+                        "{matching} items are of the kind that it must contain",
+                        "含むべき種類の要素が {matching} 個あります"
+                    )
+                })
             }
             Check::UnevaluatedItems(node) => {
                 let left: Vec<usize> = match &seen {
@@ -284,15 +318,19 @@ impl Run<'_> {
         let mut seen = seen;
         match check {
             Check::MinProperties(least) => self.expect(members.len() >= *least, keyword, || {
-                format!("has {} fields, not {least} or more", members.len())
+                let n = members.len();
+                say!("has {n} fields, not {least} or more", "フィールドが {n} 個で、{least} 個以上ではありません")
             }),
             Check::MaxProperties(most) => self.expect(members.len() <= *most, keyword, || {
-                format!("has {} fields, not {most} or less", members.len())
+                let n = members.len();
+                say!("has {n} fields, not {most} or less", "フィールドが {n} 個で、{most} 個以下ではありません")
             }),
             Check::Required(names) => {
                 let mut is_valid = true;
                 for name in names {
-                    is_valid &= self.expect(value.get(name).is_some(), keyword, || format!("`{name}` is missing"));
+                    is_valid &= self.expect(value.get(name).is_some(), keyword, || {
+                        say!("`{name}` is missing", "`{name}` がありません")
+                    });
                 }
                 is_valid
             }
@@ -300,7 +338,12 @@ impl Run<'_> {
                 let mut is_valid = true;
                 for (name, names) in all.iter().filter(|(name, _)| value.get(name).is_some()) {
                     for needed in names {
-                        let problem = || format!("`{needed}` is missing, which must be there beside `{name}`");
+                        let problem = || {
+                            say!(
+                                "`{needed}` is missing, which must be there beside `{name}`",
+                                "`{name}` があるときに必要な `{needed}` がありません"
+                            )
+                        };
                         is_valid &= self.expect(value.get(needed).is_some(), keyword, problem);
                     }
                 }
@@ -344,7 +387,9 @@ impl Run<'_> {
                 let mut is_valid = true;
                 for (name, _) in members {
                     let passes = self.passes(*node, &Json::String(name.clone()), keyword, None);
-                    is_valid &= self.expect(passes, keyword, || format!("the name `{name}` is not valid"));
+                    is_valid &= self.expect(passes, keyword, || {
+                        say!("the name `{name}` is not valid", "`{name}` という名前は使えません")
+                    });
                 }
                 is_valid
             }
@@ -387,7 +432,10 @@ impl Run<'_> {
                         break;
                     }
                 }
-                self.expect(is_valid, keyword, || format!("{} fits none of the schemas", value.shown()))
+                self.expect(is_valid, keyword, || {
+                    let value = value.shown();
+                    say!("{value} fits none of the schemas", "{value} に合うスキーマがありません")
+                })
             }
             Check::OneOf(nodes) => {
                 let mut fitting = 0;
@@ -395,12 +443,22 @@ impl Run<'_> {
                     fitting += usize::from(self.passes(*node, value, keyword, seen.as_deref_mut()));
                 }
                 self.expect(fitting == 1, keyword, || {
-                    format!("{} fits {fitting} of the schemas, not one", value.shown())
+                    let value = value.shown();
+                    say!(
+                        "{value} fits {fitting} of the schemas, not one",
+                        "{value} に合うスキーマが一つではなく {fitting} 個あります"
+                    )
                 })
             }
             Check::Not(node) => {
                 let passes = self.passes(*node, value, keyword, None);
-                self.expect(!passes, keyword, || format!("{} fits a schema that it must not fit", value.shown()))
+                self.expect(!passes, keyword, || {
+                    let value = value.shown();
+                    say!(
+                        "{value} fits a schema that it must not fit",
+                        "{value} は合ってはならないスキーマに合っています"
+                    )
+                })
             }
             Check::If { condition, then, otherwise } => {
                 let (node, by) = match self.passes(*condition, value, keyword, seen.as_deref_mut()) {

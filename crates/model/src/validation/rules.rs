@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use sha2::{Digest as _, Sha256};
 
 use super::Violation;
+use super::evaluate::unmatched;
 use super::pattern::Pattern;
 use super::schema::pointer;
 use super::value::{Json, compare};
 use crate::canonical::{NumberError, canonical_number};
 use crate::field_error::Words;
+use crate::say;
 
 /// Values that the rules `unique` of one read remember at most, all fields together: about 50 MB.
 const MAX_VALUES: usize = 1_000_000;
@@ -103,11 +105,21 @@ pub struct Rules(pub Vec<Rule>);
 
 /// The rules `unique` met more different values than they may remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the rules `unique` met more than {MAX_VALUES} values in one read, the most they remember; \
-     drop the rule, or read the source in parts"
-)]
+#[error("{}", self.words())]
 pub struct TooManyValues;
+
+impl TooManyValues {
+    /// What it says, in both languages.
+    #[must_use]
+    pub fn words(self) -> Words {
+        say!(
+            "the rules `unique` met more than {MAX_VALUES} values in one read, the most they remember; drop the rule, or \
+             read the source in parts",
+            "規則 `unique` が一度の読み取りで覚えられる {MAX_VALUES} 個より多くの値に出会いました。規則を外すか、\
+             データソースを分けて読んでください"
+        )
+    }
+}
 
 /// What a read has seen of the fields that must be unique.
 #[derive(Debug)]
@@ -149,43 +161,60 @@ impl Rules {
     ) -> Result<(), TooManyValues> {
         for (n, rule) in self.0.iter().enumerate() {
             let value = rule.path.iter().try_fold(record, |value, step| value.step(step));
-            let mut fail = |keyword, problem| {
+            let mut fail = |keyword, problem: Words| {
                 found.push(Violation { pointer: pointer(&rule.path), keyword, problem, is_rule: true });
             };
             let value = match value {
                 None if rule.required => {
-                    fail("required", "is missing".to_owned());
+                    fail("required", ("is missing", "がありません").into());
                     continue;
                 }
                 Some(Json::Null) if rule.required => {
-                    fail("required", "is null".to_owned());
+                    fail("required", ("is null", "が null です").into());
                     continue;
                 }
                 None | Some(Json::Null) => continue,
                 Some(value) => value,
             };
-            for (keyword, limit, relation) in [("min", &rule.min, "less"), ("max", &rule.max, "greater")] {
+            let bounds =
+                [("min", &rule.min, ("less", "より小さい値です")), ("max", &rule.max, ("greater", "より大きい値です"))];
+            for (keyword, limit, (relation, in_japanese)) in bounds {
                 let Some(limit) = limit else { continue };
                 match value {
                     Json::Number(digits) => {
                         let order = compare(digits, limit);
                         if if keyword == "min" { order.is_lt() } else { order.is_gt() } {
-                            fail(keyword, format!("{digits} is {relation} than {limit}"));
+                            let told = say!("{digits} is {relation} than {limit}", "{digits} は {limit} {in_japanese}");
+                            fail(keyword, told);
                         }
                     }
-                    Json::String(_) => fail(keyword, format!("{} is a string, not a number", value.shown())),
-                    other => fail(keyword, format!("is of type {}, not a number", other.kind())),
+                    Json::String(_) => {
+                        let value = value.shown();
+                        fail(keyword, say!("{value} is a string, not a number", "{value} は数値ではなく文字列です"));
+                    }
+                    other => {
+                        let kind = other.kind();
+                        fail(keyword, say!("is of type {kind}, not a number", "型が {kind} で、数値ではありません"));
+                    }
                 }
             }
             match (&rule.pattern, value) {
                 (None, _) => {}
                 (Some(pattern), Json::String(text)) if pattern.is_match(text) => {}
-                (Some(_), Json::String(_)) => fail("pattern", format!("{} does not match the pattern", value.shown())),
-                (Some(_), other) => fail("pattern", format!("is of type {}, not a string", other.kind())),
+                (Some(_), Json::String(_)) => fail("pattern", unmatched(value)),
+                (Some(_), other) => {
+                    let kind = other.kind();
+                    fail("pattern", say!("is of type {kind}, not a string", "型が {kind} で、文字列ではありません"));
+                }
             }
             let record = *hash.first_chunk().expect("16 is less than 32");
             if rule.unique && unique.has(n, value, record)? {
-                fail("unique", format!("{} was in an earlier record of this read", value.shown()));
+                let value = value.shown();
+                let told = say!(
+                    "{value} was in an earlier record of this read",
+                    "{value} はこの読み取りの前のレコードにもありました"
+                );
+                fail("unique", told);
             }
         }
         Ok(())

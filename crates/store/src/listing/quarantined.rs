@@ -1,6 +1,7 @@
 //! Quarantined records as lists show them.
 
 use matome_model::clock::Timestamp;
+use matome_model::field_error::Words;
 use serde_json::value::RawValue;
 
 use super::{Column, ColumnKind, Listing, OF_DELETED_SOURCES, Order};
@@ -21,8 +22,8 @@ pub struct QuarantinedRecord {
     pub task_id: i64,
     /// Code of the reason.
     pub reason: String,
-    /// The reason in words.
-    pub detail: String,
+    /// The reason in words; in English only when an earlier version wrote it.
+    pub detail: Words,
     /// Where it stood: `{"document", "line", "record"}`.
     pub position: Box<RawValue>,
     /// Its bytes, cut when it was too long.
@@ -42,7 +43,7 @@ pub struct QuarantinedRecord {
     /// What came of it: `stored`, `duplicate`, `quarantined`.
     pub outcome: Option<String>,
     /// Why it is in quarantine again.
-    pub outcome_detail: Option<String>,
+    pub outcome_detail: Option<Words>,
     /// When it was read again.
     pub replayed_at: Option<Timestamp>,
 }
@@ -55,8 +56,10 @@ const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
 /// The list, newest first.
 pub const LISTING: Listing = Listing {
     table: "quarantine",
-    select: "t.id, t.source_id, t.stream, t.task_id, t.reason, t.detail, t.position, t.raw, t.raw_length, t.seen,
-    t.created_at, t.last_seen_at, t.status, t.replay_task, t.outcome, t.outcome_detail, t.replayed_at",
+    select:
+        "t.id, t.source_id, t.stream, t.task_id, t.reason, t.detail, t.detail_japanese, t.position, t.raw, t.raw_length,
+    t.seen,    t.created_at, t.last_seen_at, t.status, t.replay_task, t.outcome, t.outcome_detail,
+    t.outcome_detail_japanese, t.replayed_at",
     visible: "1 = 1",
     gone: OF_DELETED_SOURCES,
     columns: &[
@@ -73,6 +76,13 @@ pub const LISTING: Listing = Listing {
     default_order: &[Order { column: &ID, descending: true }],
 };
 
+fn in_both(english: String, japanese: Option<String>) -> Words {
+    match japanese {
+        Some(japanese) => Words { english, japanese },
+        None => Words::quoted(english),
+    }
+}
+
 impl TryFrom<&Row> for QuarantinedRecord {
     type Error = StoreError;
 
@@ -83,7 +93,7 @@ impl TryFrom<&Row> for QuarantinedRecord {
             stream: row.text("stream")?,
             task_id: row.int("task_id")?,
             reason: row.text("reason")?,
-            detail: row.text("detail")?,
+            detail: in_both(row.text("detail")?, row.opt_text("detail_japanese")?),
             position: row.json("position")?,
             raw: row.bytes("raw")?,
             raw_length: row.int("raw_length")?,
@@ -93,7 +103,10 @@ impl TryFrom<&Row> for QuarantinedRecord {
             status: row.text("status")?,
             replay_task: row.opt_int("replay_task")?,
             outcome: row.opt_text("outcome")?,
-            outcome_detail: row.opt_text("outcome_detail")?,
+            outcome_detail: match row.opt_text("outcome_detail")? {
+                Some(english) => Some(in_both(english, row.opt_text("outcome_detail_japanese")?)),
+                None => None,
+            },
             replayed_at: row.opt_time("replayed_at")?,
         })
     }

@@ -221,6 +221,7 @@ async fn queue(conn: &mut Conn<'_>, source_id: i64, stream: &str, ids: &[i64], n
     let task_id = tasks::enqueue(conn, &new, now).await?.task.id;
     let sql = format!(
         "update quarantine set status = 'replaying', replay_task = $2, outcome = null, outcome_detail = null,
+    outcome_detail_japanese = null,
     replayed_at = null where {}",
         conn.any_of("id", 1)
     );

@@ -17,7 +17,7 @@ use crate::lanes::{self, LockedLane};
 /// These here are deaths of everything, of which a task is the cause only when it takes the machine with it: one that is
 /// switched off a few times must not cost anybody a task.
 const POISON_AFTER: i64 = 10;
-const POISON: &str = r#"{"message":"its worker died ten times in a row while it ran, without a page committed","causes":[],"position":null,"reason":"poison"}"#;
+const POISON: &str = r#"{"message":"its worker died ten times in a row while it ran, without a page committed","causes":[],"position":null,"reason":"poison","ja":{"message":"実行中のワーカーが、ページを一つも確定しないまま続けて 10 回終了しました","causes":[]}}"#;
 /// Lanes that one call takes back at most.
 const LANES_AT_ONCE: i64 = 500;
 

@@ -9,6 +9,7 @@ use chrono::DateTime;
 use futures::StreamExt as _;
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::clock::Timestamp;
+use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
 use matome_model::task::Fence;
@@ -29,7 +30,7 @@ pub fn at() -> Timestamp {
 pub fn bad(raw: &[u8], reason: QuarantineReason) -> BadRecord {
     BadRecord {
         reason,
-        detail: "it is bad\0".to_owned(),
+        detail: Words::new("it is bad\0", "不正です\0"),
         position: r#"{"line":3}"#.to_owned(),
         raw: raw.to_vec(),
         raw_length: u64::try_from(raw.len()).unwrap(),
