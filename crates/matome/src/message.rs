@@ -374,12 +374,32 @@ catalogue! {
          16 進数を書き、秘密の値を入力し直してください";
     CannotMake { dir } => "cannot make `{dir}`", "`{dir}` を作れません";
 
-    EmbeddedOnly =>
-        "backup and restore are about the embedded database; DATABASE_URL names PostgreSQL",
-        "バックアップと復元は組み込みデータベースのためのものです。DATABASE_URL は PostgreSQL を指しています";
-    UsePgDump =>
-        "use `pg_dump --format=custom` and `pg_restore`, and keep master.key besides",
-        "`pg_dump --format=custom` と `pg_restore` を使い、master.key を別に保管してください";
+    // Copying to the other kind of database.
+    NoEnd { text } => "`{text}` is no database to copy from or to", "`{text}` はコピー元・コピー先のデータベースではありません";
+    WriteEnd =>
+        "write sqlite:DIR (a data directory, whose file is called matome.db) or postgres://user:password@host/name",
+        "sqlite:ディレクトリ (ファイル名が matome.db のデータディレクトリ) か postgres://ユーザー:パスワード@ホスト/名前 と書いてください";
+    BothEmbedded => "both databases are embedded ones", "どちらも組み込みデータベースです";
+    UseBackup => "use `matome db backup` and `matome db restore`", "`matome db backup` と `matome db restore` を使ってください";
+    TargetNotEmpty => "the target is not empty; nothing was written", "コピー先が空ではありません。何も書いていません";
+    GiveEmptyTarget =>
+        "give a database without tables, or one that `matome migrate` has just made",
+        "テーブルのないデータベースか、`matome migrate` で作ったばかりのものを指定してください";
+    GiveOtherDir => "give another directory", "別のディレクトリを指定してください";
+    TargetCannotHold =>
+        "the target cannot hold some of the rows; nothing was written", "コピー先に保存できない行があります。何も書いていません";
+    CorrectRows =>
+        "correct or delete these rows in the source, then run the command again",
+        "コピー元でこれらの行を直すか削除してから、もう一度実行してください";
+    CopyDiffers =>
+        "what was read back is not what was copied; nothing was kept", "読み返した内容がコピー元と一致しません。何も残していません";
+    CopiedAll { rows } =>
+        "copied {rows} rows and compared each of them", "{rows} 行をコピーし、すべて照合しました";
+    KeyNotCopied { n } =>
+        "master.key is not copied, and {n} secrets need it: put it where the new installation looks for it",
+        "master.key はコピーしません。{n} 個の秘密の値に必要です。新しい環境の鍵の場所に置いてください";
+    RestoredToServer => "restored into the PostgreSQL database", "PostgreSQL データベースに復元しました";
+
     BackupThere { dir } => "`{dir}` is a backup already", "`{dir}` には既にバックアップがあります";
     ForceBackup => "give another name, or replace it with --force", "別の名前を指定するか、--force で置き換えてください";
     NotBackup { dir } => "`{dir}` is no backup", "`{dir}` はバックアップではありません";

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
-use support::{Home, postgres_home, sqlite_home, until, write};
+use support::{Home, sqlite_home, until, write};
 
 fn refused(output: &Output, code: i32, says: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
@@ -171,16 +171,6 @@ async fn a_restore_leaves_what_is_there_unless_told_and_refuses_what_is_damaged_
     refused(&target.run(&["db", "restore", from]), 3, "is not what was backed up");
     assert!(!target.data_dir().join("matome.db").exists());
     refused(&target.run(&["db", "restore", target.dir.path().to_str().unwrap()]), 2, "is no backup");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn on_postgres_backup_and_restore_name_what_to_use() {
-    let home = postgres_home().await;
-    let to = home.dir.path().join("backup");
-    for command in ["backup", "restore"] {
-        refused(&home.run(&["db", command, to.to_str().unwrap()]), 2, "pg_dump");
-    }
-    assert!(!to.exists());
 }
 
 #[test]

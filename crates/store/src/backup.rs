@@ -73,7 +73,11 @@ as pages, (select page_size from pragma_page_size()) as bytes";
     Ok(u64::try_from(row.int("pages")? * row.int("bytes")?).unwrap_or(0))
 }
 
-async fn facts(conn: &mut Conn<'_>) -> Result<Facts> {
+/// What a database says about itself.
+///
+/// # Errors
+/// When it is not migrated or is gone.
+pub async fn facts(conn: &mut Conn<'_>) -> Result<Facts> {
     let row = conn.fetch_one("select max(version) as version from schema_history", &[]).await?;
     Ok(Facts {
         schema_version: row.int("version")?,

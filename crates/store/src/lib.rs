@@ -14,6 +14,7 @@ pub mod api_tokens;
 pub mod backup;
 pub mod check;
 pub mod checkpoints;
+pub mod copy;
 pub mod counters;
 pub mod data_sources;
 pub mod db;

@@ -20,10 +20,11 @@ pub enum DbCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Copies the embedded database while a server works on it.
+    /// Makes a backup while servers work on the database.
     #[command(
         after_help = "The copy is one consistent snapshot: a directory with matome.db and manifest.json (version, \
-        schema, instance, time,\nSHA-256). It appears under its name only when it is whole. PostgreSQL: use pg_dump.\n\n\
+        schema, instance, time,\nSHA-256). It appears under its name only when it is whole. A backup of PostgreSQL has the same \
+        form, and can be\nrestored to either.\n\n\
         Examples:\n  matome db backup /backup/monday --data-dir data\n  \
         matome db backup /backup --data-dir data        makes /backup/matome-20261124T120000Z"
     )]
@@ -42,7 +43,7 @@ pub enum DbCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Puts a backup into a data directory that no process uses.
+    /// Puts a backup into a data directory that no process uses, or into an empty PostgreSQL database.
     #[command(
         after_help = "The copy is compared with its SHA-256, migrated, checked as by `db check`, and only then put \
         in place. It becomes an\ninstallation of its own: new instance id, no leases. A database that is there is kept \
@@ -57,6 +58,24 @@ pub enum DbCommand {
         /// Takes the place of a database that is there; the old files get the time in their names.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Copies all of a database into one of the other kind, every row under its id.
+    #[command(
+        after_help = "The source is read in one snapshot, also beside a server. Before anything is written, every row is looked at: \
+        one that\nthe target cannot hold is named. The target is empty, and has nothing until it has all: when a copy is killed, run \
+        it again.\nIn the end every row is read back and compared. It is an installation of its own: new instance id, no leases. \
+        master.key is\nnot copied.\n\nExamples:\n  matome db copy --from sqlite:data --to postgres://matome:secret@localhost/matome\n  \
+        matome db copy --from postgres://matome:secret@localhost/matome --to sqlite:data2"
+    )]
+    Copy {
+        /// sqlite:DIR, or the URL of a PostgreSQL database.
+        #[arg(long, value_name = "DATABASE")]
+        from: String,
+        /// sqlite:DIR, or the URL of an empty PostgreSQL database.
+        #[arg(long, value_name = "DATABASE")]
+        to: String,
         #[command(flatten)]
         output: OutputArgs,
     },

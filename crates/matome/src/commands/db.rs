@@ -1,10 +1,9 @@
 //! `matome db ...`
 
 mod backup;
+mod copy;
 mod manifest;
 mod restore;
-
-use std::path::PathBuf;
 
 use matome_store::check::{Verdict, check};
 use matome_store::db::Snapshot;
@@ -30,6 +29,7 @@ pub async fn run(command: DbCommand, console: &Console) -> Result<(), Failure> {
         DbCommand::Restore { storage, from, force, output } => {
             restore::run(&storage, console, &from, force, &output).await
         }
+        DbCommand::Copy { from, to, output } => copy::run(&from, &to, console, &output).await,
     }
 }
 
@@ -48,14 +48,6 @@ fn broken(verdicts: &[Verdict]) -> Option<Failure> {
     let broken = verdicts.iter().filter(|verdict| !verdict.holds()).count();
     let message = Message::InvariantsBroken { broken: broken.to_string(), all: verdicts.len().to_string() };
     (broken > 0).then(|| Failure::new(Exit::Failed, message).help(Message::ReportInvariants))
-}
-
-/// The file of an embedded database; what backup and restore are about.
-fn embedded_file(storage: &StorageArgs) -> Result<PathBuf, Failure> {
-    match storage.database_url {
-        Some(_) => Err(Failure::new(Exit::Usage, Message::EmbeddedOnly).help(Message::UsePgDump)),
-        None => Ok(storage.data_dir.join("matome.db")),
-    }
 }
 
 async fn snapshot(storage: &StorageArgs) -> Result<Snapshot, Failure> {

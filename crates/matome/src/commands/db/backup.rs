@@ -1,4 +1,4 @@
-//! `matome db backup`: a copy of the embedded database as it is now, while others work on it.
+//! `matome db backup`: a copy of the database as it is now, while others work on it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Utc;
-use matome_store::backup;
+use matome_store::backup::{self, Facts};
+use matome_store::db::Snapshot;
 use serde_json::value::to_raw_value;
 
 use super::manifest::{DATABASE, KEY, MANIFEST, Manifest, hash_file};
@@ -34,8 +35,8 @@ pub async fn run(
     plan: &Plan<'_>,
     output: &OutputArgs,
 ) -> Result<(), Failure> {
-    let file = super::embedded_file(storage)?;
-    if !file.exists() {
+    let file = storage.data_dir.join(DATABASE);
+    if storage.database_url.is_none() && !file.exists() {
         let dir = storage.data_dir.display().to_string();
         return Err(Failure::new(Exit::Config, Message::NoDatabase { dir }).help(Message::NameDatabase));
     }
@@ -44,22 +45,16 @@ pub async fn run(
     let part = Part::make(&to).map_err(failed)?;
 
     let copy = part.0.join(DATABASE);
-    let total = backup::size_bytes(&file).await?;
-    let facts = {
-        let mut progress = console.progress("backup", "bytes", Some(total));
-        let mut copying = Box::pin(backup::copy(&file, &copy));
-        loop {
-            tokio::select! {
-                facts = &mut copying => {
-                    progress.end(total, "copied");
-                    break facts?;
-                }
-                () = tokio::time::sleep(Duration::from_millis(200)) => {
-                    progress.at(fs::metadata(&copy).map_or(0, |meta| meta.len()), "copying");
-                }
-            }
+    let facts = match &storage.database_url {
+        // The same form for both: what is in it can be restored to either.
+        Some(url) => {
+            let mut snapshot = Snapshot::of_postgres(url).await?;
+            super::copy::into_file(&mut snapshot, &copy, console).await?;
+            backup::facts(&mut snapshot.conn()).await?
         }
+        None => copy_file(&file, &copy, console).await?,
     };
+    let total = fs::metadata(&copy).map_or(0, |meta| meta.len());
     if plan.with_key {
         copy_key(storage, &part.0.join(KEY))?;
     }
@@ -95,6 +90,23 @@ pub async fn run(
         console.notice(Message::KeyNotIncluded { n: manifest.secrets.to_string() });
     }
     Ok(())
+}
+
+async fn copy_file(file: &Path, copy: &Path, console: &Console) -> Result<Facts, Failure> {
+    let total = backup::size_bytes(file).await?;
+    let mut progress = console.progress("backup", "bytes", Some(total));
+    let mut copying = Box::pin(backup::copy(file, copy));
+    loop {
+        tokio::select! {
+            facts = &mut copying => {
+                progress.end(total, "copied");
+                return Ok(facts?);
+            }
+            () = tokio::time::sleep(Duration::from_millis(200)) => {
+                progress.at(fs::metadata(copy).map_or(0, |meta| meta.len()), "copying");
+            }
+        }
+    }
 }
 
 /// The directory to make: the given one, or one in it with the time in its name.

@@ -1,8 +1,8 @@
-//! `matome db restore`: a backup becomes the database of a data directory that nobody uses.
+//! `matome db restore`: a backup becomes the database of a data directory that nobody uses, or fills one of PostgreSQL.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
@@ -32,8 +32,11 @@ pub async fn run(
     force: bool,
     output: &OutputArgs,
 ) -> Result<(), Failure> {
-    let file = super::embedded_file(storage)?;
     let manifest = Manifest::read(from)?;
+    if let Some(url) = &storage.database_url {
+        return into_postgres(storage, console, from, &manifest, url, output).await;
+    }
+    let file = storage.data_dir.join(DATABASE);
     // Held to the end, so that no server starts meanwhile.
     let dir = DataDir::acquire(&storage.data_dir)?;
     if file.exists() && !force {
@@ -77,6 +80,45 @@ pub async fn run(
     if let Some(aside) = aside {
         console.notice(Message::KeptAside { file: aside.display().to_string() });
     }
+    if manifest.secrets > 0 && !key.will_be_there {
+        let (n, file) = (manifest.secrets.to_string(), key.file.display().to_string());
+        console.notice(Message::PutKey { n, file });
+    }
+    Ok(())
+}
+
+/// The same into a PostgreSQL database that is empty, by way of a copy beneath the data directory.
+async fn into_postgres(
+    storage: &StorageArgs,
+    console: &Console,
+    from: &Path,
+    manifest: &Manifest,
+    url: &str,
+    output: &OutputArgs,
+) -> Result<(), Failure> {
+    let key = Key::of(storage, from, manifest, false)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&storage.data_dir).map_err(|err| {
+        let dir = storage.data_dir.display().to_string();
+        Failure::new(Exit::Config, Message::CannotMake { dir }).because(&err).help(Message::CheckDataDir)
+    })?;
+    let stage = Stage::make(&storage.data_dir)?;
+    copy(from, stage.path(), manifest, console)?;
+    backup::adopt(DataDir::acquire(stage.path())?, Clock::system().now()).await?;
+    let mut snapshot = Snapshot::of_file(&stage.path().join(DATABASE)).await?;
+    super::copy::into_postgres(&mut snapshot, url, console).await?;
+    let suffix = Utc::now().format("before-%Y%m%dT%H%M%SZ").to_string();
+    key.put(&suffix).map_err(|err| {
+        let file = key.file.display().to_string();
+        Failure::new(Exit::Failed, Message::CannotWrite { file }).because(&err).help(Message::CheckRoom)
+    })?;
+    let instance_id = backup::facts(&mut Snapshot::of_postgres(url).await?.conn()).await?.instance_id;
+    let row = json!({
+        "instance_id": instance_id.to_string(),
+        "restored_from": manifest.instance_id,
+        "made_at": manifest.made_at,
+    });
+    print_row(console, output, &to_raw_value(&row).expect("a value is JSON"))?;
+    console.notice(Message::RestoredToServer);
     if manifest.secrets > 0 && !key.will_be_there {
         let (n, file) = (manifest.secrets.to_string(), key.file.display().to_string());
         console.notice(Message::PutKey { n, file });
@@ -198,10 +240,10 @@ impl Key {
 }
 
 /// The directory in which the copy is made ready; removed in the end.
-struct Stage(PathBuf);
+pub(super) struct Stage(PathBuf);
 
 impl Stage {
-    fn make(data_dir: &Path) -> Result<Self, Failure> {
+    pub(super) fn make(data_dir: &Path) -> Result<Self, Failure> {
         let stage = data_dir.join(STAGE);
         // Of a restore that was killed; the lock of the data directory is ours.
         let _ = fs::remove_dir_all(&stage);
@@ -211,6 +253,10 @@ impl Stage {
                 .help(Message::CheckDataDir)
         })?;
         Ok(Self(stage))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
