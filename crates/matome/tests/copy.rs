@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use matome_store::db::{DataDir, Db};
 use matome_testbed::{postgres_schema, run_script, texts};
@@ -32,7 +32,14 @@ fn end(home: &Home) -> String {
 }
 
 fn copy(from: &Home, to: &Home) -> Output {
-    from.run(&["db", "copy", "--from", &end(from), "--to", &end(to), "-o", "json"])
+    matome(&["db", "copy", "--from", &end(from), "--to", &end(to), "-o", "json"]).output().unwrap()
+}
+
+/// The binary with a command that names its databases itself.
+fn matome(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_matome"));
+    command.args(args).env_remove("DATABASE_URL").env("LC_ALL", "C").stdin(Stdio::null());
+    command
 }
 
 /// A home on a PostgreSQL schema without tables.
@@ -44,7 +51,20 @@ async fn empty_postgres() -> Home {
 fn fill(home: &Home) {
     let lines = "{\"id\":1,\"名前\":\"山田\\t\\\\\",\"n\":12345678901234567890.5}\n{\"id\":2,\"名前\":\"😀\\n\\\"\"}\n{bad\n{\"id\":3,\"x\":null}\n";
     write(&home.files().join("orders.ndjson"), lines);
-    with_files(home, &["source", "add", "受注", "--path", "orders.ndjson", "--set", "key=id", "--description", "一行目\n二行目\t\\N"]);
+    with_files(
+        home,
+        &[
+            "source",
+            "add",
+            "受注",
+            "--path",
+            "orders.ndjson",
+            "--set",
+            "key=id",
+            "--description",
+            "一行目\n二行目\t\\N",
+        ],
+    );
     with_files(home, &["source", "run", "受注", "--wait"]);
     write(&home.files().join("orders.ndjson"), lines.replace("12345678901234567890.5", "0.1"));
     with_files(home, &["source", "run", "受注", "--wait"]);
@@ -113,9 +133,10 @@ async fn a_copy_there_and_back_keeps_every_row_under_its_id() {
         checked(home);
     }
     // Each is an installation of its own.
-    let mut ids = BTreeSet::from([texts(there.database_url.as_deref().unwrap(), "select instance_id::text from instance")
-        .await
-        .remove(0)]);
+    let mut ids =
+        BTreeSet::from([texts(there.database_url.as_deref().unwrap(), "select instance_id::text from instance")
+            .await
+            .remove(0)]);
     for home in [&first, &back] {
         let db = Db::open_embedded(DataDir::acquire(&home.data_dir()).unwrap()).await.unwrap();
         ids.insert(matome_store::migrate::instance_id(&mut db.read().await.unwrap().conn()).await.unwrap().to_string());
@@ -166,7 +187,7 @@ async fn a_target_with_rows_and_ends_that_are_none_are_refused() {
     refused(&copy(&home, &other), 2, "both databases are embedded");
     let nowhere = sqlite_home();
     refused(&copy(&nowhere, &empty_postgres().await), 3, "no database");
-    let wrong = home.run(&["db", "copy", "--from", &end(&home), "--to", "mysql://u:secret@h/d"]);
+    let wrong = matome(&["db", "copy", "--from", &end(&home), "--to", "mysql://u:secret@h/d"]).output().unwrap();
     assert!(!refused(&wrong, 2, "is no database to copy").contains("secret"));
     let django = empty_postgres().await;
     run_script(django.database_url.as_deref().unwrap(), "create table data_sources (id integer primary key)").await;
@@ -183,7 +204,7 @@ async fn a_copy_that_is_killed_leaves_nothing_and_runs_again() {
     let there = empty_postgres().await;
     let killed = |from: &Home, to: &Home| {
         let args = ["db", "copy", "--from", &end(from), "--to", &end(to), "--progress", "json"];
-        let mut child = from.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = matome(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let begun = lines.any(|line| line.contains("\"state\":\"copying\""));
         child.kill().unwrap();
@@ -211,7 +232,11 @@ async fn a_backup_of_postgres_under_load_is_whole_and_restores_to_either() {
     let address = upstream(ROWS).await;
     home.extra = vec!["--egress-allow".into(), format!("127.0.0.1/32:{}", address.port())];
     let mut server = home.serve().await;
-    let id = server.source("rows", "api", json!({ "url": format!("http://{address}/rows") })).await;
+    let config = json!({
+        "url": format!("http://{address}/rows"), "records": "$.results", "dedupe": "none",
+        "pagination": { "type": "next_link", "next": "$.next" }
+    });
+    let id = server.source("rows", "api", config).await;
     let task = server.start("acquisition", id).await;
     support::until("some records are stored", async || {
         server.get("/api/acquisition/data/").await["count"].as_i64() > Some(100)
@@ -219,7 +244,8 @@ async fn a_backup_of_postgres_under_load_is_whole_and_restores_to_either() {
     .await;
     let backup = home.dir.path().join("backup");
     let manifest: Value =
-        serde_json::from_str(&home.ok(&["db", "backup", backup.to_str().unwrap(), "--with-key", "-o", "json"])).unwrap();
+        serde_json::from_str(&home.ok(&["db", "backup", backup.to_str().unwrap(), "--with-key", "-o", "json"]))
+            .unwrap();
     server.ended(&task).await;
     assert_eq!(server.terminate(), Some(0));
 
