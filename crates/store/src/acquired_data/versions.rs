@@ -55,7 +55,8 @@ impl Open {
 
 // Plan-proof as the lookup of identities: each key is one descent of the unique index, then as many steps back on it
 // as the page has contents of the key.
-const NEWEST_POSTGRES: &str = "select k.n, found.version, found.data_hash, found.id
+// Ids of an adopted database may have 32 bits.
+const NEWEST_POSTGRES: &str = "select k.n, found.version, found.data_hash, found.id::bigint
 from unnest($3::bytea[], $4::bigint[]) with ordinality as k (key_hash, depth, n)
 cross join lateral (
     select a.version, coalesce(a.data_hash, '') as data_hash, a.id from acquired_data a
