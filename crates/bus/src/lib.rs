@@ -158,6 +158,21 @@ impl Bus {
         }
     }
 
+    /// Changes a small value that the processes of the installation share, under a name that `queue` has for it. `change` gets
+    /// the value, if there is one, and the time of the server since 1970; it returns the new value with how long it is kept, or
+    /// nothing to leave it as it is, and an outcome. When somebody else was faster it is asked again.
+    ///
+    /// Returns nothing when there is no Redis, it fails, or too many change the value at once. The value may vanish at any moment.
+    pub async fn update<T>(
+        &self,
+        queue: Queue,
+        name: &str,
+        change: impl Fn(Option<&[u8]>, Duration) -> (Option<(Vec<u8>, Duration)>, T),
+    ) -> Option<T> {
+        let link = self.0.redis.as_ref()?.link(queue)?;
+        link.update(name, change).await
+    }
+
     /// What is wrong with Redis, for those who watch; none when nothing is, or when it is not used.
     pub fn trouble(&self) -> Option<String> {
         self.0.redis.as_ref().and_then(Redis::trouble)

@@ -2,12 +2,14 @@
 //!
 //! - `{instance}:{queue}:work`, a list of bare tokens, at most [`TOKENS`]. A token says "look", nothing more. A process adds
 //!   at most one in [`PAUSE`]; one with a worker that has a free slot takes them by `BLPOP` on a connection of its own.
+//! - `{instance}:{queue}:NAME`, small values that processes change together, such as the budgets of a host.
 //! - `{instance}:{queue}:stop` and `{instance}:{queue}:events`, channels.
 //!
 //! Nothing is ever read back that anything depends on, so every failure has the same answer: say so now and then, connect
 //! again soon, and let workers poll meanwhile.
 
 mod link;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;

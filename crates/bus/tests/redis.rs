@@ -201,6 +201,14 @@ async fn a_server_that_ends_and_comes_back_is_used_again_at_once() {
     let mut events = web.events();
     heard_again(&web, &worker).await;
     server.stop();
+    // Also a process that has nothing to send notices.
+    let idle = process(&server, instance);
+    let begun = Instant::now();
+    while idle.trouble().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "it never notices");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(idle.trouble().unwrap(), "nothing listens there");
     until_trouble(&web, "").await;
     server.again();
     let took = heard_again(&web, &worker).await;
@@ -271,4 +279,44 @@ async fn a_server_that_is_emptied_all_the_time_loses_wake_ups_and_nothing_else()
         heard_again(&web, &worker).await;
     }
     assert_eq!((web.trouble(), worker.trouble()), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_processes_change_together_loses_no_change() {
+    let server = RedisServer::start(&[]);
+    let instance = Uuid::new_v4();
+    let count = |value: Option<&[u8]>| value.and_then(|value| std::str::from_utf8(value).ok()?.parse::<u64>().ok());
+    let add = move |value: Option<&[u8]>, now: Duration| {
+        assert!(now > Duration::from_secs(1_500_000_000), "the server's time");
+        let next = count(value).unwrap_or(0) + 1;
+        (Some((next.to_string().into_bytes(), Duration::from_secs(60))), next)
+    };
+    server.cli(&["-n", "1", "rpush", &format!("{instance}:acquisition:n"), "not ours"]);
+    let processes: Vec<Bus> = (0..4).map(|_| process(&server, instance)).collect();
+    let adding: Vec<_> = processes
+        .iter()
+        .cloned()
+        .map(|bus| {
+            tokio::spawn(async move {
+                let mut added = 0;
+                while added < 25 {
+                    added += usize::from(bus.update(QUEUE, "n", add).await.is_some());
+                }
+            })
+        })
+        .collect();
+    for adding in adding {
+        adding.await.unwrap();
+    }
+    let look = move |value: Option<&[u8]>, _: Duration| (None, count(value));
+    assert_eq!(processes[0].update(QUEUE, "n", look).await, Some(Some(100)));
+    // Without Redis nobody waits for it.
+    server.signal("-STOP");
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(processes[1].update(QUEUE, "n", add).await, None);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    server.signal("-CONT");
+    assert_eq!(Bus::in_process().update(QUEUE, "n", add).await, None);
 }

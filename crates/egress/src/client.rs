@@ -13,8 +13,9 @@ use rustls::ClientConfig;
 use url::{Host, Url};
 
 use crate::body::{Inflate, InflateError, RATIO_LIMIT};
+use crate::budgets::Rate;
 use crate::error::{EgressError, shown};
-use crate::pace::{Pace, Rate};
+use crate::pace::{Pace, SharedPace};
 use crate::policy::Policy;
 use crate::resolver::{Resolver, System};
 use crate::tls;
@@ -122,6 +123,11 @@ impl HttpClient {
     /// As [`HttpClient::new`], with another resolver than the machine's.
     pub fn with_resolver(policy: Policy, resolver: Arc<dyn Resolver>) -> Self {
         Self { policy, resolver, pace: Arc::default(), origins: Arc::default(), verifying: Arc::default() }
+    }
+
+    /// From now on the budgets of hosts are kept together with other processes. Said once; clones share it.
+    pub fn share_pace(&self, shared: Arc<dyn SharedPace>) {
+        self.pace.share(shared);
     }
 
     /// Sends a request and follows up to five redirects, each of them checked anew. A POST is sent again only

@@ -6,6 +6,7 @@
 
 mod address;
 mod body;
+mod budgets;
 mod client;
 mod error;
 mod pace;
@@ -13,9 +14,10 @@ mod policy;
 mod resolver;
 mod tls;
 
+pub use budgets::{Budgets, Rate};
 pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response};
 pub use error::EgressError;
-pub use pace::Rate;
+pub use pace::SharedPace;
 pub use policy::{EgressRule, EgressRuleError, Policy};
 pub use reqwest::header;
 pub use reqwest::{Method, StatusCode};

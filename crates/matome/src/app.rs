@@ -38,6 +38,7 @@ use crate::failure::{Exit, Failure, said};
 use crate::housekeeping;
 use crate::isolated::{Isolated, Surroundings};
 use crate::message::Message;
+use crate::pace::OverBus;
 
 /// Connections to PostgreSQL of one process that has an API.
 const WEB_CONNECTIONS: u32 = 16;
@@ -153,10 +154,13 @@ impl App {
         parts: Parts,
     ) -> Result<Self, Failure> {
         let (boot, clock) = (Uuid::now_v7(), Clock::system());
-        let registry = registry(reach, clock.clone())?;
+        let (registry, http) = connectors(reach, clock.clone())?;
         let connections = storage.database_connections.unwrap_or_else(|| parts.connections());
         let db = open_database(storage, boot, connections, &clock).await?;
         let bus = open_bus(storage, &db).await?;
+        if bus.is_shared() {
+            http.share_pace(Arc::new(OverBus(bus.clone())));
+        }
         let vault = match parts.needs_key() {
             true => Some(open_vault(storage, &db, &parts).await?),
             false => None,
@@ -396,6 +400,11 @@ pub fn make_data_dir(storage: &StorageArgs) -> Result<(), Failure> {
 
 /// What sources may reach, opened.
 pub fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
+    connectors(reach, clock).map(|(registry, _)| registry)
+}
+
+/// The same, with the HTTP client that the connectors use.
+fn connectors(reach: &ReachArgs, clock: Clock) -> Result<(Registry, HttpClient), Failure> {
     let parse = |rule: &String| {
         rule.parse::<EgressRule>().map_err(|err| {
             let what = Message::EgressRuleWrong { rule: rule.clone() };
@@ -410,7 +419,8 @@ pub fn registry(reach: &ReachArgs, clock: Clock) -> Result<Registry, Failure> {
             .because(&err)
             .help(Message::GiveFileRoot)
     })?;
-    Ok(Registry::new(roots, HttpClient::new(Policy::new(rules)), clock))
+    let http = HttpClient::new(Policy::new(rules));
+    Ok((Registry::new(roots, http.clone(), clock), http))
 }
 
 /// An engine whose children work beneath `scratch_root`.

@@ -14,6 +14,7 @@ mod isolated;
 mod message;
 mod migrate;
 mod output;
+mod pace;
 mod role;
 mod serve;
 

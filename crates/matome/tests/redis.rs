@@ -171,3 +171,50 @@ fn name(fault: &str) -> &'static str {
         _ => "redis_foreign",
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_keep_the_budget_of_a_host_together() {
+    let redis = RedisServer::start(&[]);
+    let times = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = times.clone();
+    let rows = async move |axum::extract::Query(Page { page }): axum::extract::Query<Page>| {
+        seen.lock().unwrap().push(Instant::now());
+        let next = (page < 9).then(|| format!("/rows?page={}", page + 1));
+        axum::Json(json!({ "results": [{ "n": page }], "next": next }))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/rows", axum::routing::get(rows));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let mut home = postgres_home().await;
+    home.redis_url = Some(redis.url());
+    home.extra = vec!["--egress-allow".to_owned(), "127.0.0.1/32".to_owned()];
+    let web = home.web().await;
+    // Each has one slot, so that the two sources are read by two processes.
+    let _workers = [home.worker("acquisition", 1), home.worker("acquisition", 1)];
+    let config = json!({
+        "url": format!("http://{address}/rows"), "records": "$.results",
+        "pagination": { "type": "next_link", "next": "$.next" },
+        "rate": { "requests": 5, "per_secs": 1 }
+    });
+    let mut tasks = Vec::new();
+    for name in ["a", "b"] {
+        let source = web.source(name, "api", config.clone()).await;
+        tasks.push(web.start("acquisition", source).await);
+    }
+    for task in &tasks {
+        let row = web.ended(task).await;
+        assert_eq!(row["status"], "succeeded", "{row}");
+    }
+    let times = times.lock().unwrap();
+    assert_eq!(times.len(), 20);
+    // Twenty requests at five a second; each process alone would have been done in half the time.
+    let took = times[19] - times[0];
+    assert!(took >= Duration::from_millis(2_800), "{took:?}");
+}
+
+#[derive(serde::Deserialize)]
+struct Page {
+    #[serde(default)]
+    page: usize,
+}

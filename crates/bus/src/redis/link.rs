@@ -15,17 +15,18 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::shared::Changes;
 use super::{BusError, PAUSE, TOKENS};
 use crate::event::{Message, TaskEvent};
 use crate::{Heard, Here};
 
 /// Redis answers within this time, or counts as away.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// `BLPOP` waits so long for a token; then the connection is known to live.
 const TAKE_FOR: Duration = Duration::from_secs(2);
 /// Between two tries to reach it: so long at first, ever longer up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
-/// A listener asks so often whether its connection lives.
+/// A connection that has nothing to say is asked so often whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// Events that wait to be sent; older ones are dropped.
 const EVENTS_WAITING: usize = 2048;
@@ -49,6 +50,8 @@ pub(crate) struct Link {
     closed: CancellationToken,
     hears_stops: AtomicBool,
     hears_events: AtomicBool,
+    pub(super) prefix: String,
+    pub(super) changes: Changes,
 }
 
 /// What a connection listens to.
@@ -75,18 +78,19 @@ struct Outbox {
 
 /// What a link does over a connection of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Send,
     Take,
     HearStops,
     HearEvents,
+    Change,
 }
 
 /// What is wrong, for each part: one may fail while the others work, on a server that may only be read, say.
 #[derive(Default)]
 struct Trouble {
     complaint: Complaint,
-    what: [Option<String>; 4],
+    what: [Option<String>; 5],
 }
 
 impl std::fmt::Debug for Link {
@@ -124,6 +128,8 @@ impl Link {
             closed: CancellationToken::new(),
             hears_stops: AtomicBool::new(false),
             hears_events: AtomicBool::new(false),
+            prefix: prefix.to_owned(),
+            changes: Changes::default(),
         });
         link.spawn(Arc::clone(&link).send_for_ever());
         link.spawn(Arc::clone(&link).take_for_ever());
@@ -206,14 +212,15 @@ impl Link {
         let mut connection: Option<MultiplexedConnection> = None;
         let mut pause = RETRY.0;
         loop {
-            if !self.has_to_send() {
-                self.outbox.ready.notified().await;
-            }
             match self.send(&mut connection).await {
                 Ok(()) => {
                     self.works(Part::Send);
                     pause = RETRY.0;
                     tokio::time::sleep(PAUSE).await;
+                    if !self.has_to_send() {
+                        // With nothing to send it is asked now and then, for those who watch.
+                        let _ = tokio::time::timeout(PING_EVERY, self.outbox.ready.notified()).await;
+                    }
                 }
                 Err(err) => {
                     if err.code() != Some("OOM") && err.code() != Some("READONLY") {
@@ -232,6 +239,9 @@ impl Link {
             Some(connection) => connection,
             None => connection.insert(self.connect(ANSWER_WITHIN).await?),
         };
+        if !self.has_to_send() {
+            return cmd("PING").query_async(connection).await;
+        }
         let outbox = &self.outbox;
         // What need not be stored goes first: a full server still passes it on.
         if outbox.stop.load(Ordering::SeqCst) {
@@ -442,7 +452,7 @@ impl Link {
         turns
     }
 
-    fn complain(&self, part: Part, err: &RedisError) {
+    pub(super) fn complain(&self, part: Part, err: &RedisError) {
         let mut trouble = self.lock_trouble();
         trouble.what[part as usize] = Some(told(err));
         if let Some(kept_back) = trouble.complaint.due(Instant::now()) {
@@ -451,7 +461,7 @@ impl Link {
         }
     }
 
-    fn works(&self, part: Part) {
+    pub(super) fn works(&self, part: Part) {
         let mut trouble = self.lock_trouble();
         trouble.what[part as usize] = None;
         if trouble.what.iter().all(Option::is_none) && trouble.complaint.over() {
@@ -464,6 +474,12 @@ impl Link {
 fn told(err: &RedisError) -> String {
     if err.is_timeout() {
         return "it does not answer".to_owned();
+    }
+    if err.is_connection_refusal() {
+        return "nothing listens there".to_owned();
+    }
+    if err.is_io_error() {
+        return err.to_string();
     }
     match (err.code(), err.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
