@@ -2,14 +2,14 @@
 //!
 //! A [`Shape`] says which fields records have and of which types, nested ones included; null says nothing, order and
 //! length do not matter. [`Watch`] compares every record of a read with it. Most records are built as one before was: their
-//! structure is hashed in one pass over the canonical text, and only one that is new is taken apart.
+//! structure is read in one pass over the canonical text and compared, and only one that is new is taken apart.
 //!
 //! As in [`crate::inference`], what is wide or deep without end is not described: an object with more than
 //! [`MAX_FIELDS`] fields, or what lies deeper than [`MAX_DEPTH`], is of any type.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::hash::{BuildHasher as _, Hasher, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 
 use serde::{Deserialize, Serialize};
 
@@ -252,6 +252,9 @@ pub struct Watch {
     learning: bool,
     known: HashSet<u64>,
     keys: RandomState,
+    /// Structures of this record and of the last one that fitted, in buffers that it keeps.
+    structure: Vec<u8>,
+    last: Vec<u8>,
     /// What was taken in since it was last asked.
     changes: Vec<Difference>,
     has_changed: bool,
@@ -262,7 +265,8 @@ impl Watch {
     #[must_use]
     pub fn new(policy: DriftPolicy, shape: Shape, learning: bool) -> Self {
         let (known, keys) = (HashSet::new(), RandomState::new());
-        Self { policy, shape, learning, known, keys, changes: Vec::new(), has_changed: false }
+        let (structure, last) = (Vec::new(), Vec::new());
+        Self { policy, shape, learning, known, keys, structure, last, changes: Vec::new(), has_changed: false }
     }
 
     /// What happens to records that differ.
@@ -273,8 +277,14 @@ impl Watch {
 
     /// Looks at a record, given as its canonical text.
     pub fn look(&mut self, canonical: &str) -> Look {
-        let structure = structure(canonical, &self.keys);
+        structure(canonical, &self.keys, &mut self.structure);
+        // Most records are built as the one before.
+        if self.structure == self.last && !self.last.is_empty() {
+            return Look::Fits;
+        }
+        let structure = self.keys.hash_one(&self.structure);
         if self.known.contains(&structure) {
+            std::mem::swap(&mut self.structure, &mut self.last);
             return Look::Fits;
         }
         let record = Json::parse(canonical);
@@ -299,6 +309,7 @@ impl Watch {
             self.known.clear();
         }
         self.known.insert(structure);
+        std::mem::swap(&mut self.structure, &mut self.last);
         Look::Fits
     }
 
@@ -308,64 +319,44 @@ impl Watch {
     }
 }
 
-/// A hash of the keys and types of a record, of canonical text; values do not matter.
-fn structure(canonical: &str, keys: &RandomState) -> u64 {
-    let mut scan = Scan { text: canonical.as_bytes(), at: 0, keys };
-    let mut hasher = keys.build_hasher();
-    scan.value(&mut hasher);
-    hasher.finish()
+/// Writes the keys and types of a record, of canonical text, to `out`; values do not matter.
+fn structure(canonical: &str, keys: &RandomState, out: &mut Vec<u8>) {
+    out.clear();
+    Scan { text: canonical.as_bytes(), at: 0, keys, out }.value();
 }
 
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
     keys: &'a RandomState,
+    out: &'a mut Vec<u8>,
 }
 
 impl Scan<'_> {
-    fn value(&mut self, hasher: &mut impl Hasher) {
+    fn value(&mut self) {
         match self.text[self.at] {
             b'{' => {
-                hasher.write_u8(b'{');
+                self.out.push(b'{');
                 self.at += 1;
                 while self.text[self.at] != b'}' {
                     let start = self.at;
                     self.string();
-                    hasher.write(&self.text[start..self.at]);
+                    self.out.extend_from_slice(&self.text[start..self.at]);
                     self.at += 1; // the colon
-                    self.value(hasher);
+                    self.value();
                     self.at += usize::from(self.text[self.at] == b',');
                 }
                 self.at += 1;
-                hasher.write_u8(b'}');
+                self.out.push(b'}');
             }
-            b'[' => {
-                // However many items there are: which kinds of them.
-                let mut kinds: Vec<u64> = Vec::new();
-                self.at += 1;
-                while self.text[self.at] != b']' {
-                    let mut inner = self.keys.build_hasher();
-                    self.value(&mut inner);
-                    let kind = inner.finish();
-                    if kinds.last() != Some(&kind) {
-                        kinds.push(kind);
-                    }
-                    self.at += usize::from(self.text[self.at] == b',');
-                }
-                self.at += 1;
-                kinds.sort_unstable();
-                kinds.dedup();
-                hasher.write_u8(b'[');
-                kinds.into_iter().for_each(|kind| hasher.write_u64(kind));
-                hasher.write_u8(b']');
-            }
+            b'[' => self.array(),
             b'"' => {
                 self.string();
-                hasher.write_u8(b's');
+                self.out.push(b's');
             }
-            b't' => self.word(4, b'b', hasher),
-            b'f' => self.word(5, b'b', hasher),
-            b'n' => self.word(4, b'z', hasher),
+            b't' => self.word(4, b'b'),
+            b'f' => self.word(5, b'b'),
+            b'n' => self.word(4, b'z'),
             _ => {
                 let start = self.at;
                 while matches!(self.text.get(self.at), Some(b'-' | b'.' | b'0'..=b'9')) {
@@ -376,20 +367,63 @@ impl Scan<'_> {
                 let is_integer = !digits.contains(&b'.')
                     && (digits.len() <= 18
                         || std::str::from_utf8(digits).is_ok_and(|digits| digits.parse::<i64>().is_ok()));
-                hasher.write_u8(if is_integer { b'i' } else { b'd' });
+                self.out.push(if is_integer { b'i' } else { b'd' });
             }
         }
     }
 
-    fn word(&mut self, length: usize, kind: u8, hasher: &mut impl Hasher) {
+    /// However many items there are: which kinds of them. One kind as it is, several as their hashes in order.
+    fn array(&mut self) {
+        self.out.push(b'[');
+        self.at += 1;
+        let first = self.out.len();
+        let mut first_end = None;
+        let mut kinds: Vec<u64> = Vec::new();
+        while self.text[self.at] != b']' {
+            let start = self.out.len();
+            self.value();
+            self.at += usize::from(self.text[self.at] == b',');
+            let Some(end) = first_end else {
+                first_end = Some(self.out.len());
+                continue;
+            };
+            let (before, item) = self.out.split_at(start);
+            let like = &before[first..end];
+            if !kinds.is_empty() || item != like {
+                if kinds.is_empty() {
+                    kinds.push(self.keys.hash_one(like));
+                }
+                let kind = self.keys.hash_one(item);
+                if kinds.last() != Some(&kind) {
+                    kinds.push(kind);
+                }
+            }
+            self.out.truncate(start);
+        }
+        self.at += 1;
+        if !kinds.is_empty() {
+            kinds.sort_unstable();
+            kinds.dedup();
+            self.out.truncate(first);
+            self.out.push(b'#');
+            kinds.into_iter().for_each(|kind| self.out.extend_from_slice(&kind.to_ne_bytes()));
+        }
+        self.out.push(b']');
+    }
+
+    fn word(&mut self, length: usize, kind: u8) {
         self.at += length;
-        hasher.write_u8(kind);
+        self.out.push(kind);
     }
 
     fn string(&mut self) {
         self.at += 1;
-        while self.text[self.at] != b'"' {
-            self.at += 1 + usize::from(self.text[self.at] == b'\\');
+        while let Some(next) = memchr::memchr2(b'"', b'\\', &self.text[self.at..]) {
+            self.at += next;
+            if self.text[self.at] == b'"' {
+                break;
+            }
+            self.at += 2;
         }
         self.at += 1;
     }
@@ -462,9 +496,17 @@ mod tests {
     fn a_structure_is_its_keys_and_types_and_nothing_else() {
         let keys = RandomState::new();
         let mut canonicaliser = Canonicaliser::default();
-        let mut of = |record: &str| structure(canonicaliser.canonicalise(record.as_bytes()).unwrap().text, &keys);
+        let mut of = |record: &str| {
+            let mut out = Vec::new();
+            structure(canonicaliser.canonicalise(record.as_bytes()).unwrap().text, &keys, &mut out);
+            out
+        };
         let same = [r#"{"a":1,"b":"x","c":[1,2],"d":true}"#, r#"{"c":[7],"d":false,"a":-99,"b":"\"}{"}"#];
         assert_eq!(of(same[0]), of(same[1]));
+        let mixed = [r#"{"a":[1,"x",1,{"b":[]}]}"#, r#"{"a":[{"b":[]},"\\","y",7]}"#];
+        assert_eq!(of(mixed[0]), of(mixed[1]));
+        assert_ne!(of(mixed[0]), of(r#"{"a":[1,"x"]}"#));
+        assert_ne!(of(r#"{"a":[1]}"#), of(r#"{"a":[1,"x"]}"#));
         let other = [
             r#"{"a":1.5,"b":"x","c":[1],"d":true}"#,
             r#"{"a":1,"b":"x","c":[1,"x"],"d":true}"#,
