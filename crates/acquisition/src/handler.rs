@@ -539,8 +539,9 @@ async fn fetch(
 pub(crate) fn stored_schema(stored: Option<source_schemas::SourceSchema>, policy: DriftPolicy) -> StoredSchema {
     let version = stored.as_ref().map_or(0, |stored| stored.version);
     let shape = stored.as_ref().and_then(|stored| Shape::from_json(stored.fields.get()).ok());
+    let accepts = stored.as_ref().map_or(0, |stored| stored.accepts);
     let settled = shape.is_some() && stored.is_some_and(|stored| stored.settled);
-    StoredSchema { watch: Watch::new(policy, shape.unwrap_or_default(), !settled), version, settled }
+    StoredSchema { watch: Watch::new(policy, shape.unwrap_or_default(), !settled), version, settled, accepts }
 }
 
 /// Judges the records of one read, if they have to be something.

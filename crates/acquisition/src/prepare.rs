@@ -78,6 +78,8 @@ pub(crate) struct StoredSchema {
     /// 0 before the first record.
     pub(crate) version: i64,
     pub(crate) settled: bool,
+    /// How often it was to be learned anew.
+    pub(crate) accepts: i64,
 }
 
 impl Preparer {
@@ -95,6 +97,7 @@ impl Preparer {
     pub(crate) fn end(&mut self, page: &mut Prepared) {
         let Some(schema) = &mut self.schema else { return };
         page.schema.settles = !schema.settled && !page.is_empty();
+        page.schema.accepts = schema.accepts;
         let Some((shape, changes)) = schema.watch.take_changes() else { return };
         schema.version += 1;
         page.schema.new = Some(NewVersion {
@@ -102,6 +105,7 @@ impl Preparer {
             fields: shape.to_json(),
             changes: serde_json::to_string(&changes).expect("texts are JSON"),
             settled: schema.settled,
+            accepts: schema.accepts,
         });
     }
 

@@ -109,6 +109,7 @@ pub enum Message {
         length: i64,
     },
     RawNoObject,
+    RawOfParent,
     /// What a lower crate says in both languages.
     Said(Words),
 }
@@ -259,6 +260,13 @@ impl Message {
             Self::RawNoObject => (
                 "Its bytes are no JSON object (a row of CSV, say). Send the record as one JSON object in `raw`.".into(),
                 "バイト列が JSON オブジェクトではありません (CSV の行など)。レコードを一つの JSON オブジェクトとして `raw` で送ってください。"
+                    .into(),
+            ),
+            Self::RawOfParent => (
+                "It is a record of the list of parents, and none of those is stored. Correct the parent at its source, or the \
+                 placeholder; the next read reads its children."
+                    .into(),
+                "親のリストのレコードで、親は保存されません。ソースの側で親を直すか、プレースホルダーを直してください。次の読み込みが子を読みます。"
                     .into(),
             ),
             Self::Said(words) => both(words.clone()),

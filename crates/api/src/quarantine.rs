@@ -167,6 +167,7 @@ fn why_unfit(id: i64, unfit: Unfit) -> Message {
         Unfit::Replayed => Message::Replayed { id },
         Unfit::Cut { kept, length } => Message::RawCut { kept, length },
         Unfit::NoObject => Message::RawNoObject,
+        Unfit::Parent => Message::RawOfParent,
     }
 }
 

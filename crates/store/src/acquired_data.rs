@@ -189,6 +189,8 @@ pub struct SchemaStep {
     pub new: Option<NewVersion>,
     /// Whether the schema has learned enough when this page ends the read.
     pub settles: bool,
+    /// [`source_schemas::SourceSchema::accepts`] as the read found it.
+    pub accepts: i64,
 }
 
 /// What a page transaction did.
@@ -283,12 +285,12 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     if let Some(new) = &page.schema.new {
         source_schemas::add(conn, key.source_id, &key.stream, new, page.task_id, page.acquired_at).await?;
     }
-    if page.ends_read && page.schema.settles {
-        source_schemas::settle(conn, key.source_id, &key.stream).await?;
-    }
     if page.ends_read {
         // Source before lane: the order of the API's changes, so that neither waits for the other.
         conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
+        if page.schema.settles {
+            source_schemas::settle(conn, key.source_id, &key.stream, page.schema.accepts).await?;
+        }
     }
 
     if counts.stored > 0 {

@@ -4,7 +4,9 @@
 
 use matome_model::clock::Timestamp;
 use serde_json::value::RawValue;
+use sqlx::AssertSqlSafe;
 
+use crate::data_sources;
 use crate::db::{Arg, Conn, Row};
 use crate::error::Result;
 
@@ -20,6 +22,8 @@ pub struct SourceSchema {
     pub fields: Box<RawValue>,
     /// Whether a read has ended since it began to learn.
     pub settled: bool,
+    /// How often somebody had it learn anew.
+    pub accepts: i64,
     /// When this version was made.
     pub created_at: Timestamp,
 }
@@ -48,18 +52,24 @@ pub struct NewVersion {
     pub changes: String,
     /// See [`SourceSchema::settled`].
     pub settled: bool,
+    /// [`SourceSchema::accepts`] as the read found it.
+    pub accepts: i64,
 }
 
-const CURRENT: &str = "select version, fields, settled, created_at from source_schemas
+const CURRENT: &str = "select version, fields, settled, accepts, created_at from source_schemas
 where source_id = $1 and stream = $2 order by version desc limit 1";
 const HISTORY: &str = "select version, changes, task_id, created_at from source_schemas
 where source_id = $1 and stream = $2 order by version desc limit $3";
+// What was accepted since the read began holds: it goes on learning.
 const INSERT: &str = "insert into source_schemas
-(source_id, stream, version, fields, changes, settled, task_id, created_at) values ($1, $2, $3, $4, $5, $6, $7, $8)";
+(source_id, stream, version, fields, changes, settled, task_id, created_at, accepts)
+select $1, $2, $3, $4, $5, $6 and n.accepts = $9, $7, $8, n.accepts
+from (select coalesce(max(accepts), 0) as accepts from source_schemas where source_id = $1 and stream = $2) n";
 const FORGET: &str = "delete from source_schemas where source_id = $1 and stream = $2 and version <= $3";
-const SET_SETTLED: &str = "update source_schemas set settled = $3
-where source_id = $1 and stream = $2 and settled <> $3
+const IN_FORCE: &str = "source_id = $1 and stream = $2
 and version = (select max(v.version) from source_schemas v where v.source_id = $1 and v.stream = $2)";
+const SETTLE: &str = "update source_schemas set settled = {true} where not settled and accepts = $3 and ";
+const ACCEPT: &str = "update source_schemas set settled = {false}, accepts = accepts + 1 where ";
 
 /// The schema in force; `None` before the first record.
 ///
@@ -71,6 +81,7 @@ pub async fn current(conn: &mut Conn<'_>, source_id: i64, stream: &str) -> Resul
             version: row.int("version")?,
             fields: row.json("fields")?,
             settled: row.bool("settled")?,
+            accepts: row.int("accepts")?,
             created_at: row.time("created_at")?,
         })
     };
@@ -106,7 +117,9 @@ pub(crate) async fn add(
     task_id: i64,
     now: Timestamp,
 ) -> Result<()> {
-    let args: [Arg<'_>; 8] = [
+    // The source's row orders it with `accept_next`.
+    data_sources::find_for_update(conn, source_id).await?;
+    let args: [Arg<'_>; 9] = [
         source_id.into(),
         stream.into(),
         new.version.into(),
@@ -115,6 +128,7 @@ pub(crate) async fn add(
         new.settled.into(),
         task_id.into(),
         now.into(),
+        new.accepts.into(),
     ];
     conn.execute(INSERT, &args).await?;
     if new.version > KEPT {
@@ -123,18 +137,23 @@ pub(crate) async fn add(
     Ok(())
 }
 
-/// Says that a read has ended, so that from now on the source's policy decides; in the transaction of the last page.
+/// Says that a read has ended, so that from now on the source's policy decides; in the transaction of the last page, which
+/// has locked the source. Not when somebody had it learn anew since the read began, which knows of `accepts`.
 ///
 /// # Errors
 /// When the database refuses the statement or is gone.
-pub(crate) async fn settle(conn: &mut Conn<'_>, source_id: i64, stream: &str) -> Result<()> {
-    conn.execute(SET_SETTLED, &[source_id.into(), stream.into(), true.into()]).await.map(drop)
+pub(crate) async fn settle(conn: &mut Conn<'_>, source_id: i64, stream: &str, accepts: i64) -> Result<()> {
+    let sql = format!("{}{IN_FORCE}", SETTLE.replace("{true}", conn.pick("true", "1")));
+    conn.execute(AssertSqlSafe(sql), &[source_id.into(), stream.into(), accepts.into()]).await.map(drop)
 }
 
-/// Has the next read take in whatever is new, whatever the policy, until it ends.
+/// Has the next read take in whatever is new, whatever the policy, until it ends. A read that has begun already is not
+/// the next one.
 ///
 /// # Errors
-/// When the database refuses the statement or is gone.
+/// When the database refuses a statement or is gone.
 pub async fn accept_next(conn: &mut Conn<'_>, source_id: i64, stream: &str) -> Result<()> {
-    conn.execute(SET_SETTLED, &[source_id.into(), stream.into(), false.into()]).await.map(drop)
+    data_sources::find_for_update(conn, source_id).await?;
+    let sql = format!("{}{IN_FORCE}", ACCEPT.replace("{false}", conn.pick("false", "0")));
+    conn.execute(AssertSqlSafe(sql), &[source_id.into(), stream.into()]).await.map(drop)
 }

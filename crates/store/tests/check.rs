@@ -431,8 +431,10 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
                     fields: "{}".to_owned(),
                     changes: "[]".to_owned(),
                     settled: false,
+                    accepts: 0,
                 }),
                 settles: true,
+                accepts: 0,
             },
         };
         let committed = acquired_data::commit_page(conn, &page).await?;

@@ -5,7 +5,8 @@ mod page_support;
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::source::Dedupe;
 use matome_store::error::StoreError;
-use matome_store::{acquired_data, checkpoints, counters};
+use matome_store::source_schemas::{self, NewVersion};
+use matome_store::{acquired_data, checkpoints, counters, quarantine};
 use matome_testbed::databases;
 use page_support::{Reading, at, bad};
 
@@ -250,5 +251,67 @@ async fn a_checkpoint_of_another_config_revision_is_not_used() {
             assert_eq!(begun.state.get().replace(' ', ""), state, "{}", bed.name);
             assert_eq!((begun.page_seq, begun.last_record_id), (1, last_record_id));
         }
+    }
+}
+
+#[tokio::test]
+async fn a_schema_accepted_during_a_read_is_learned_by_the_next() {
+    for bed in databases().await {
+        for (is_learning, is_accepted) in [(true, false), (true, true), (false, false), (false, true)] {
+            let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+            let source_id = reading.source_id;
+            let version = |version: i64, settled: bool| NewVersion {
+                version,
+                fields: "{}".to_owned(),
+                changes: "[]".to_owned(),
+                settled,
+                accepts: 0,
+            };
+            let mut first = reading.page(&[r#"{"a":1}"#]);
+            first.schema.new = Some(version(1, !is_learning));
+            reading.commit(first).await.unwrap();
+            if is_accepted {
+                let accept = bed
+                    .db
+                    .write(move |conn| Box::pin(async move { source_schemas::accept_next(conn, source_id, "").await }));
+                accept.await.unwrap();
+            }
+            // The read that began before finds something new, and ends.
+            let mut last = reading.page(&[r#"{"b":1}"#]);
+            (last.ends_read, last.schema.settles) = (true, is_learning);
+            last.schema.new = Some(version(2, !is_learning));
+            reading.commit(last).await.unwrap();
+            let mut reader = bed.db.read().await.unwrap();
+            let schema = source_schemas::current(&mut reader.conn(), source_id, "").await.unwrap().unwrap();
+            let told = format!("{}, learning: {is_learning}, accepted: {is_accepted}", bed.name);
+            assert_eq!((schema.version, schema.settled), (2, !is_accepted), "{told}");
+            assert_eq!(schema.accepts, i64::from(is_accepted), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_parent_in_quarantine_is_never_replayed_as_a_record() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+        let mut page = reading.page(&[]);
+        page.quarantined.push(bad(br#"{"id":1}"#, QuarantineReason::Parent));
+        reading.commit(page).await.unwrap();
+        let source_id = reading.source_id;
+        let replays = bed.db.write(move |conn| {
+            Box::pin(async move {
+                let sql = "select id from quarantine where source_id = $1";
+                let id = conn.fetch_one(sql, &[source_id.into()]).await?.int("id")?;
+                let one = quarantine::replay(conn, id, None, at()).await?;
+                let corrected = quarantine::replay(conn, id, Some(br#"{"id":2}"#), at()).await?;
+                let many = quarantine::replay_many(conn, &quarantine::Which::Ids(vec![id]), at()).await?;
+                Ok((one, corrected, many))
+            })
+        });
+        let (one, corrected, many) = replays.await.unwrap();
+        let unfit = quarantine::Replay::Unfit(quarantine::Unfit::Parent);
+        assert_eq!((one, corrected), (unfit.clone(), unfit), "{}", bed.name);
+        assert_eq!((many.done, many.skipped), (0, 1), "{}", bed.name);
+        assert_eq!(reading.count("inbox").await, 0, "{}", bed.name);
     }
 }

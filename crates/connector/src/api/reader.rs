@@ -424,7 +424,11 @@ impl ApiReader {
                     (Item::Record { raw, position }, Err(Unfit(detail))) => {
                         rejected.push(Item::Rejected { raw, reason: QuarantineReason::Parent, detail, position });
                     }
-                    (item, _) => rejected.push(item),
+                    // No record of this source either, so that nobody replays it as one.
+                    (Item::Rejected { raw, reason, detail, position }, _) => {
+                        let detail = format!("{reason}: {detail}");
+                        rejected.push(Item::Rejected { raw, reason: QuarantineReason::Parent, detail, position });
+                    }
                 }
             }
             if bytes > PARENTS_LIMIT_BYTES {

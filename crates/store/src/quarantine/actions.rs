@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use matome_model::canonical::QuarantineReason;
 use matome_model::clock::Timestamp;
 use matome_model::task::LaneKind;
 use serde_json::value::RawValue;
@@ -29,6 +30,8 @@ pub enum Unfit {
     },
     /// Its bytes do not begin a JSON object: a row of CSV, say.
     NoObject,
+    /// It is a record of the list of parents, of which none is stored.
+    Parent,
 }
 
 /// What became of the wish to replay one record.
@@ -101,6 +104,7 @@ fn read(row: &Row) -> Result<Found> {
     let unfit = match row.text("status")?.as_str() {
         "replaying" => Some(Unfit::Replaying),
         "replayed" => Some(Unfit::Replayed),
+        _ if row.text("reason")? == QuarantineReason::Parent.as_str() => Some(Unfit::Parent),
         _ if length > kept => Some(Unfit::Cut { kept, length }),
         _ if begins != Some(&b'{') => Some(Unfit::NoObject),
         _ => None,
