@@ -131,6 +131,7 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["record_hash"], "update acquired_data set data_hash = 'abc' where id = 3"),
     (&["quarantine_bytes"], "update quarantine set raw_hash = 'abc'"),
     (&["quarantine_bytes"], "update quarantine set raw_length = 1"),
+    (&["adoption"], "insert into adoptions (kind, object_id, up_to_id) values ('source', 4711, 1)"),
     (&["instance"], "delete from instance"),
 ];
 
@@ -193,7 +194,8 @@ async fn places_are_named_and_the_rest_is_counted() {
         let verdicts = check(&mut conn.0, true).await.unwrap();
         let verdict = verdicts.iter().find(|verdict| verdict.invariant == "record_hash").unwrap();
         assert_eq!((verdict.violations, verdict.places.len()), (8, 5), "{}", bed.name);
-        assert_eq!(verdict.places[0], "record 1");
+        // Which five is the database's choice.
+        assert!(verdict.places.iter().all(|place| place.starts_with("record ")), "{:?}", verdict.places);
     }
 }
 

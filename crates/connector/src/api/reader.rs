@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use matome_model::canonical::QuarantineReason;
 use matome_model::clock::iso8601;
+use matome_model::field_error::Words;
 use matome_model::say;
 use matome_model::source::Dedupe;
 use serde_json::value::to_raw_value;
@@ -426,7 +427,8 @@ impl ApiReader {
                     }
                     // No record of this source either, so that nobody replays it as one.
                     (Item::Rejected { raw, reason, detail, position }, _) => {
-                        let detail = format!("{reason}: {detail}");
+                        let Words { english, japanese } = detail;
+                        let detail = say!("{reason}: {english}", "{reason}: {japanese}");
                         rejected.push(Item::Rejected { raw, reason: QuarantineReason::Parent, detail, position });
                     }
                 }
