@@ -142,11 +142,14 @@ async fn run(role: Role) -> Result<(), Failure> {
         server.control_socket(&role.storage.data_dir, &app)?;
     }
     role.tell_start(&names, &app);
-    signals.next().await;
+    let outcome = tokio::select! {
+        _ = signals.next() => Ok(()),
+        damage = app.damage() => Err(damage),
+    };
     info!("stopping: running tasks finish their page; a second signal ends at once");
     app.drain();
     tokio::select! {
-        () = async { server.stop().await; app.stop().await } => Ok(()),
+        () = async { server.stop().await; app.stop().await } => outcome,
         _ = signals.next() => {
             app.void().await;
             Err(Failure::new(Exit::Failed, Message::StoppedAtOnce))

@@ -154,3 +154,44 @@ async fn a_unit_whose_caller_has_gone_still_ends_and_leaves_a_sound_session() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_large_file_left_by_a_kill_is_checked_beside_the_work_and_stays_owed_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = async || Db::open_embedded(DataDir::acquire(dir.path()).unwrap()).await.unwrap();
+    let db = open().await;
+    migrate::migrate(&db).await.unwrap();
+    let fill = "insert into api_tokens (name, role, prefix, token_hash)
+        values ('big', 'admin', 'big', cast(hex(zeroblob(40000000)) as blob))";
+    db.write(move |conn| Box::pin(async move { conn.execute(fill, &[]).await })).await.unwrap();
+    db.close().await;
+    drop(db);
+    let file = dir.path().join("matome.db");
+    assert!(file.metadata().unwrap().len() > 64 << 20);
+    let db = open().await;
+    assert!(!db.check_after_kill().await.unwrap(), "the process before ended by itself");
+    db.close().await;
+    drop(db);
+
+    // What a killed process leaves in its lock file.
+    std::fs::write(dir.path().join("matome.lock"), "4711\n").unwrap();
+    let db = open().await;
+    db.close().await;
+    drop(db);
+    assert!(DataDir::acquire(dir.path()).unwrap().was_unclean(), "it ended without the check");
+    let db = open().await;
+    assert!(db.check_after_kill().await.unwrap());
+    assert!(!db.check_after_kill().await.unwrap(), "once is enough");
+    db.close().await;
+    drop(db);
+
+    let mut bytes = std::fs::read(&file).unwrap();
+    // A type that no page of a tree has, where the first leaf of a table was.
+    let page = bytes.chunks_exact_mut(4096).skip(1).find(|page| page[0] == 13).unwrap();
+    page[0] = 99;
+    std::fs::write(&file, bytes).unwrap();
+    std::fs::write(dir.path().join("matome.lock"), "4711\n").unwrap();
+    let db = open().await;
+    let damaged = db.check_after_kill().await;
+    assert!(matches!(damaged, Err(StoreError::Corrupt { .. })), "{damaged:?}");
+}

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Result, StoreError};
 
@@ -16,6 +17,8 @@ pub struct DataDir {
     path: PathBuf,
     lock: File,
     was_unclean: bool,
+    /// The file has not been checked since a process left it without ending.
+    owes_check: AtomicBool,
 }
 
 impl DataDir {
@@ -43,7 +46,8 @@ impl DataDir {
         }
         // The lock file holds the process id while the directory is in use and is emptied on a clean end.
         let was_unclean = lock.metadata().is_ok_and(|meta| meta.len() > 0);
-        let mut dir = Self { path: path.to_owned(), lock, was_unclean };
+        let owes_check = AtomicBool::new(was_unclean);
+        let mut dir = Self { path: path.to_owned(), lock, was_unclean, owes_check };
         dir.lock.set_len(0).map_err(failed("writing its lock file failed"))?;
         writeln!(dir.lock, "{}", std::process::id()).map_err(failed("writing its lock file failed"))?;
         Ok(dir)
@@ -52,6 +56,16 @@ impl DataDir {
     /// Whether the last process that held it did not end cleanly.
     pub fn was_unclean(&self) -> bool {
         self.was_unclean
+    }
+
+    /// Whether the file has still to be checked because of that. If it is not, the next process has to.
+    pub(crate) fn owes_check(&self) -> bool {
+        self.owes_check.load(Ordering::Relaxed)
+    }
+
+    /// The file was checked.
+    pub(crate) fn checked(&self) {
+        self.owes_check.store(false, Ordering::Relaxed);
     }
 
     /// The directory.
@@ -67,8 +81,10 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // When this fails the next start only checks the file more thoroughly.
-        let _ = self.lock.set_len(0);
+        if !self.owes_check() {
+            // When this fails the next start only checks the file more thoroughly.
+            let _ = self.lock.set_len(0);
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Db {
 #[derive(Debug)]
 enum Backend {
     Postgres { pool: PgPool, application_name: String },
-    Sqlite { writer: SqliteWriter, readers: SqlitePool, file: PathBuf, _data_dir: Option<DataDir> },
+    Sqlite { writer: SqliteWriter, readers: SqlitePool, file: PathBuf, data_dir: Option<DataDir> },
 }
 
 impl Db {
@@ -84,7 +84,13 @@ impl Db {
             .pragma("wal_autocheckpoint", sqlite_checkpoints::BACKSTOP);
         let mut writer = options.connect().await.map_err(|err| corrupt(&file, &err))?;
         if !is_new {
-            quick_check(&mut writer, &file, data_dir.was_unclean()).await?;
+            let is_small = file.metadata().is_ok_and(|meta| meta.len() <= CHECKED_AT_START);
+            quick_check(&mut writer, &file, data_dir.owes_check() && is_small).await?;
+            if is_small {
+                data_dir.checked();
+            }
+        } else {
+            data_dir.checked();
         }
         let other = sqlite_options(&file).connect().await.map_err(|err| corrupt(&file, &err))?;
         let writer = SqliteWriter::start(writer, sqlite_checkpoints::Checkpoints::start(other));
@@ -94,7 +100,7 @@ impl Db {
             // There is no server that could have gone away.
             .test_before_acquire(false)
             .connect_lazy_with(sqlite_options(&file).read_only(true));
-        Ok(Self::of(Backend::Sqlite { writer, readers, file, _data_dir: Some(data_dir) }))
+        Ok(Self::of(Backend::Sqlite { writer, readers, file, data_dir: Some(data_dir) }))
     }
 
     /// Opens the embedded database in `data_dir` beside the process that holds that directory: for a child of it, which
@@ -112,7 +118,7 @@ impl Db {
             .max_connections(4)
             .test_before_acquire(false)
             .connect_lazy_with(sqlite_options(&file).read_only(true));
-        Ok(Self::of(Backend::Sqlite { writer, readers, file, _data_dir: None }))
+        Ok(Self::of(Backend::Sqlite { writer, readers, file, data_dir: None }))
     }
 
     /// Connects to PostgreSQL. `boot` names this process in `pg_stat_activity`, so that the sessions of a
@@ -160,6 +166,24 @@ impl Db {
             pool => pool.map_err(StoreError::from)?,
         };
         Ok(Self::of(Backend::Postgres { pool, application_name }))
+    }
+
+    /// Checks the embedded file if the process before was killed and the file was too large to be checked before it was
+    /// opened: that reads all of it, beside the work. Returns whether there was something to check.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is damaged; nothing should be written to it then.
+    pub async fn check_after_kill(&self) -> Result<bool> {
+        let Backend::Sqlite { file, data_dir: Some(data_dir), .. } = &*self.backend else { return Ok(false) };
+        if !data_dir.owes_check() {
+            return Ok(false);
+        }
+        let mib = file.metadata().map_or(0, |meta| meta.len() >> 20);
+        tracing::info!(mib, "checking the database file beside the work: the process before did not end by itself");
+        let mut conn = sqlite_options(file).read_only(true).connect().await.map_err(|err| corrupt(file, &err))?;
+        quick_check(&mut conn, file, true).await?;
+        data_dir.checked();
+        Ok(true)
     }
 
     fn of(backend: Backend) -> Self {
@@ -413,7 +437,11 @@ fn sqlite_options(file: &Path) -> SqliteConnectOptions {
         .statement_cache_capacity(200)
 }
 
-/// Refuses a file that is no database; after an unclean end the whole file is checked.
+/// A file of up to this size is checked as a whole, after an unclean end, before anything else is done with it. That
+/// takes a fraction of a second; a larger one is checked beside the work, or a start would take minutes.
+const CHECKED_AT_START: u64 = 64 << 20;
+
+/// Refuses a file that is no database, and one that is damaged when all of it is looked at.
 async fn quick_check(conn: &mut sqlx::SqliteConnection, file: &Path, thoroughly: bool) -> Result<()> {
     let sql = if thoroughly { "pragma quick_check(1)" } else { "select 'ok' from sqlite_schema limit 1" };
     let found: Option<String> =
