@@ -10,6 +10,7 @@
 //! bus.woken(Queue::Acquisition).await;       // in a worker with a free slot: look now
 //! ```
 
+pub mod celery;
 mod event;
 mod redis;
 
@@ -171,6 +172,11 @@ impl Bus {
     ) -> Option<T> {
         let link = self.0.redis.as_ref()?.link(queue)?;
         link.update(name, change).await
+    }
+
+    /// Where the messages of Celery producers of `queue` are kept while they are taken over; none where Redis is not used.
+    pub(crate) fn celery_list(&self, queue: Queue) -> Option<String> {
+        Some(self.0.redis.as_ref()?.link(queue)?.celery().to_owned())
     }
 
     /// What is wrong with Redis, for those who watch; none when nothing is, or when it is not used.

@@ -4,6 +4,7 @@
 //!   at most one in [`PAUSE`]; one with a worker that has a free slot takes them by `BLPOP` on a connection of its own.
 //! - `{instance}:{queue}:NAME`, small values that processes change together, such as the budgets of a host.
 //! - `{instance}:{queue}:stop` and `{instance}:{queue}:events`, channels.
+//! - `{instance}:{queue}:celery`, see [`crate::celery::mailbox`].
 //!
 //! Nothing is ever read back that anything depends on, so every failure has the same answer: say so now and then, connect
 //! again soon, and let workers poll meanwhile.

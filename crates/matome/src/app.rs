@@ -15,6 +15,7 @@ use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
 use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview, told};
 use matome_api::{ApiSettings, ApiState, Health, Preview, Previewer, TrialError};
 use matome_bus::Bus;
+use matome_bus::celery::mailbox::Mailbox;
 use matome_connector::{FileRoots, Registry};
 use matome_egress::{EgressRule, HttpClient, Policy};
 use matome_model::clock::Clock;
@@ -25,7 +26,7 @@ use matome_store::db::{DataDir, Db};
 use matome_store::secrets::{self, Vault};
 use matome_store::workers::NewWorker;
 use matome_store::{api_tokens, migrate, tasks};
-use matome_tasks::{Beat, Handler, Process, Worker, WorkerOptions};
+use matome_tasks::{Beat, CeleryIntake, Handler, Process, Worker, WorkerOptions};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::ENGINE_CHILD;
-use crate::cli::{ReachArgs, StorageArgs};
+use crate::cli::{ReachArgs, RedisArgs, StorageArgs};
 use crate::failure::{Exit, Failure, said};
 use crate::housekeeping;
 use crate::isolated::{Isolated, Surroundings};
@@ -130,6 +131,7 @@ struct Inner {
     vault: Option<Vault>,
     clock: Clock,
     bus: Bus,
+    celery: RedisArgs,
     registry: Registry,
     engine: Engine,
     limits: Limits,
@@ -196,6 +198,7 @@ impl App {
                 }),
             });
         }
+        let celery = storage.redis.clone();
         let (storage, reach) = (storage.clone(), reach.clone());
         let surroundings = Surroundings { storage, reach, aggregation_memory: aggregation_memory_mib };
         let isolated = Arc::new(Isolated(surroundings));
@@ -206,6 +209,7 @@ impl App {
             vault,
             clock,
             bus,
+            celery,
             registry,
             engine,
             limits,
@@ -263,6 +267,23 @@ impl App {
         let options = WorkerOptions { deadline: app.parts.deadline, ..WorkerOptions::new(queue, slots) };
         let worker = Worker::new(process, app.bus.clone(), options, handler).isolating(app.isolated.clone());
         app.workers.spawn(worker.run(app.draining.clone()));
+        if let Some(task) = app.celery.python_task(queue)
+            && let Some(mailbox) = Mailbox::new(app.bus.clone(), queue)
+        {
+            let intake = CeleryIntake::new(app.db.clone(), app.bus.clone(), app.clock.clone(), mailbox, queue, task);
+            app.workers.spawn(intake.run(app.draining.clone()));
+        }
+    }
+
+    /// Looks at an embedded database that was too large to be checked before it was opened, after a kill; ends only when it
+    /// is damaged.
+    pub async fn damage(&self) -> Failure {
+        match self.0.db.check_after_kill().await {
+            Ok(true) => tracing::info!("the database file is whole"),
+            Ok(false) => {}
+            Err(err) => return err.into(),
+        }
+        std::future::pending().await
     }
 
     /// Stops claiming; running tasks finish their page. `/readyz` says so.

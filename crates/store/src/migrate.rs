@@ -29,10 +29,11 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 10, min_binary: 3, text: include_str!("../migrations/0010_adoptions.sql") },
     Migration { version: 11, min_binary: 3, text: include_str!("../migrations/0011_japanese.sql") },
     Migration { version: 12, min_binary: 3, text: include_str!("../migrations/0012_schema_accepts.sql") },
+    Migration { version: 13, min_binary: 3, text: include_str!("../migrations/0013_celery_calls.sql") },
 ];
 
 /// The schema version that this binary makes and works with.
-pub const SCHEMA_VERSION: i64 = 12;
+pub const SCHEMA_VERSION: i64 = 13;
 
 const CREATE_HISTORY: &str = "
 create table if not exists schema_history (

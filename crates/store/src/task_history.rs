@@ -6,7 +6,7 @@ use crate::listing::{Column, ColumnKind, Gone, Listing, Order};
 
 /// The words of [`matome_model::task::TaskStatus`] as filters take them.
 pub const STATUSES: &[&str] = &["pending", "running", "succeeded", "failed", "cancelled"];
-const CAUSES: &[&str] = &["manual", "schedule", "retry"];
+const CAUSES: &[&str] = &["manual", "schedule", "retry", "after"];
 
 const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
 const COLUMNS: &[Column] = &[

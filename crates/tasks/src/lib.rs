@@ -16,6 +16,7 @@
 
 mod attempt;
 mod beat;
+mod celery;
 pub mod handler;
 mod liveness;
 mod process;
@@ -23,6 +24,7 @@ mod sweeper;
 mod worker;
 
 pub use beat::Beat;
+pub use celery::CeleryIntake;
 pub use handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
 pub use liveness::{BEAT_EVERY, DEAD_AFTER, SELF_FENCE_AFTER};
 pub use process::{Heart, Process};

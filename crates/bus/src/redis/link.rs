@@ -65,6 +65,7 @@ struct Names {
     work: String,
     stop: String,
     events: String,
+    celery: String,
 }
 
 /// What is to be sent.
@@ -113,13 +114,13 @@ impl Link {
             0 => None,
             _ => Some(open(info.clone().set_redis_settings(info.redis_settings().clone().set_db(0)))?),
         };
-        let [work, stop, events] = ["work", "stop", "events"].map(|name| format!("{prefix}:{name}"));
+        let [work, stop, events, celery] = ["work", "stop", "events", "celery"].map(|name| format!("{prefix}:{name}"));
         let link = Arc::new(Self {
             client: open(info)?,
             fallback,
             has_only_zero: AtomicBool::new(false),
             queue,
-            names: Names { work, stop, events },
+            names: Names { work, stop, events, celery },
             from,
             here,
             outbox: Outbox::default(),
@@ -144,6 +145,11 @@ impl Link {
                 () = work => {}
             }
         });
+    }
+
+    /// The list of messages of Celery producers that were taken and are not accepted yet.
+    pub(crate) fn celery(&self) -> &str {
+        &self.names.celery
     }
 
     pub(crate) fn wake(&self) {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use matome_bus::RedisUrls;
 use matome_model::schedule::parse_zone;
+use matome_model::task::Queue;
 
 use crate::console::{ColourMode, ProgressMode};
 
@@ -207,6 +208,23 @@ pub struct RedisArgs {
     /// Redis of the aggregation queue; a number in the address counts.
     #[arg(long, value_name = "URL", hide_short_help = true)]
     pub aggregation_redis_url: Option<String>,
+    /// Whether calls of Celery producers, which lie in Redis, become tasks: on or off.
+    #[arg(long, value_name = "on|off", default_value = "on", hide_short_help = true)]
+    pub celery_producers: Producers,
+    /// Python task whose calls read a source [default: apps.data_acquisition.tasks.fetch_data]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub celery_acquisition_task: Option<String>,
+    /// Python task whose calls run an aggregation [default: apps.data_aggregation.tasks.combine_data]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub celery_aggregation_task: Option<String>,
+}
+
+/// Whether calls of Celery producers are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
+pub enum Producers {
+    #[default]
+    On,
+    Off,
 }
 
 impl RedisArgs {
@@ -217,6 +235,15 @@ impl RedisArgs {
             acquisition: self.acquisition_redis_url.clone(),
             aggregation: self.aggregation_redis_url.clone(),
         }
+    }
+
+    /// The Python task whose calls work for `queue`; none when they are left alone.
+    pub fn python_task(&self, queue: Queue) -> Option<String> {
+        let (named, default) = match queue {
+            Queue::Acquisition => (&self.celery_acquisition_task, "apps.data_acquisition.tasks.fetch_data"),
+            Queue::Aggregation => (&self.celery_aggregation_task, "apps.data_aggregation.tasks.combine_data"),
+        };
+        (self.celery_producers == Producers::On).then(|| named.clone().unwrap_or_else(|| default.to_owned()))
     }
 }
 
