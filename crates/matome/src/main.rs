@@ -11,12 +11,14 @@ mod demo;
 mod failure;
 mod housekeeping;
 mod isolated;
+mod log_file;
 mod message;
 mod migrate;
 mod output;
 mod pace;
 mod role;
 mod serve;
+mod tls;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -26,11 +28,13 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use matome_model::language::Language;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 
 use crate::cli::{Cli, Command, LogFormat};
 use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
+use crate::log_file::LogFile;
 use crate::message::Message;
 
 /// The argument that makes this binary an engine child.
@@ -94,7 +98,13 @@ fn begin(
     console: &mut Console,
 ) -> Result<Option<(Cli, ArgMatches, Config)>, Failure> {
     let config = Config::read(environment, args, Path::new("."))?;
-    let parsed = config.defaults(Cli::command()).try_get_matches_from(args);
+    let asked = config::flag_value(args, "--lang");
+    let asked = asked.as_deref().and_then(Path::to_str);
+    let of_files = config.get("lang").and_then(|found| found.values.first()).map(String::as_str);
+    console.language = language(environment, asked.or(of_files));
+    let command = config.defaults(Cli::command());
+    let command = if console.language == Language::Japanese { cli::japanese::speak(command) } else { command };
+    let parsed = command.try_get_matches_from(args);
     let flags = match parsed {
         Ok(flags) => flags,
         Err(err) => match cli::usage::failure(&err) {
@@ -193,11 +203,26 @@ fn start_logging(cli: &Cli) -> Result<(), Failure> {
             .because(&err)
             .help(Message::GiveLogLevel)
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // The file is the server's: commands beside it must not move it aside under its feet.
+    let is_server = matches!(&cli.command, Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_));
+    let file = cli.everywhere.log_file.as_deref().filter(|file| is_server && !file.as_os_str().is_empty());
+    let file = file.map(|file| LogFile::open(file).map_err(|err| cannot_log(file, &err))).transpose()?;
+    // Control sequences are for eyes; a file or a pipe gets plain text.
+    let paints = file.is_none() && cli.everywhere.color.paints(std::io::stderr().is_terminal());
+    let writer = match file {
+        Some(file) => BoxMakeWriter::new(std::io::stderr.and(file)),
+        None => BoxMakeWriter::new(std::io::stderr),
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match cli.everywhere.log_format {
         LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),
-        // Control sequences are for eyes; a file or a pipe gets plain text.
-        LogFormat::Text => log.with_ansi(cli.everywhere.color.paints(std::io::stderr().is_terminal())).init(),
+        LogFormat::Text => log.with_ansi(paints).init(),
     }
     Ok(())
+}
+
+fn cannot_log(file: &Path, err: &std::io::Error) -> Failure {
+    Failure::new(Exit::Config, Message::CannotLog { file: file.display().to_string() })
+        .because(err)
+        .help(Message::CheckRoom)
 }

@@ -453,6 +453,13 @@ catalogue! {
     LowPorts => "ports below 1024 need root; give another with --bind",
         "1024 未満のポートには root が必要です。--bind で別のポートを指定してください";
     CannotListen { address } => "cannot listen on {address}", "{address} で待ち受けられません";
+    TlsHalf { given, missing } => "`{given}` is set, but not `{missing}`", "`{given}` は設定されていますが `{missing}` がありません";
+    SetBoth { missing } => "set `{missing}`, too, or none of them", "`{missing}` も設定するか、どちらも設定しないでください";
+    TlsUnusable => "the server cannot speak TLS with these files", "このファイルではサーバーは TLS を使えません";
+    GiveTlsFiles =>
+        "give a chain of certificates, the server's first, and its private key, both in PEM form",
+        "サーバーの証明書から始まる証明書の連鎖と、その秘密鍵を、どちらも PEM 形式で指定してください";
+    CannotLog { file } => "the log file `{file}` cannot be opened", "ログファイル `{file}` を開けません";
     GiveAddress => "give another address with --bind", "--bind で別のアドレスを指定してください";
     NoRedisUrl => "`REDIS_URL` is no address of a Redis server", "`REDIS_URL` が Redis サーバーのアドレスではありません";
     WriteRedisUrl =>

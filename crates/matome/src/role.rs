@@ -17,6 +17,7 @@ use crate::cli::{BeatArgs, HealthArgs, ListenArgs, ReachArgs, ServeArgs, Storage
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
 use crate::serve::{self, Server, Signals};
+use crate::tls::{TlsFiles, TlsListener};
 
 /// Directory in the data directory with the sockets of processes that have no API.
 pub const HEALTH_DIR: &str = "health";
@@ -163,27 +164,38 @@ async fn run(role: Role) -> Result<(), Failure> {
 }
 
 /// The address that a process listens on and the names that requests may give it.
+#[derive(Default)]
 struct Listening {
     address: Option<std::net::SocketAddr>,
     allowed_hosts: Vec<String>,
     cors_origins: Vec<String>,
+    is_tls: bool,
 }
 
 impl Role {
     /// Listens before anything else: whoever watches is told from the beginning what the process waits for.
     async fn start_listening(&self, gate: &Gate, server: &Server) -> Result<Listening, Failure> {
-        let mut listening = Listening { address: None, allowed_hosts: Vec::new(), cors_origins: Vec::new() };
+        let mut listening = Listening::default();
         if let Some(listen) = &self.listen {
             let listener = serve::listen(listen.bind).await?;
             let address = listener.local_addr().map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-            if !address.ip().is_loopback() {
-                warn!("listening beyond loopback without TLS: put a TLS proxy in front, tokens travel in the clear");
+            let tls = TlsFiles::of(listen.tls_cert_file.as_ref(), listen.tls_key_file.as_ref())?;
+            let is_tls = tls.is_some();
+            if !is_tls && !address.ip().is_loopback() {
+                warn!(
+                    "listening beyond loopback without TLS, tokens travel in the clear: set tls_cert_file and \
+                     tls_key_file, or put a TLS proxy in front"
+                );
             }
-            server.tcp(listener, gate.router());
+            match tls {
+                Some(files) => server.tls(TlsListener::start(listener, files)?, gate.router()),
+                None => server.tcp(listener, gate.router()),
+            }
             listening = Listening {
                 address: Some(address),
                 allowed_hosts: listen.allowed_hosts.clone(),
                 cors_origins: listen.cors_allowed_origins.clone(),
+                is_tls,
             };
         }
         if let Some(health) = &self.health {
@@ -223,7 +235,7 @@ impl Role {
                 allowed_hosts: &names.allowed_hosts,
                 bind: names.address.map(|address| address.ip()),
                 cors_origins: &names.cors_origins,
-                is_tls: false,
+                is_tls: names.is_tls,
             };
             let opened = App::open(&self.storage, &self.reach, web, self.aggregation_memory, self.parts.clone());
             match opened.await {
@@ -245,7 +257,10 @@ impl Role {
     fn tell_start(&self, names: &Listening, app: &App) {
         let Parts { role, acquisition, aggregation, .. } = &self.parts;
         match names.address {
-            Some(address) => info!("serving on http://{address}, documentation at http://{address}/api/docs/"),
+            Some(address) => {
+                let scheme = if names.is_tls { "https" } else { "http" };
+                info!("serving on {scheme}://{address}, documentation at {scheme}://{address}/api/docs/");
+            }
             None if acquisition + aggregation == 0 => info!("{role} runs"),
             None => {
                 let name = self.parts.name.clone().unwrap_or_else(|| role.clone());

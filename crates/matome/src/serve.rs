@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::client::SOCKET;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
+use crate::tls::TlsListener;
 
 /// Open requests get this long to end after the stop signal.
 const GRACE: Duration = Duration::from_secs(10);
@@ -50,6 +51,12 @@ pub struct Server {
 impl Server {
     /// Serves `router` on `listener`.
     pub fn tcp(&self, listener: TcpListener, router: Router) {
+        let serving = axum::serve(listener, router).with_graceful_shutdown(self.stop.clone().cancelled_owned());
+        self.listeners.spawn(serving.into_future());
+    }
+
+    /// Serves `router` on connections that have shaken hands.
+    pub fn tls(&self, listener: TlsListener, router: Router) {
         let serving = axum::serve(listener, router).with_graceful_shutdown(self.stop.clone().cancelled_owned());
         self.listeners.spawn(serving.into_future());
     }

@@ -69,3 +69,31 @@ async fn kept_failures_are_told_in_the_language_of_the_reader() {
         }
     }
 }
+
+#[test]
+fn help_speaks_the_language_of_the_flag_the_environment_or_the_settings() {
+    let home = support::sqlite_home();
+    let help = |args: &[&str], language: Option<&str>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_matome"));
+        command.args(args).env_remove("MATOME_LANG").env("LC_ALL", "C").current_dir(home.dir.path());
+        language.map(|language| command.env("MATOME_LANG", language));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        // What the environment and the settings say is the default of the flag itself, too.
+        String::from_utf8(output.stdout).unwrap().replace(" [既定: ja]", "")
+    };
+    let english = help(&["source", "add", "--help"], None);
+    assert!(english.contains("Usage: matome source add") && english.contains("Its name; the table name in SQL"));
+    let japanese = help(&["source", "add", "--help"], Some("ja"));
+    assert!(
+        japanese.contains("使い方: matome source add") && japanese.contains("SQL での表の名前になる"),
+        "{japanese}"
+    );
+    assert_eq!(help(&["source", "add", "--help", "--lang", "ja"], None), japanese);
+    let flagged = help(&["--lang", "en", "source", "add", "--help"], Some("ja"));
+    assert!(flagged.contains("Usage: matome source add") && !flagged.contains("使い方"), "{flagged}");
+    let short = help(&["-h"], Some("ja"));
+    assert!(short.contains("データソースを管理します") && short.contains("終了コード: 0 成功"), "{short}");
+    write(&home.dir.path().join("matome.yaml"), "lang: ja\n");
+    assert_eq!(help(&["source", "add", "--help"], None), japanese);
+}

@@ -36,9 +36,10 @@ pub enum AggregateCommand {
         /// When it runs, instead of --every: a cron expression such as '0 6 * * *', or @daily.
         #[arg(long, value_name = "EXPRESSION", conflicts_with = "every")]
         cron: Option<String>,
-        /// The zone of --cron [default: UTC]
+        /// The zone of --cron [default: the server's --time-zone]
         #[arg(long, value_name = "ZONE", requires = "cron")]
         timezone: Option<String>,
+        /// Its description.
         #[arg(long)]
         description: Option<String>,
     },

@@ -20,6 +20,9 @@ pub struct HealthcheckArgs {
     /// The server to ask [default: worker and beat in the data directory when there are any, else the server at --bind]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    /// File with the certificates of TLS, in PEM form; read again when it changes.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub tls_cert_file: Option<std::path::PathBuf>,
     /// Directory in which worker and beat have their sockets.
     #[arg(long, default_value = "matome-data", value_name = "DIR")]
     pub data_dir: std::path::PathBuf,

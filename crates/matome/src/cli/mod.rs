@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod db;
 mod doctor;
+pub mod japanese;
 mod migrate;
 mod quarantine;
 mod role;
@@ -65,6 +66,9 @@ pub struct EverywhereArgs {
     /// Form of log lines.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// File for the log, beside stderr; begins anew at 16 MiB, five older ones are kept.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
     /// When to use colours.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColourMode,

@@ -37,6 +37,12 @@ pub struct ListenArgs {
     /// Origins of web pages that may read answers, comma-separated: https://app.example.org; * for all [default: none]
     #[arg(long, value_delimiter = ',', value_name = "ORIGIN", value_parser = origin)]
     pub cors_allowed_origins: Vec<String>,
+    /// File with the certificates of TLS, in PEM form; read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// File with the private key of TLS, in PEM form.
+    #[arg(long, value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
 }
 
 /// How much is done at once.

@@ -38,9 +38,10 @@ pub enum SourceCommand {
         /// When it is read, instead of --interval: a cron expression such as '*/5 9-17 * * mon-fri', or @daily.
         #[arg(long, value_name = "EXPRESSION", conflicts_with = "interval")]
         cron: Option<String>,
-        /// The zone of --cron [default: UTC]
+        /// The zone of --cron [default: the server's --time-zone]
         #[arg(long, value_name = "ZONE", requires = "cron")]
         timezone: Option<String>,
+        /// Its description.
         #[arg(long)]
         description: Option<String>,
     },
@@ -71,6 +72,7 @@ pub enum SourceCommand {
         /// Seconds between two reads; 0 means by hand only.
         #[arg(long, value_name = "SECS")]
         interval: Option<u32>,
+        /// Its description.
         #[arg(long)]
         description: Option<String>,
         /// What becomes of stored records when other ones will be read, or told apart otherwise: full keeps them and

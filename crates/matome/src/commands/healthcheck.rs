@@ -19,9 +19,14 @@ pub async fn run(args: HealthcheckArgs) -> Result<(), Failure> {
         ask(client().unix_socket(socket.clone()), "http://localhost", &name).await?;
     }
     if sockets.is_empty() {
-        let base = args.url.unwrap_or_else(|| format!("http://{}", reachable(args.bind)));
+        let is_tls = args.tls_cert_file.is_some_and(|file| !file.as_os_str().is_empty());
+        let scheme = if is_tls { "https" } else { "http" };
+        // The server beside it is asked by address, and nothing secret is said: its name does not matter.
+        let client =
+            if is_tls && args.url.is_none() { client().tls_danger_accept_invalid_certs(true) } else { client() };
+        let base = args.url.unwrap_or_else(|| format!("{scheme}://{}", reachable(args.bind)));
         let base = base.trim_end_matches('/').trim_end_matches("/readyz");
-        ask(client(), base, &format!("{base}/readyz")).await?;
+        ask(client, base, &format!("{base}/readyz")).await?;
     }
     Ok(())
 }

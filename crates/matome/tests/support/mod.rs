@@ -127,9 +127,14 @@ impl Home {
 
     /// The same with a token that it gave before.
     pub async fn serve_again(&self, token: String) -> Server {
+        self.serve_for(token, client()).await
+    }
+
+    /// The same for another client.
+    pub async fn serve_for(&self, token: String, client: reqwest::Client) -> Server {
         let mut child = self.spawn();
         let (address, log) = read_address(&mut child);
-        let server = Server { child, base: address, token, client: client(), log };
+        let server = Server { child, base: address, token, client, log };
         server.until_ready().await;
         server
     }
