@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::response::Response;
 use axum::routing::get;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -122,14 +121,8 @@ async fn database(db: &Db) -> Result<(), String> {
 }
 
 async fn metrics(call: Call) -> Result<Response> {
-    let Some(handle) = &call.state.metrics else { return Err(ApiError::NotFound(Message::NotFound)) };
-    let (used, open) = call.state.db.connections();
-    let gauge = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
-    metrics::gauge!("matome_db_connections", "state" => "used").set(gauge(used));
-    metrics::gauge!("matome_db_connections", "state" => "idle").set(gauge(open.saturating_sub(used)));
-    metrics::gauge!("matome_db_full").set(if call.state.db.is_full() { 1.0 } else { 0.0 });
-    let mut response = Response::new(Body::from(handle.render()));
-    let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
-    Ok(response)
+    match &call.state.metrics {
+        Some(metrics) => Ok(metrics.answer().await),
+        None => Err(ApiError::NotFound(Message::NotFound)),
+    }
 }

@@ -23,6 +23,7 @@ mod history;
 mod host;
 mod list;
 mod message;
+mod monitoring;
 mod openapi;
 mod quarantine;
 mod records;
@@ -44,6 +45,7 @@ pub use adoption::{Settled, settle_adopted};
 pub use auth::{LocalOwner, Permission};
 pub use body::BODY_LIMIT;
 pub use health::{Health, health_router, not_started};
+pub use monitoring::{Metrics, metrics_router};
 pub use state::{ApiSettings, ApiState, Preview, Previewer, TrialError};
 
 use endpoint::Endpoint;

@@ -11,10 +11,10 @@ use matome_model::clock::Clock;
 use matome_model::field_error::Words;
 use matome_store::db::Db;
 use matome_store::secrets::Vault;
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::value::RawValue;
 
 use crate::health::Health;
+use crate::monitoring::Metrics;
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub struct ApiState {
     /// Wakes the workers of a queue after a commit that made work.
     pub bus: Bus,
     /// Renders `/metrics`; none where no recorder is installed.
-    pub metrics: Option<PrometheusHandle>,
+    pub metrics: Option<Metrics>,
     /// What `/readyz` looks at.
     pub health: Health,
     /// Settings.

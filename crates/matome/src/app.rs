@@ -13,7 +13,7 @@ use matome_acquisition::AcquisitionHandler;
 use matome_aggregation::config::{AggregationConfig, bind};
 use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
 use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview, told};
-use matome_api::{ApiSettings, ApiState, Health, Preview, Previewer, TrialError};
+use matome_api::{ApiSettings, ApiState, Health, Metrics, Preview, Previewer, TrialError};
 use matome_bus::Bus;
 use matome_bus::celery::mailbox::Mailbox;
 use matome_connector::{FileRoots, Registry};
@@ -27,7 +27,7 @@ use matome_store::secrets::{self, Vault};
 use matome_store::workers::NewWorker;
 use matome_store::{api_tokens, migrate, tasks};
 use matome_tasks::{Beat, CeleryIntake, Handler, Process, Worker, WorkerOptions};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -138,6 +138,7 @@ struct Inner {
     /// Runs tasks that may be what kills their workers.
     isolated: Arc<Isolated>,
     router: Router,
+    metrics: Option<Metrics>,
     is_first_start: bool,
     /// Cancelled when the process is about to stop: not ready any more, no new claims.
     draining: CancellationToken,
@@ -174,6 +175,7 @@ impl App {
             true => Some(Process::start(db.clone(), clock.clone(), introduction(boot, &parts)).await?),
             false => None,
         };
+        let metrics = metrics_handle().map(|handle| Metrics::new(handle, db.clone(), clock.clone()));
         let heart = process.as_ref().map(Process::heart);
         let health = Health { db: db.clone(), bus: bus.clone(), draining: draining.clone(), heart };
         let (mut router, mut is_first_start) = (matome_api::health_router(health.clone()), false);
@@ -186,7 +188,7 @@ impl App {
                 registry: registry.clone(),
                 previewer: Arc::new(EnginePreviewer { db: db.clone(), engine: engine.clone(), limits }),
                 bus: bus.clone(),
-                metrics: metrics_handle(),
+                metrics: metrics.clone(),
                 health,
                 settings: Arc::new(ApiSettings {
                     allowed_hosts: web.allowed_hosts.to_vec(),
@@ -215,6 +217,7 @@ impl App {
             limits,
             isolated,
             router,
+            metrics,
             is_first_start,
             draining,
             workers,
@@ -226,6 +229,11 @@ impl App {
     /// The public API; of a process without one, what tells whether it is ready.
     pub fn router(&self) -> Router {
         self.0.router.clone()
+    }
+
+    /// What those who watch are told, without a token.
+    pub fn metrics_router(&self) -> Router {
+        self.0.metrics.clone().map_or_else(Router::new, matome_api::metrics_router)
     }
 
     /// Whether nobody has a token yet.
@@ -466,10 +474,19 @@ fn engine(storage: &StorageArgs) -> Result<Engine, Failure> {
     Ok(engine)
 }
 
+/// Upper bounds of the buckets of times, in seconds: from a request to a long task.
+const BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+
 /// The metrics recorder is the one global thing; the first app of a process installs it.
 fn metrics_handle() -> Option<PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-    HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).clone()
+    let install = || {
+        // Histograms that can be added up over processes, instead of quantiles that cannot.
+        let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS);
+        builder.ok()?.install_recorder().ok()
+    };
+    HANDLE.get_or_init(install).clone()
 }
 
 /// `preview` of the API by the engine.

@@ -1,5 +1,6 @@
 //! The processes that run until a signal: `serve`, and its parts `web`, `worker` and `beat` on their own.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use matome_model::complaint::Complaint;
 use matome_model::task::Queue;
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 use tracing::{info, warn};
 
@@ -35,6 +37,7 @@ struct Role {
     parts: Parts,
     listen: Option<ListenArgs>,
     health: Option<HealthArgs>,
+    metrics_bind: Option<SocketAddr>,
     /// Whether it waits for a database that does not answer.
     is_patient: bool,
 }
@@ -49,6 +52,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         aggregation_memory: args.engine.aggregation_memory,
         listen: Some(args.listen),
         health: None,
+        metrics_bind: args.watch.metrics_bind,
         is_patient: false,
     })
     .await
@@ -64,6 +68,7 @@ pub async fn web(args: WebArgs) -> Result<(), Failure> {
         aggregation_memory: args.engine.aggregation_memory,
         listen: Some(args.listen),
         health: None,
+        metrics_bind: args.watch.metrics_bind,
         is_patient: true,
     })
     .await
@@ -87,6 +92,7 @@ pub async fn worker(args: WorkerArgs) -> Result<(), Failure> {
         aggregation_memory: args.engine.aggregation_memory,
         listen: None,
         health: Some(args.health),
+        metrics_bind: args.watch.metrics_bind,
         is_patient: true,
     })
     .await
@@ -103,6 +109,7 @@ pub async fn beat(args: BeatArgs) -> Result<(), Failure> {
         aggregation_memory: 0,
         listen: None,
         health: Some(args.health),
+        metrics_bind: args.watch.metrics_bind,
         is_patient: true,
     })
     .await
@@ -128,7 +135,7 @@ fn node_name(name: &str, host: &str) -> String {
 async fn run(role: Role) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let (gate, server) = (Gate::default(), Server::default());
-    let names = role.start_listening(&gate, &server).await?;
+    let mut names = role.start_listening(&gate, &server).await?;
     let opened = tokio::select! {
         opened = role.open(&names, &gate) => opened,
         _ = signals.next() => {
@@ -139,6 +146,12 @@ async fn run(role: Role) -> Result<(), Failure> {
     let app = opened?;
     app.start_workers();
     gate.open(app.router());
+    if let Some(listener) = names.metrics.take() {
+        if let Ok(address) = listener.local_addr() {
+            info!("metrics at http://{address}/metrics");
+        }
+        server.tcp(listener, app.metrics_router());
+    }
     if role.storage.database_url.is_none() {
         server.control_socket(&role.storage.data_dir, &app)?;
     }
@@ -166,10 +179,12 @@ async fn run(role: Role) -> Result<(), Failure> {
 /// The address that a process listens on and the names that requests may give it.
 #[derive(Default)]
 struct Listening {
-    address: Option<std::net::SocketAddr>,
+    address: Option<SocketAddr>,
     allowed_hosts: Vec<String>,
     cors_origins: Vec<String>,
     is_tls: bool,
+    /// Where metrics are asked for, once there are any.
+    metrics: Option<TcpListener>,
 }
 
 impl Role {
@@ -196,7 +211,11 @@ impl Role {
                 allowed_hosts: listen.allowed_hosts.clone(),
                 cors_origins: listen.cors_allowed_origins.clone(),
                 is_tls,
+                metrics: None,
             };
+        }
+        if let Some(address) = self.metrics_bind {
+            listening.metrics = Some(serve::listen(address).await?);
         }
         if let Some(health) = &self.health {
             if let Some(address) = health.health_bind {

@@ -25,6 +25,7 @@ pub mod lanes;
 pub mod lease;
 pub mod listing;
 pub mod migrate;
+pub mod pulse;
 mod purge;
 pub mod quarantine;
 pub mod removals;

@@ -200,6 +200,10 @@ const TEXTS: &[(&str, &str)] = &[
         "応答を読んでよい Web ページのオリジン、コンマ区切り: https://app.example.org。* はすべて [既定: なし]",
     ),
     (
+        "Address for /metrics without a token, for those who watch alone [default: /metrics of the API with one]",
+        "監視だけのための、トークンの要らない /metrics のアドレス [既定: トークンの要る API の /metrics]",
+    ),
+    (
         "File with the certificates of TLS, in PEM form; read again when it changes",
         "TLS の証明書のファイル、PEM 形式。変わると読み直す",
     ),

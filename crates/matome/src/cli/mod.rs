@@ -291,6 +291,14 @@ fn time_zone(name: &str) -> Result<String, String> {
     parse_zone(name).map(|zone| zone.name().to_owned()).map_err(|words| words.english)
 }
 
+/// How a server is watched.
+#[derive(Args, Clone, Debug)]
+pub struct WatchArgs {
+    /// Address for /metrics without a token, for those who watch alone [default: /metrics of the API with one]
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_bind: Option<std::net::SocketAddr>,
+}
+
 /// A server elsewhere, and the right to use it.
 #[derive(Args, Clone, Debug)]
 pub struct RemoteArgs {

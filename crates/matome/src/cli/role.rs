@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use matome_model::task::Queue;
 
-use super::{AttemptArgs, EngineArgs, ListenArgs, ReachArgs, SlotArgs, StorageArgs};
+use super::{AttemptArgs, EngineArgs, ListenArgs, ReachArgs, SlotArgs, StorageArgs, WatchArgs};
 
 #[derive(Args, Clone, Debug)]
 pub struct WebArgs {
@@ -17,6 +17,8 @@ pub struct WebArgs {
     pub listen: ListenArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct WorkerArgs {
     pub attempt: AttemptArgs,
     #[command(flatten)]
     pub health: HealthArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 impl WorkerArgs {
@@ -72,6 +76,8 @@ pub struct BeatArgs {
     pub attempt: AttemptArgs,
     #[command(flatten)]
     pub health: HealthArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// Where a process without an API answers those who watch it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ReachArgs, StorageArgs};
+use super::{ReachArgs, StorageArgs, WatchArgs};
 use crate::config::Kind;
 
 #[derive(Args, Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct ServeArgs {
     pub engine: EngineArgs,
     #[command(flatten)]
     pub attempt: AttemptArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// How a server listens.

@@ -116,6 +116,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("tls_cert_file", &["TLS_CERT_FILE", "MATOME_TLS_CERT_FILE"], Kind::Path, ""),
     setting("tls_key_file", &["TLS_KEY_FILE", "MATOME_TLS_KEY_FILE"], Kind::Path, ""),
     setting("time_zone", &["TIME_ZONE", "MATOME_TIME_ZONE"], Kind::Zone, "UTC"),
+    setting("metrics_bind", &["MATOME_METRICS_BIND"], Kind::Address, ""),
     setting("acquisition_slots", &["MATOME_ACQUISITION_SLOTS"], Kind::Count, "8"),
     setting("aggregation_slots", &["MATOME_AGGREGATION_SLOTS"], Kind::Count, "2"),
     setting("aggregation_memory", &["MATOME_AGGREGATION_MEMORY"], Kind::Count, "512"),

@@ -357,6 +357,15 @@ impl Db {
         (open.saturating_sub(idle), open)
     }
 
+    /// Connections that the pool has at most. For metrics.
+    pub fn connection_limit(&self) -> usize {
+        let limit = match &*self.backend {
+            Backend::Postgres { pool, .. } => pool.options().get_max_connections(),
+            Backend::Sqlite { readers, .. } => readers.options().get_max_connections(),
+        };
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    }
+
     /// Name of this process's sessions in `pg_stat_activity`; empty on SQLite.
     pub fn application_name(&self) -> &str {
         match &*self.backend {

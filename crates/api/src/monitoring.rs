@@ -1,0 +1,117 @@
+//! `/metrics`: what processes counted themselves, and what the database says of the installation at this moment.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::get;
+use chrono::TimeDelta;
+use http::{HeaderValue, header};
+use matome_model::clock::Clock;
+use matome_store::db::Db;
+use matome_store::pulse;
+use metrics::gauge;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+/// What the database may take to answer; without it the other metrics still come.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Renders the metrics of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+    db: Db,
+    clock: Clock,
+    /// Roles that were told: one that has no process any more is told as 0.
+    roles: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").field("db", &self.db).finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Metrics that `handle` renders, with those of the database `db`.
+    pub fn new(handle: PrometheusHandle, db: Db, clock: Clock) -> Self {
+        Self { handle, db, clock, roles: Arc::default() }
+    }
+
+    /// The answer in Prometheus' text form.
+    pub(crate) async fn answer(&self) -> Response {
+        self.look_at_process();
+        let looked = tokio::time::timeout(LIMIT, self.look_at_database()).await;
+        gauge!("matome_db_up").set(if matches!(looked, Ok(Ok(()))) { 1.0 } else { 0.0 });
+        let mut response = Response::new(Body::from(self.handle.render()));
+        let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        response
+    }
+
+    fn look_at_process(&self) {
+        let (used, open) = self.db.connections();
+        gauge!("matome_db_connections", "state" => "used").set(number(used));
+        gauge!("matome_db_connections", "state" => "idle").set(number(open.saturating_sub(used)));
+        gauge!("matome_db_connections_limit").set(number(self.db.connection_limit()));
+        gauge!("matome_db_full").set(if self.db.is_full() { 1.0 } else { 0.0 });
+        if let Some(bytes) = resident_bytes() {
+            gauge!("matome_process_resident_memory_bytes").set(bytes);
+        }
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            gauge!("matome_process_open_files").set(number(files.count()));
+        }
+    }
+
+    async fn look_at_database(&self) -> Result<(), matome_store::error::StoreError> {
+        let pulse = pulse::look(&mut self.db.read().await?.conn(), self.clock.now()).await?;
+        for state in &pulse.queues {
+            let queue = state.queue.as_str();
+            gauge!("matome_queue_tasks", "queue" => queue, "state" => "waiting").set(count(state.waiting));
+            gauge!("matome_queue_tasks", "queue" => queue, "state" => "due").set(count(state.due));
+            gauge!("matome_queue_oldest_due_seconds", "queue" => queue).set(seconds(state.oldest));
+        }
+        gauge!("matome_beat_lag_seconds").set(seconds(pulse.beat_lag));
+        let mut known = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(pulse.roles.iter().map(|state| state.role.clone()));
+        for role in known.iter() {
+            let state = pulse.roles.iter().find(|state| state.role == *role);
+            let (processes, age) = state.map_or((0, TimeDelta::zero()), |state| (state.processes, state.heartbeat_age));
+            gauge!("matome_workers", "role" => role.clone()).set(count(processes));
+            gauge!("matome_worker_heartbeat_age_seconds", "role" => role.clone()).set(seconds(age));
+        }
+        Ok(())
+    }
+}
+
+/// `/metrics` alone and without a token, for an address that only those who watch reach.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    let answer = move || {
+        let metrics = metrics.clone();
+        async move { metrics.answer().await }
+    };
+    Router::new().route("/metrics", get(answer))
+}
+
+fn number(n: usize) -> f64 {
+    f64::from(u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+fn count(n: i64) -> f64 {
+    f64::from(u32::try_from(n.max(0)).unwrap_or(u32::MAX))
+}
+
+fn seconds(time: TimeDelta) -> f64 {
+    time.to_std().unwrap_or_default().as_secs_f64()
+}
+
+/// Memory of this process that is in RAM. The children that run SQL are not part of it.
+fn resident_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u32 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(f64::from(kib) * 1024.0)
+}

@@ -1,0 +1,104 @@
+//! What a real server tells those who watch it, after real work.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::json;
+use support::{Server, homes, until, write};
+
+/// Samples by name and labels.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(key, value)| (key.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// Where `--metrics-bind` listens, as the log says.
+async fn metrics_address(server: &Server) -> String {
+    let find = || {
+        let log = server.log.lock().unwrap();
+        log.iter().find_map(|line| line.split_once("metrics at ").map(|(_, url)| url.trim().to_owned()))
+    };
+    until("the log names the address", async || find().is_some()).await;
+    find().unwrap()
+}
+
+async fn scrape(server: &Server, url: &str) -> String {
+    let reply = server.client.get(url).send().await.unwrap();
+    assert_eq!(reply.status(), 200);
+    assert!(reply.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    reply.text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_what_was_done_what_waits_and_who_works() {
+    for mut home in homes().await {
+        home.extra = vec!["--metrics-bind".into(), "127.0.0.1:0".into()];
+        write(&home.files().join("a.ndjson"), "{\"n\":1}\n{\"n\":2}\nno record\n");
+        let server = home.serve().await;
+        let url = metrics_address(&server).await;
+        let source = server.source("a", "file", json!({"path": "a.ndjson"})).await;
+        server.run("acquisition", source).await;
+        let sum = server.aggregation("sum", "select sum(n) as n from a").await;
+        server.run("aggregation", sum).await;
+        let gone = server.source("gone", "file", json!({"path": "gone.ndjson"})).await;
+        let task = server.start("acquisition", gone).await;
+        assert_eq!(server.ended(&task).await["status"], "failed");
+        // A retry that waits: an address at which nobody answers is tried again.
+        let config = json!({"url": "http://127.0.0.1:1/x"});
+        server.source("nobody", "api", config).await;
+        server.get(&format!("/api/acquisition/sources/{source}/")).await;
+
+        let text = scrape(&server, &url).await;
+        let found = samples(&text);
+        let value = |key: &str| *found.get(key).unwrap_or_else(|| panic!("{}: no `{key}` in:\n{text}", home.name));
+        let queue = |name: &str, queue: &str, more: &str| value(&format!("{name}{{queue=\"{queue}\"{more}}}"));
+        assert_eq!(queue("matome_tasks_finished_total", "acquisition", ",outcome=\"succeeded\""), 1.0);
+        assert_eq!(queue("matome_tasks_finished_total", "acquisition", ",outcome=\"failed\""), 1.0);
+        assert_eq!(queue("matome_tasks_finished_total", "aggregation", ",outcome=\"succeeded\""), 1.0);
+        assert_eq!(queue("matome_task_wait_seconds_count", "acquisition", ""), 2.0);
+        assert_eq!(queue("matome_task_duration_seconds_count", "aggregation", ",outcome=\"succeeded\""), 1.0);
+        assert!(queue("matome_task_duration_seconds_bucket", "acquisition", ",outcome=\"succeeded\",le=\"60\"") >= 1.0);
+        for state in ["waiting", "due"] {
+            assert_eq!(queue("matome_queue_tasks", "acquisition", &format!(",state=\"{state}\"")), 0.0);
+        }
+        assert_eq!(queue("matome_queue_oldest_due_seconds", "acquisition", ""), 0.0);
+        assert_eq!(value("matome_workers{role=\"serve\"}"), 1.0);
+        assert!(value("matome_worker_heartbeat_age_seconds{role=\"serve\"}") < 30.0);
+        assert_eq!(value("matome_beat_lag_seconds"), 0.0);
+        assert_eq!((value("matome_db_up"), value("matome_db_full")), (1.0, 0.0));
+        assert!(value("matome_db_connections_limit") >= 1.0);
+        assert!(value("matome_process_resident_memory_bytes") > 1e6 && value("matome_process_open_files") > 3.0);
+        assert_eq!(value("matome_acquisition_records_total{outcome=\"stored\"}"), 2.0);
+        assert_eq!(value("matome_acquisition_records_total{outcome=\"quarantined\"}"), 1.0);
+        let route = "method=\"GET\",route=\"/api/acquisition/sources/{id}/\",status=\"200\"";
+        assert_eq!(value(&format!("matome_http_request_duration_seconds_count{{{route}}}")), 1.0);
+
+        // Labels come from small sets: no id, no name of a source, no address.
+        for key in found.keys() {
+            assert!(!key.contains("127.0.0.1") && !key.contains("gone") && !key.contains("/sources/1"), "{key}");
+        }
+        // The same behind a token at the API, and nothing else at the other address.
+        let (status, _) = server.send("GET", "/metrics", None).await;
+        assert_eq!(status, 200);
+        assert_eq!(server.client.get(format!("{}/metrics", server.base)).send().await.unwrap().status(), 401);
+        let api = url.replace("/metrics", "/api/acquisition/sources/");
+        assert_eq!(server.client.get(api).send().await.unwrap().status(), 404);
+
+        // Both pages describe every metric.
+        let names: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        for page in ["docs/operations.md", "docs/operations.ja.md"] {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+            let described = std::fs::read_to_string(file).unwrap();
+            for name in names.iter().map(|line| line.split(' ').next().unwrap()) {
+                assert!(described.contains(&format!("`{name}`")), "{page} lacks `{name}`");
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! How an installation does, in a few numbers: what waits, who works, how late schedules are.
+//!
+//! Each statement stays on an index and reads what waits now, not the history.
+
+use chrono::TimeDelta;
+use matome_model::clock::Timestamp;
+use matome_model::task::Queue;
+
+use crate::db::Conn;
+use crate::error::Result;
+
+/// The tasks of a queue that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueState {
+    /// The queue.
+    pub queue: Queue,
+    /// All that wait, for a retry too.
+    pub waiting: i64,
+    /// Those of them whose time has come.
+    pub due: i64,
+    /// How long the first of these has waited; zero when none is due.
+    pub oldest: TimeDelta,
+}
+
+/// The processes of a role that have not signed off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleState {
+    /// What they do.
+    pub role: String,
+    /// How many they are.
+    pub processes: i64,
+    /// Since the heartbeat that is longest ago.
+    pub heartbeat_age: TimeDelta,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// In the order of [`Queue::ALL`].
+    pub queues: Vec<QueueState>,
+    /// In no order.
+    pub roles: Vec<RoleState>,
+    /// How long the first schedule that is due has waited; zero when none is.
+    pub beat_lag: TimeDelta,
+}
+
+const WAITING: &str =
+    "select count(*) as waiting, count(case when run_at <= $2 then 1 end) as due, min(run_at) as first_at
+from tasks where queue = $1 and status = 'pending'";
+
+const ROLES: &str = "select role, count(*) as processes, min(last_beat_at) as beat_at
+from workers where gone_at is null group by role";
+
+const FIRST_SCHEDULE: &str = "select coalesce(due_at, next_at) as first_at from schedules where enabled
+order by coalesce(due_at, next_at), id limit 1";
+
+/// Looks at it.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn look(conn: &mut Conn<'_>, now: Timestamp) -> Result<Pulse> {
+    let since = |at: Option<Timestamp>| at.map_or(TimeDelta::zero(), |at| (now - at).max(TimeDelta::zero()));
+    let mut queues = Vec::new();
+    for &queue in Queue::ALL {
+        let row = conn.fetch_one(WAITING, &[queue.as_str().into(), now.into()]).await?;
+        let (waiting, due) = (row.int("waiting")?, row.int("due")?);
+        queues.push(QueueState { queue, waiting, due, oldest: since(row.opt_time("first_at")?) });
+    }
+    let mut roles = Vec::new();
+    for row in conn.fetch_all(ROLES, &[]).await? {
+        let heartbeat_age = since(row.opt_time("beat_at")?);
+        roles.push(RoleState { role: row.text("role")?, processes: row.int("processes")?, heartbeat_age });
+    }
+    let first = conn.fetch_optional(FIRST_SCHEDULE, &[]).await?;
+    let first = first.map(|row| row.time("first_at")).transpose()?;
+    Ok(Pulse { queues, roles, beat_lag: since(first) })
+}
