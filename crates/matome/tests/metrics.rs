@@ -50,9 +50,6 @@ async fn metrics_tell_what_was_done_what_waits_and_who_works() {
         let gone = server.source("gone", "file", json!({"path": "gone.ndjson"})).await;
         let task = server.start("acquisition", gone).await;
         assert_eq!(server.ended(&task).await["status"], "failed");
-        // A retry that waits: an address at which nobody answers is tried again.
-        let config = json!({"url": "http://127.0.0.1:1/x"});
-        server.source("nobody", "api", config).await;
         server.get(&format!("/api/acquisition/sources/{source}/")).await;
 
         let text = scrape(&server, &url).await;
