@@ -182,6 +182,8 @@ impl AcquisitionHandler {
     /// A handler that stores in `db` what the connectors of `registry` read; `vault` opens the secrets of
     /// their configs.
     pub fn new(db: Db, registry: Registry, vault: Vault, clock: Clock) -> Self {
+        // They begin at zero: who watches them sees a rise only of what was there before.
+        count_records(&Counts::default(), &Counts::default());
         Self { db, registry, vault, clock, limits: Limits::default() }
     }
 

@@ -171,11 +171,12 @@ impl App {
         let engine = engine(storage)?;
         let limits = Limits { memory_bytes: aggregation_memory_mib << 20, ..Limits::default() };
         let draining = CancellationToken::new();
+        // The recorder comes before all that counts: counters begin at zero when what counts begins.
+        let metrics = metrics_handle().map(|handle| Metrics::new(handle, db.clone(), clock.clone()));
         let process = match parts.is_member() {
             true => Some(Process::start(db.clone(), clock.clone(), introduction(boot, &parts)).await?),
             false => None,
         };
-        let metrics = metrics_handle().map(|handle| Metrics::new(handle, db.clone(), clock.clone()));
         let heart = process.as_ref().map(Process::heart);
         let health = Health { db: db.clone(), bus: bus.clone(), draining: draining.clone(), heart };
         let (mut router, mut is_first_start) = (matome_api::health_router(health.clone()), false);

@@ -29,6 +29,23 @@ async fn metrics_address(server: &Server) -> String {
     find().unwrap()
 }
 
+/// The counters that alerts watch.
+fn watched() -> Vec<String> {
+    let mut counters = vec!["matome_leases_stolen_total".to_owned(), "matome_heartbeat_errors_total".to_owned()];
+    for outcome in ["succeeded", "failed", "cancelled", "retry", "released", "yielded", "lease_lost"] {
+        for queue in ["acquisition", "aggregation"] {
+            counters.push(format!("matome_tasks_finished_total{{queue=\"{queue}\",outcome=\"{outcome}\"}}"));
+        }
+    }
+    for outcome in ["stored", "duplicate", "quarantined"] {
+        counters.push(format!("matome_acquisition_records_total{{outcome=\"{outcome}\"}}"));
+    }
+    for kind in ["leaked_lease", "orphaned_task", "idle_lane"] {
+        counters.push(format!("matome_invariant_violation_total{{kind=\"{kind}\"}}"));
+    }
+    counters
+}
+
 async fn scrape(server: &Server, url: &str) -> String {
     let reply = server.client.get(url).send().await.unwrap();
     assert_eq!(reply.status(), 200);
@@ -43,6 +60,10 @@ async fn metrics_tell_what_was_done_what_waits_and_who_works() {
         write(&home.files().join("a.ndjson"), "{\"n\":1}\n{\"n\":2}\nno record\n");
         let server = home.serve().await;
         let url = metrics_address(&server).await;
+        let at_first = samples(&scrape(&server, &url).await);
+        for counter in watched() {
+            assert_eq!(at_first.get(&counter), Some(&0.0), "{}: `{counter}` does not begin at 0", home.name);
+        }
         let source = server.source("a", "file", json!({"path": "a.ndjson"})).await;
         server.run("acquisition", source).await;
         let sum = server.aggregation("sum", "select sum(n) as n from a").await;

@@ -11,6 +11,7 @@ use matome_model::task::Queue;
 use matome_store::db::Db;
 use matome_store::error::Result;
 use matome_store::schedules::{self, Fired};
+use matome_store::tasks::Repaired;
 use matome_store::{tasks, triggers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -45,6 +46,8 @@ pub struct Beat {
 impl Beat {
     /// A beat in the process `own` (none when it runs no tasks).
     pub fn new(db: Db, bus: Bus, clock: Clock, own: Option<Uuid>) -> Self {
+        // They begin at zero: who watches them sees a rise only of what was there before.
+        count_violations(Repaired::default());
         let now = Instant::now();
         Self { db, bus, clock, sweeper: Sweeper::new(own, DEAD_AFTER), swept: now, repaired: now, looked: None }
     }
@@ -182,18 +185,22 @@ impl Beat {
     async fn repair(&self) -> Result<()> {
         let now = self.clock.now();
         let repaired = self.db.write(move |conn| Box::pin(async move { tasks::repair(conn, now).await })).await?;
-        let found = [
-            ("leaked_lease", repaired.leaked_leases),
-            ("orphaned_task", repaired.orphaned_tasks),
-            ("idle_lane", repaired.idle_lanes),
-        ];
-        for (kind, count) in found {
-            metrics::counter!("matome_invariant_violation_total", "kind" => kind)
-                .increment(u64::try_from(count).unwrap_or(u64::MAX));
-        }
+        count_violations(repaired);
         if repaired.total() > 0 {
             tracing::error!(?repaired, "states that should never be were repaired");
         }
         Ok(())
+    }
+}
+
+/// Adds to the metrics what should never have been.
+fn count_violations(repaired: Repaired) {
+    for (kind, count) in [
+        ("leaked_lease", repaired.leaked_leases),
+        ("orphaned_task", repaired.orphaned_tasks),
+        ("idle_lane", repaired.idle_lanes),
+    ] {
+        metrics::counter!("matome_invariant_violation_total", "kind" => kind)
+            .increment(u64::try_from(count).unwrap_or(u64::MAX));
     }
 }

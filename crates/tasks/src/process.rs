@@ -83,6 +83,8 @@ impl Process {
             early: Notify::new(),
         });
         inner.register().await?;
+        // It begins at zero: who watches it sees a rise only of what was there before.
+        metrics::counter!("matome_heartbeat_errors_total").increment(0);
         let end = CancellationToken::new();
         let heartbeat = tokio::spawn(Arc::clone(&inner).beat_until(end.clone()));
         Ok(Self { inner, end, heartbeat })

@@ -72,6 +72,10 @@ impl std::fmt::Debug for Worker {
 impl Worker {
     /// A worker that runs `handler` for each task.
     pub fn new(process: &Process, bus: Bus, options: WorkerOptions, handler: Arc<dyn Handler>) -> Self {
+        // They begin at zero: who watches them sees a rise only of what was there before.
+        for outcome in OUTCOMES {
+            finished(options.queue, outcome).increment(0);
+        }
         Self {
             options,
             process: process.inner(),
@@ -262,15 +266,23 @@ impl Worker {
         if let Some(status) = status {
             self.bus.tell(TaskEvent { queue: self.options.queue, task_id: done.finish.task_id, status });
         }
-        let queue = self.options.queue.as_str();
         let outcome = outcome(done, ended);
+        finished(self.options.queue, outcome).increment(1);
+        let queue = self.options.queue.as_str();
         metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);
-        metrics::counter!("matome_tasks_finished_total", "queue" => queue, "outcome" => outcome).increment(1);
         metrics::histogram!("matome_task_duration_seconds", "queue" => queue, "outcome" => outcome)
             .record(done.took.as_secs_f64());
         let duration_ms = u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(task.id = done.finish.task_id, queue, outcome, duration_ms, "task ended: {outcome}");
     }
+}
+
+/// All that [`outcome`] says.
+const OUTCOMES: [&str; 7] = ["succeeded", "failed", "cancelled", "retry", "released", "yielded", "lease_lost"];
+
+/// How often an attempt at a task of `queue` ended so.
+fn finished(queue: Queue, outcome: &'static str) -> metrics::Counter {
+    metrics::counter!("matome_tasks_finished_total", "queue" => queue.as_str(), "outcome" => outcome)
 }
 
 fn outcome(done: &Done, ended: Ended) -> &'static str {
