@@ -210,3 +210,50 @@ fn the_image_and_the_units_start_commands_that_there_are() {
     }
     assert_eq!(commands, 5);
 }
+
+/// Words of `text` that name a metric, without what Prometheus adds to the name of a histogram.
+fn metrics_in(text: &str) -> std::collections::BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let named = words.filter(|word| word.starts_with("matome_"));
+    let plain = |word: &str| {
+        let suffix = ["_bucket", "_count", "_sum"].into_iter().find_map(|suffix| word.strip_suffix(suffix));
+        suffix.unwrap_or(word).to_owned()
+    };
+    named.map(plain).collect()
+}
+
+fn sources(dir: &Path, found: &mut String) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn alerts_and_dashboards_ask_for_metrics_that_there_are() {
+    let mut code = String::new();
+    for entry in std::fs::read_dir(repository().join("crates")).unwrap() {
+        sources(&entry.unwrap().path().join("src"), &mut code);
+    }
+    let known: String = code
+        .split(['(', ','])
+        .filter_map(|part| part.trim().strip_prefix('"')?.split('"').next())
+        .filter(|name| {
+            name.starts_with("matome_") && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        })
+        .fold(String::new(), |all, name| all + name + " ");
+    let known = metrics_in(&known);
+    for file in ["deploy/prometheus/matome.rules.yaml", "deploy/grafana/matome.json"] {
+        let asked = metrics_in(&text(file));
+        assert!(asked.len() > 5, "{file}: {asked:?}");
+        let unknown: Vec<&String> = asked.difference(&known).collect();
+        assert!(unknown.is_empty(), "{file} asks for {unknown:?}, known are {known:?}");
+    }
+    let described = metrics_in(&text("docs/operations.md"));
+    let undescribed: Vec<&String> = known.difference(&described).collect();
+    assert!(undescribed.is_empty(), "docs/operations.md does not describe {undescribed:?}");
+}
