@@ -211,6 +211,26 @@ fn the_image_and_the_units_start_commands_that_there_are() {
     assert_eq!(commands, 5);
 }
 
+#[test]
+fn every_line_of_the_example_of_settings_can_be_used() {
+    let lines =
+        text(".env.example").lines().map(|line| line.strip_prefix('#').unwrap_or(line).to_owned()).collect::<Vec<_>>();
+    let is_setting = |line: &String| {
+        line.split_once('=').is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+    };
+    let settings: Vec<String> = lines.into_iter().filter(is_setting).collect();
+    assert!(settings.len() > 30, "{settings:?}");
+    let dir = TempDir::new().unwrap();
+    write(&dir.path().join(".env"), settings.join("\n"));
+    let check = Command::new(env!("CARGO_BIN_EXE_matome"))
+        .args(["config", "check"])
+        .env_clear()
+        .current_dir(dir.path())
+        .output();
+    let check = check.unwrap();
+    assert!(check.status.success(), "{check:?}");
+}
+
 /// Words of `text` that name a metric, without what Prometheus adds to the name of a histogram.
 fn metrics_in(text: &str) -> std::collections::BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');

@@ -156,7 +156,7 @@ fn the_example_names_every_setting_and_nothing_else() {
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
         .collect();
     // What only compose.yaml and compose.prod.yaml read.
-    named.retain(|name| !["POSTGRES_PASSWORD", "POSTGRES_PORT", "REDIS_PORT", "MATOME_VERSION"].contains(name));
+    named.retain(|name| !["POSTGRES_PASSWORD", "POSTGRES_PORT", "REDIS_PORT", "IMAGE_TAG"].contains(name));
     let mut known: Vec<&str> = SETTINGS.iter().map(|setting| setting.variables[0]).collect();
     known.extend(["PORT", "DEBUG"]);
     named.sort_unstable();
