@@ -61,14 +61,7 @@ impl AcquisitionHandler {
 
 fn hashed(records: Vec<RawRecord>, key: Option<&RecordKey>) -> Vec<Hashed> {
     // What is stored stays, whatever a reader would say of its size.
-    let mut canonicaliser = Canonicaliser::new(Limits {
-        depth: usize::MAX,
-        record_bytes: usize::MAX,
-        key_bytes: usize::MAX,
-        string_bytes: usize::MAX,
-        keys: usize::MAX,
-        number_digits: usize::MAX,
-    });
+    let mut canonicaliser = Canonicaliser::new(Limits::NONE);
     let each = |RawRecord { id, raw_data, data_hash: found_hash }| {
         let Ok(canonical) = canonicaliser.canonicalise(raw_data.get().as_bytes()) else {
             return Hashed { id, hash: None, key: None, found_hash };

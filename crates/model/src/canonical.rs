@@ -41,6 +41,18 @@ pub struct Limits {
     pub number_digits: usize,
 }
 
+impl Limits {
+    /// For what was stored already: it passed its limits then, and only its canonical form counts.
+    pub const NONE: Self = Self {
+        depth: usize::MAX,
+        record_bytes: usize::MAX,
+        key_bytes: usize::MAX,
+        string_bytes: usize::MAX,
+        keys: usize::MAX,
+        number_digits: usize::MAX,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

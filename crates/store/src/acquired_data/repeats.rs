@@ -82,7 +82,7 @@ impl KeyedRead {
     /// When the database refuses a statement or is gone.
     pub async fn begin(conn: &mut Conn<'_>, key: &CheckpointKey, begun: &Checkpoint) -> Result<Option<Self>> {
         /// Rows of one transaction.
-        const MOST: u64 = 1000;
+        const MOST: i64 = 1000;
         let stand = begun.stand;
         for table in ["repeats", "met_versions"] {
             let args: [Arg<'_>; 5] = [
@@ -90,9 +90,9 @@ impl KeyedRead {
                 (&key.stream).into(),
                 stand.read_from_page.into(),
                 stand.resume_from_page.into(),
-                1000_i64.into(),
+                MOST.into(),
             ];
-            if conn.execute(AssertSqlSafe(FORGET.replace("{table}", table)), &args).await? == MOST {
+            if conn.execute(AssertSqlSafe(FORGET.replace("{table}", table)), &args).await? == MOST.unsigned_abs() {
                 return Ok(None);
             }
         }

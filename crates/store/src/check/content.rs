@@ -62,14 +62,7 @@ pub(super) async fn read(
     verdict: &mut Verdict,
 ) -> Result<()> {
     // Whatever was stored passed its limits then; here only the hash counts.
-    let mut canonicaliser = Canonicaliser::new(Limits {
-        depth: usize::MAX,
-        record_bytes: usize::MAX,
-        key_bytes: usize::MAX,
-        string_bytes: usize::MAX,
-        keys: usize::MAX,
-        number_digits: usize::MAX,
-    });
+    let mut canonicaliser = Canonicaliser::new(Limits::NONE);
     if let Reading::Full = reading {
         let mut rows = conn.fetch_stream(content.all, &[])?;
         while let Some(row) = rows.try_next().await? {
