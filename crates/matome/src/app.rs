@@ -48,6 +48,9 @@ const SPARE_CONNECTIONS: u32 = 4;
 /// A worker waits so long for the key that a web process beside it makes at its first start.
 const KEY_PATIENCE: Duration = Duration::from_secs(60);
 
+/// The role of a process that asks and ends, unknown to the installation.
+const COMMAND: &str = "command";
+
 /// What one process does; `serve` does everything.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -77,7 +80,7 @@ impl Parts {
     /// A command that asks the API and ends; tasks wait for another process.
     pub fn command() -> Self {
         let deadline = matome_tasks::ATTEMPT_DEADLINE;
-        Self { role: "command".to_owned(), beat: false, ..Self::all(0, 0, deadline) }
+        Self { role: COMMAND.to_owned(), beat: false, ..Self::all(0, 0, deadline) }
     }
 
     fn slots(&self, queue: Queue) -> usize {
@@ -89,7 +92,7 @@ impl Parts {
 
     /// Whether the installation knows it as one of its processes.
     fn is_member(&self) -> bool {
-        self.beat || self.acquisition + self.aggregation > 0 || self.role != "command"
+        self.role != COMMAND
     }
 
     /// Who sees the secrets of configs.

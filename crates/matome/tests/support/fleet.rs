@@ -44,7 +44,7 @@ impl Home {
         let mut child = command.spawn().unwrap();
         let (base, log) = read_address(&mut child);
         let token = self.ok(&["token", "create", "--role", "admin"]).trim().to_owned();
-        let server = Server { child, base, token, client: client(), log };
+        let server = Server { member: Member { child, log }, base, token, client: client() };
         server.until_ready().await;
         server
     }

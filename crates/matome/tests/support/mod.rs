@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use fleet::Member;
+
 /// Nothing that a test waits for takes longer, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -134,7 +136,7 @@ impl Home {
     pub async fn serve_for(&self, token: String, client: reqwest::Client) -> Server {
         let mut child = self.spawn();
         let (address, log) = read_address(&mut child);
-        let server = Server { child, base: address, token, client, log };
+        let server = Server { member: Member { child, log }, base: address, token, client };
         server.until_ready().await;
         server
     }
@@ -142,11 +144,24 @@ impl Home {
 
 /// A running `matome serve`, killed when dropped.
 pub struct Server {
-    pub child: Child,
+    pub member: Member,
     pub base: String,
     pub token: String,
     pub client: reqwest::Client,
-    pub log: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl std::ops::Deref for Server {
+    type Target = Member;
+
+    fn deref(&self) -> &Member {
+        &self.member
+    }
+}
+
+impl std::ops::DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Member {
+        &mut self.member
+    }
 }
 
 /// An HTTP client; reqwest wants to know who does TLS even where there is none.
@@ -276,38 +291,6 @@ impl Server {
             }
             rows.extend(page.iter().cloned());
         }
-    }
-
-    /// SIGKILL, and nothing else.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Sends a signal.
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    /// SIGTERM; returns the exit code.
-    pub fn terminate(&mut self) -> Option<i32> {
-        self.signal("-TERM");
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(started.elapsed() < PATIENCE, "does not stop: {:#?}", self.log.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
