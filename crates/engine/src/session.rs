@@ -39,8 +39,9 @@ pub(crate) fn session(
     let mut config = SessionConfig::new()
         .with_target_partitions(PARTITIONS)
         .with_information_schema(false)
-        // Each sort sets this aside for merging what it spilled; the default of 10 MB starves a small pool.
-        .with_sort_spill_reservation_bytes((memory / 32).clamp(256 << 10, 10 << 20))
+        // Each sort sets this aside for merging. It must hold more than one batch of each run: the fair pool lets the other
+        // sorts fill up their shares, and a merge that begins then finds nothing left and fails a query that could spill.
+        .with_sort_spill_reservation_bytes((memory / 12).max(256 << 10))
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, UNQUALIFIED);
     let parser = &mut config.options_mut().sql_parser;
