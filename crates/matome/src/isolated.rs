@@ -4,7 +4,8 @@
 //! parent, which keeps that alive, and writes a [`Report`] to its stdout. What it stores goes through the same fence as
 //! all else. Its stdin stays open: each further line is a reason to stop, and its end is the end of the parent, after
 //! which nobody would hear the child. When the child dies without a report while nobody asked it to stop, the task
-//! itself has been shown to be what kills, and fails as `poison`.
+//! itself has been shown to be what kills, and fails as `poison`. Before the report, and each second, the child tells what it
+//! has counted ([`crate::tally`]).
 
 use std::io::BufRead as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -32,9 +33,13 @@ use tokio::process::{Child, Command};
 use crate::app;
 use crate::cli::{ReachArgs, StorageArgs};
 use crate::failure::Failure;
+use crate::tally::{Counted, Tally};
 
 /// The argument that makes this binary the process of one task.
 pub const TASK_CHILD: &str = "task-child";
+
+/// A child tells so often what it has counted.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Connections to PostgreSQL of a child.
 const CONNECTIONS: u32 = 4;
@@ -63,6 +68,14 @@ struct Order {
     surroundings: Surroundings,
     task_id: i64,
     fence: Fence,
+}
+
+/// A line of a child.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Said {
+    Counted(Counted),
+    Ended(Box<Report>),
 }
 
 /// How the attempt ended: well when there is no advice.
@@ -192,7 +205,11 @@ async fn converse(child: &mut Child, order: &Order, ctx: &TaskContext) -> std::i
     loop {
         tokio::select! {
             line = lines.next_line() => {
-                return Ok(line?.as_deref().and_then(|line| serde_json::from_str(line).ok()));
+                match line?.as_deref().map(serde_json::from_str) {
+                    Some(Ok(Said::Counted(counted))) => counted.add(),
+                    Some(Ok(Said::Ended(report))) => return Ok(Some(*report)),
+                    Some(Err(_)) | None => return Ok(None),
+                }
             }
             () = ctx.stop.cancelled(), if !is_told => {
                 is_told = true;
@@ -218,13 +235,39 @@ pub fn run_child() -> ExitCode {
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
         return ExitCode::FAILURE;
     };
-    let report = Report::from(runtime.block_on(work(order)));
-    match serde_json::to_string(&report) {
-        Ok(report) => println!("{report}"),
-        Err(_) => return ExitCode::FAILURE,
-    }
+    let tally = Tally::default();
+    let _ = metrics::set_global_recorder(tally.clone());
+    let report = Report::from(runtime.block_on(async {
+        let telling = async {
+            loop {
+                tokio::time::sleep(TELL_EVERY).await;
+                tell_counted(&tally);
+            }
+        };
+        tokio::select! {
+            report = work(order) => report,
+            () = telling => unreachable!("it tells for ever"),
+        }
+    }));
+    tell_counted(&tally);
+    let is_told = say_to_parent(&Said::Ended(Box::new(report)));
     runtime.shutdown_background();
-    ExitCode::SUCCESS
+    if is_told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn tell_counted(tally: &Tally) {
+    let counted = tally.take();
+    if !counted.is_empty() {
+        say_to_parent(&Said::Counted(counted));
+    }
+}
+
+/// Whether it could be said.
+fn say_to_parent(said: &Said) -> bool {
+    use std::io::Write as _;
+    let Ok(line) = serde_json::to_string(said) else { return false };
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_ok()
 }
 
 async fn work(order: Order) -> Result<TaskOutcome, TaskError> {

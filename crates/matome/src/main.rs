@@ -18,6 +18,7 @@ mod output;
 mod pace;
 mod role;
 mod serve;
+mod tally;
 mod tls;
 
 use std::ffi::OsString;

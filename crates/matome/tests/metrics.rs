@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
-use support::{Server, homes, until, write};
+use support::redis::RedisServer;
+use support::{Server, homes, postgres_home, until, write};
 
 /// Samples by name and labels.
 fn samples(text: &str) -> BTreeMap<String, f64> {
@@ -92,6 +93,9 @@ async fn metrics_tell_what_was_done_what_waits_and_who_works() {
         assert_eq!(value("matome_beat_lag_seconds"), 0.0);
         assert_eq!((value("matome_db_up"), value("matome_db_full")), (1.0, 0.0));
         assert!(value("matome_db_connections_limit") >= 1.0);
+        for work in ["read", "write"] {
+            assert!(value(&format!("matome_db_wait_seconds_count{{work=\"{work}\"}}")) >= 1.0);
+        }
         assert!(value("matome_process_resident_memory_bytes") > 1e6 && value("matome_process_open_files") > 3.0);
         assert_eq!(value("matome_acquisition_records_total{outcome=\"stored\"}"), 2.0);
         assert_eq!(value("matome_acquisition_records_total{outcome=\"quarantined\"}"), 1.0);
@@ -118,5 +122,28 @@ async fn metrics_tell_what_was_done_what_waits_and_who_works() {
                 assert!(described.contains(&format!("`{name}`")), "{page} lacks `{name}`");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_whether_redis_can_be_used_how_soon_it_answers_and_how_often_it_was_left() {
+    let mut redis = RedisServer::start(&[]);
+    let mut home = postgres_home().await;
+    home.redis_url = Some(redis.url());
+    home.extra = vec!["--metrics-bind".into(), "127.0.0.1:0".into()];
+    let server = home.serve().await;
+    let url = metrics_address(&server).await;
+    for queue in ["acquisition", "aggregation"] {
+        let key = |name: &str| format!("matome_redis_{name}{{queue=\"{queue}\"}}");
+        let value = async |name: &str| samples(&scrape(&server, &url).await)[&key(name)];
+        until("Redis is used", async || value("up").await == 1.0).await;
+        assert!(value("ping_seconds_count").await >= 1.0, "{queue}");
+        assert!(value("ping_seconds_sum").await > 0.0, "{queue}");
+        let before = value("reconnects_total").await;
+        redis.stop();
+        until("it is missed", async || value("up").await == 0.0).await;
+        redis.again();
+        until("it is used again", async || value("up").await == 1.0).await;
+        assert!(value("reconnects_total").await > before, "{queue}");
     }
 }

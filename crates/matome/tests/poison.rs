@@ -124,6 +124,12 @@ async fn suspected(mut home: Home) {
         succeeded += 1;
     }
     assert_eq!(succeeded, 2, "{name}");
+    // What the processes of single tasks counted is told by the one that can be asked.
+    let metrics = server.client.get(format!("{}/metrics", server.base)).bearer_auth(&server.token);
+    let metrics = metrics.send().await.unwrap().text().await.unwrap();
+    let stored =
+        metrics.lines().find_map(|line| line.strip_prefix("matome_acquisition_records_total{outcome=\"stored\"} "));
+    assert_eq!(stored, Some("100"), "{name}: {metrics}");
     home.ok(&["db", "check", "--full"]);
     assert_eq!(server.terminate(), Some(0), "{name}");
 }

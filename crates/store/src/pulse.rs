@@ -1,6 +1,6 @@
 //! How an installation does, in a few numbers: what waits, who works, how late schedules are.
 //!
-//! Each statement stays on an index and reads what waits now, not the history.
+//! Each statement stays on an index and reads what waits now, not the history, and of that no more than [`COUNTED`] rows.
 
 use chrono::TimeDelta;
 use matome_model::clock::Timestamp;
@@ -9,7 +9,10 @@ use matome_model::task::Queue;
 use crate::db::Conn;
 use crate::error::Result;
 
-/// The tasks of a queue that wait.
+/// Waiting tasks of a queue that are looked at, the oldest of them: a scrape costs no more, however many wait.
+pub const COUNTED: i64 = 10_000;
+
+/// The tasks of a queue that wait; as far as they are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueState {
     /// The queue.
@@ -44,9 +47,12 @@ pub struct Pulse {
     pub beat_lag: TimeDelta,
 }
 
-const WAITING: &str =
+/// What waits. By id: the first to come are the first to be late. Were the status a constant, PostgreSQL would see `id` alone
+/// as the order and walk through the history by the primary key; so it is a range, which only `tasks_by_status` has in order.
+pub const WAITING: &str =
     "select count(*) as waiting, count(case when run_at <= $2 then 1 end) as due, min(run_at) as first_at
-from tasks where queue = $1 and status = 'pending'";
+from (select run_at from tasks where queue = $1 and status between 'pending' and 'pending'
+    order by status desc, id limit $3) as waiting";
 
 const ROLES: &str = "select role, count(*) as processes, min(last_beat_at) as beat_at
 from workers where gone_at is null group by role";
@@ -62,7 +68,7 @@ pub async fn look(conn: &mut Conn<'_>, now: Timestamp) -> Result<Pulse> {
     let since = |at: Option<Timestamp>| at.map_or(TimeDelta::zero(), |at| (now - at).max(TimeDelta::zero()));
     let mut queues = Vec::new();
     for &queue in Queue::ALL {
-        let row = conn.fetch_one(WAITING, &[queue.as_str().into(), now.into()]).await?;
+        let row = conn.fetch_one(WAITING, &[queue.as_str().into(), now.into(), COUNTED.into()]).await?;
         let (waiting, due) = (row.int("waiting")?, row.int("due")?);
         queues.push(QueueState { queue, waiting, due, oldest: since(row.opt_time("first_at")?) });
     }

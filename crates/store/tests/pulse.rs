@@ -100,3 +100,41 @@ async fn a_schedule_that_nobody_fires_is_late() {
         assert_eq!(look(db, 1000).await.beat_lag.num_seconds(), 0, "{}: fired", bed.name);
     }
 }
+
+#[tokio::test]
+async fn a_look_reads_the_oldest_waiting_tasks_by_index_and_no_more_of_them_than_it_says() {
+    for bed in databases().await {
+        let db = &bed.db;
+        let task = NewTask::manual(LaneKind::Source, 1, at(0));
+        write!(db, conn => tasks::enqueue(conn, &task, at(0)));
+        // 40,000 that ended, and then more that wait than are looked at.
+        let (numbers, uuid) = if bed.name == "sqlite" {
+            ("with recursive n (i) as (select 1 union all select i + 1 from n where i < 52000)", "randomblob(16)")
+        } else {
+            ("with n (i) as (select generate_series(1, 52000))", "gen_random_uuid()")
+        };
+        let sql = format!(
+            "{numbers} insert into tasks
+            (task_uuid, queue, lane_id, object_id, cause, status, run_at, sort_key, created_at, finished_at)
+            select {uuid}, queue, lane_id, object_id, cause, case when i <= 40000 then 'succeeded' else 'pending' end,
+            run_at, sort_key, created_at, case when i <= 40000 then run_at end
+            from n cross join (select * from tasks where status = 'pending' limit 1) as one order by i"
+        );
+        write!(db, conn => async { conn.execute(sqlx::AssertSqlSafe(sql), &[]).await });
+        write!(db, conn => async { conn.execute("analyze", &[]).await });
+        assert_eq!(queue(db, Queue::Acquisition, 100).await, (pulse::COUNTED, pulse::COUNTED, 100), "{}", bed.name);
+        assert_eq!(queue(db, Queue::Aggregation, 100).await, (0, 0, 0), "{}", bed.name);
+
+        let (explain, column) = match bed.name {
+            "sqlite" => ("explain query plan", "detail"),
+            _ => ("explain", "QUERY PLAN"),
+        };
+        let explain = format!("{explain} {}", pulse::WAITING);
+        let mut reader = db.read().await.unwrap();
+        let args = [Queue::Acquisition.as_str().into(), at(100).into(), pulse::COUNTED.into()];
+        let rows = reader.conn().fetch_all(sqlx::AssertSqlSafe(explain), &args).await.unwrap();
+        let plan = rows.iter().map(|row| row.text(column).unwrap()).collect::<Vec<_>>().join("\n");
+        assert!(plan.contains("tasks_by_status"), "{}: {plan}", bed.name);
+        assert!(!plan.to_lowercase().contains("sort") && !plan.contains("TEMP B-TREE"), "{}: {plan}", bed.name);
+    }
+}

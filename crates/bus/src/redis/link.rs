@@ -50,6 +50,7 @@ pub(crate) struct Link {
     closed: CancellationToken,
     hears_stops: AtomicBool,
     hears_events: AtomicBool,
+    met: [AtomicBool; 5],
     pub(super) prefix: String,
     pub(super) changes: Changes,
 }
@@ -129,9 +130,12 @@ impl Link {
             closed: CancellationToken::new(),
             hears_stops: AtomicBool::new(false),
             hears_events: AtomicBool::new(false),
+            met: Default::default(),
             prefix: prefix.to_owned(),
             changes: Changes::default(),
         });
+        link.up().set(0.0);
+        link.reconnects().increment(0);
         link.spawn(Arc::clone(&link).send_for_ever());
         link.spawn(Arc::clone(&link).take_for_ever());
         Ok(link)
@@ -216,9 +220,10 @@ impl Link {
     /// Sends what is in the outbox; what could not be sent stays there, events apart: they would be old.
     async fn send_for_ever(self: Arc<Self>) {
         let mut connection: Option<MultiplexedConnection> = None;
+        let mut pinged: Option<Instant> = None;
         let mut pause = RETRY.0;
         loop {
-            match self.send(&mut connection).await {
+            match self.send(&mut connection, &mut pinged).await {
                 Ok(()) => {
                     self.works(Part::Send);
                     pause = RETRY.0;
@@ -240,13 +245,22 @@ impl Link {
         }
     }
 
-    async fn send(&self, connection: &mut Option<MultiplexedConnection>) -> RedisResult<()> {
+    /// `pinged` is when the server was last asked whether it lives: also one that has much to do is asked now and then.
+    async fn send(
+        &self,
+        connection: &mut Option<MultiplexedConnection>,
+        pinged: &mut Option<Instant>,
+    ) -> RedisResult<()> {
         let connection = match connection {
             Some(connection) => connection,
-            None => connection.insert(self.connect(ANSWER_WITHIN).await?),
+            None => connection.insert(self.connect_for(Part::Send).await?),
         };
-        if !self.has_to_send() {
-            return cmd("PING").query_async(connection).await;
+        if !self.has_to_send() || pinged.is_none_or(|at| at.elapsed() >= PING_EVERY) {
+            let asked = Instant::now();
+            let _: () = cmd("PING").query_async(connection).await?;
+            metrics::histogram!("matome_redis_ping_seconds", "queue" => self.queue.as_str())
+                .record(asked.elapsed().as_secs_f64());
+            *pinged = Some(asked);
         }
         let outbox = &self.outbox;
         // What need not be stored goes first: a full server still passes it on.
@@ -359,6 +373,7 @@ impl Link {
         loop {
             match self.subscribe(channel).await {
                 Ok(connection) => {
+                    self.has_connected(part);
                     self.works(part);
                     pause = RETRY.0;
                     self.hear_nothing(channel);
@@ -423,6 +438,27 @@ impl Link {
         }
     }
 
+    /// A connection for one part, which is counted when the part had one before.
+    pub(super) async fn connect_for(&self, part: Part) -> RedisResult<MultiplexedConnection> {
+        let connection = self.connect(ANSWER_WITHIN).await?;
+        self.has_connected(part);
+        Ok(connection)
+    }
+
+    fn has_connected(&self, part: Part) {
+        if self.met[part as usize].swap(true, Ordering::SeqCst) {
+            self.reconnects().increment(1);
+        }
+    }
+
+    fn up(&self) -> metrics::Gauge {
+        metrics::gauge!("matome_redis_up", "queue" => self.queue.as_str())
+    }
+
+    fn reconnects(&self) -> metrics::Counter {
+        metrics::counter!("matome_redis_reconnects_total", "queue" => self.queue.as_str())
+    }
+
     async fn subscribe(&self, channel: Channel) -> RedisResult<PubSub> {
         let name = match channel {
             Channel::Stop => &self.names.stop,
@@ -461,6 +497,7 @@ impl Link {
     pub(super) fn complain(&self, part: Part, err: &RedisError) {
         let mut trouble = self.lock_trouble();
         trouble.what[part as usize] = Some(told(err));
+        self.up().set(0.0);
         if let Some(kept_back) = trouble.complaint.due(Instant::now()) {
             let queue = self.queue.as_str();
             tracing::warn!(queue, error = %told(err), kept_back, "Redis cannot be used: workers look for tasks by themselves");
@@ -470,7 +507,11 @@ impl Link {
     pub(super) fn works(&self, part: Part) {
         let mut trouble = self.lock_trouble();
         trouble.what[part as usize] = None;
-        if trouble.what.iter().all(Option::is_none) && trouble.complaint.over() {
+        if trouble.what.iter().any(Option::is_some) {
+            return;
+        }
+        self.up().set(1.0);
+        if trouble.complaint.over() {
             tracing::info!(queue = self.queue.as_str(), "Redis is used again");
         }
     }

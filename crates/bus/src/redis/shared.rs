@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, cmd};
 use tokio::sync::Mutex;
 
-use super::link::{ANSWER_WITHIN, Link, Part};
+use super::link::{Link, Part};
 
 /// How often a change is tried when others change the same value.
 const TRIES: usize = 16;
@@ -55,7 +55,7 @@ impl Link {
     ) -> RedisResult<Option<T>> {
         let connection = match connection {
             Some(connection) => connection,
-            None => connection.insert(self.connect(ANSWER_WITHIN).await?),
+            None => connection.insert(self.connect_for(Part::Change).await?),
         };
         for _ in 0..TRIES {
             let _: () = cmd("WATCH").arg(key).query_async(connection).await?;

@@ -10,6 +10,7 @@ mod snapshot;
 mod sqlite_checkpoints;
 mod sqlite_writer;
 mod value;
+mod waits;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -272,8 +273,8 @@ impl Db {
     /// When none is free in time, or the database is gone.
     pub async fn read(&self) -> Result<Reader> {
         Ok(match &*self.backend {
-            Backend::Postgres { pool, .. } => Reader::Postgres(pool.acquire().await?),
-            Backend::Sqlite { readers, .. } => Reader::Sqlite(readers.acquire().await?),
+            Backend::Postgres { pool, .. } => Reader::Postgres(waits::timed("read", pool.acquire()).await?),
+            Backend::Sqlite { readers, .. } => Reader::Sqlite(waits::timed("read", readers.acquire()).await?),
         })
     }
 
@@ -332,7 +333,7 @@ impl Db {
 
     async fn run_transaction<T: Send + 'static>(&self, is_data: bool, work: Work<T>) -> Result<T> {
         match &*self.backend {
-            Backend::Sqlite { writer, .. } => writer.submit(is_data, work).await,
+            Backend::Sqlite { writer, .. } => writer.submit(is_data, waits::until_begun(work)).await,
             Backend::Postgres { pool, .. } => {
                 // A transaction that is dropped half-way can leave a session that answers the next statement with
                 // the rows of the last. So a unit runs to its end even when its caller has gone, as on SQLite.
@@ -406,7 +407,7 @@ async fn limit_pages(conn: &mut Conn<'_>, pages: u64) -> Result<()> {
 }
 
 async fn in_transaction<T>(pool: PgPool, work: Work<T>) -> Result<T> {
-    let mut tx = pool.begin().await?;
+    let mut tx = waits::timed("write", pool.begin()).await?;
     let result = work(&mut Conn::Postgres(&mut tx)).await?;
     tx.commit().await.map_err(|err| match StoreError::from(err) {
         StoreError::Unreachable(err) => StoreError::CommitUnknown(err),
