@@ -10,6 +10,7 @@
 //! again soon, and let workers poll meanwhile.
 
 mod link;
+mod look;
 mod shared;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use crate::Here;
 use crate::event::TaskEvent;
 use link::Link;
+pub use look::RedisState;
 
 /// Tokens of a queue that are kept at most: no more workers than that have to look for new work at once.
 const TOKENS: usize = 128;

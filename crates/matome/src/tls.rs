@@ -61,6 +61,14 @@ impl TlsFiles {
         }
     }
 
+    /// Whether they can be read and fit.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), Words> {
+        self.load().map(drop)
+    }
+
     /// The certificate with its key, when they fit.
     fn load(&self) -> Result<CertifiedKey, Words> {
         let shown = |path: &Path| path.display().to_string();

@@ -8,6 +8,7 @@ use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
+use support::redis::RedisServer;
 use support::{Home, homes, postgres_home, sqlite_home};
 
 /// Findings as (id, severity), and the exit code.
@@ -84,4 +85,47 @@ async fn a_server_database_that_is_away_or_not_migrated_is_an_error() {
     let empty = Home { database_url: Some(matome_testbed::postgres_schema().await), ..sqlite_home() };
     assert_eq!(severity(&findings(&empty, &[]).0, "M021"), "error");
     assert_eq!(severity(&findings(&home, &[]).0, "M021"), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_is_sound_has_no_errors_and_each_of_its_faults_is_found() {
+    let mut redis = RedisServer::start(&[]);
+    let mut home = postgres_home().await;
+    home.redis_url = Some(redis.url());
+    let (found, _) = findings(&home, &["--deploy"]);
+    assert_eq!(severity(&found, "M044"), "warning,warning,warning,warning", "nothing runs: {found:?}");
+    let mut server = home.serve().await;
+    let (found, code) = findings(&home, &["--deploy", "--metrics-bind", "127.0.0.1:9100"]);
+    for (id, wanted) in [("M040", "ok"), ("M041", "ok"), ("M042", "ok,ok"), ("M043", "ok"), ("M044", "ok,ok,ok,ok")] {
+        assert_eq!(severity(&found, id), wanted, "{id}: {found:?}");
+    }
+    assert_eq!(code, Some(0), "{found:?}");
+    server.terminate();
+
+    redis.cli(&["config", "set", "maxmemory", "100mb"]);
+    redis.cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]);
+    let (found, code) = findings(&home, &["--deploy", "--bind", "0.0.0.0:8000", "--metrics-bind", "0.0.0.0:9100"]);
+    for (id, wanted) in [("M040", "error"), ("M041", "warning"), ("M042", "warning,warning")] {
+        assert_eq!(severity(&found, id), wanted, "{id}: {found:?}");
+    }
+    assert_eq!(code, Some(1));
+
+    redis.cli(&["replicaof", "127.0.0.1", "1"]);
+    assert_eq!(severity(&findings(&home, &["--deploy"]).0, "M042"), "error,error", "a replica");
+    redis.stop();
+    let key = home.dir.path().join("key.pem");
+    std::fs::write(&key, "no key").unwrap();
+    set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let key = key.to_str().unwrap();
+    let (found, _) = findings(&home, &["--deploy", "--tls-cert-file", key, "--tls-key-file", key]);
+    for (id, wanted) in [("M040", "error"), ("M042", "error,error"), ("M045", "warning")] {
+        assert_eq!(severity(&found, id), wanted, "{id}: {found:?}");
+    }
+
+    let home = sqlite_home();
+    let (found, code) = findings(&home, &["--deploy"]);
+    assert_eq!(
+        (severity(&found, "M042"), severity(&found, "M043"), code),
+        ("note,note".into(), "note".into(), Some(0))
+    );
 }

@@ -518,7 +518,7 @@ impl Link {
 }
 
 /// What an error says; never an address or a password.
-fn told(err: &RedisError) -> String {
+pub(super) fn told(err: &RedisError) -> String {
     if err.is_timeout() {
         return "it does not answer".to_owned();
     }

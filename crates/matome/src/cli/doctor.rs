@@ -8,6 +8,9 @@ use super::{OutputArgs, ServeArgs};
 pub struct DoctorArgs {
     #[command(flatten)]
     pub settings: ServeArgs,
+    /// Looks also at what a deployment on servers needs: TLS, Redis, rights, processes of each role, files with secrets.
+    #[arg(long)]
+    pub deploy: bool,
     /// Exit code 9 when there are warnings.
     #[arg(long)]
     pub strict: bool,

@@ -502,6 +502,10 @@ const TEXTS: &[(&str, &str)] = &[
         "値の出どころ: フラグ、環境変数、`ファイル:行`、既定値",
     ),
     ("Reads all settings and says what is wrong with them", "すべての設定を読み、誤りを知らせます"),
+    (
+        "Looks also at what a deployment on servers needs: TLS, Redis, rights, processes of each role, files with secrets",
+        "サーバーでの運用に必要なもの (TLS、Redis、権限、役割ごとのプロセス、秘密のファイル) も調べる",
+    ),
     ("Exit code 9 when there are warnings", "警告があれば終了コード 9"),
     (
         "The server to ask [default: worker and beat in the data directory when there are any, else the server at --bind]",

@@ -2,6 +2,7 @@
 //! changes nothing and works beside a running server.
 
 mod database;
+mod deployment;
 mod directory;
 mod machine;
 
@@ -80,6 +81,9 @@ pub async fn run(args: DoctorArgs, config: &Config, console: &Console) -> Result
     findings.extend(directory::look(&args.settings));
     findings.extend(database::look(&args.settings).await);
     findings.extend(machine::look(&args.settings).await);
+    if args.deploy {
+        findings.extend(deployment::look(&args.settings, config).await);
+    }
     let rows: Vec<Row> = findings.iter().map(|finding| row(finding, console, args.output.output)).collect();
     print_rows(console, &args.output, &rows, COLUMNS)?;
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
