@@ -9,7 +9,6 @@
 mod support;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,79 +20,22 @@ use matome_model::task::{LaneKind, Queue, TaskStatus};
 use matome_store::aggregation_runs::{Effect, NewRun, Publication, Retention};
 use matome_store::aggregation_sources::{self, AggregationFields};
 use matome_store::check::check;
-use matome_store::db::{CommitHook, Db};
-use matome_store::error::{Result, StoreError};
+use matome_store::db::Db;
+use matome_store::error::Result;
 use matome_store::tasks::{self, End, Finish, NewTask, RetryPolicy};
 use matome_store::workers::{self, Beat, NewWorker};
 use matome_store::{aggregated_data, aggregation_runs, data_sources};
 use matome_tasks::{Advice, ClaimedTask, Handler as _, TaskContext, TaskError, TaskOutcome};
 use matome_testbed::TestDb;
+use support::failpoint::{Failpoint, Side};
 use support::{Bench, count, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 const PAGES: usize = 4;
 const RECORDS_OF_PAGE: usize = 3;
 const ROWS_OF_RUN: [usize; 2] = [3, 2];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Before,
-    /// The commit happens and nobody hears of it.
-    After,
-}
-
-/// Lets commit number `at` fail.
-#[derive(Debug)]
-struct Failpoint {
-    at: usize,
-    side: Side,
-    dies: bool,
-    commits: AtomicUsize,
-    fired: AtomicBool,
-    dead: Notify,
-}
-
-impl Failpoint {
-    fn new(at: usize, side: Side, dies: bool) -> Arc<Self> {
-        let (commits, fired) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { at, side, dies, commits, fired, dead: Notify::new() })
-    }
-
-    fn fire(&self) -> StoreError {
-        self.fired.store(true, Ordering::SeqCst);
-        if self.dies {
-            self.dead.notify_one();
-        }
-        let io = std::io::Error::other("a failpoint");
-        match self.side {
-            Side::Before => StoreError::Unreachable(io.into()),
-            Side::After => StoreError::CommitUnknown(io.into()),
-        }
-    }
-}
-
-impl CommitHook for Failpoint {
-    fn before(&self) -> Result<usize> {
-        if self.dies && self.fired.load(Ordering::SeqCst) {
-            return Err(self.fire());
-        }
-        let number = self.commits.fetch_add(1, Ordering::SeqCst);
-        match number == self.at && self.side == Side::Before {
-            true => Err(self.fire()),
-            false => Ok(number),
-        }
-    }
-
-    fn after(&self, number: usize) -> Result<()> {
-        match number == self.at && self.side == Side::After {
-            true => Err(self.fire()),
-            false => Ok(()),
-        }
-    }
-}
 
 /// Pages of records under any first path segment; the third answers 503 when it is asked for the first time.
 async fn upstream() -> String {
@@ -443,12 +385,12 @@ async fn suffer(bed: &TestDb, origin: &str, at: usize, side: Side, dies: bool) -
     let has_ended = tokio::time::timeout(Duration::from_secs(60), async {
         tokio::select! {
             biased;
-            () = failpoint.dead.notified() => false,
+            () = failpoint.death() => false,
             () = process.live() => true,
         }
     });
     let has_ended = has_ended.await.unwrap_or_else(|_| panic!("{told}: comes to no end"));
-    assert_eq!(failpoint.fired.load(Ordering::SeqCst), at != usize::MAX, "{told}");
+    assert_eq!(failpoint.has_fired(), at != usize::MAX, "{told}");
     if !has_ended {
         take_back(&bed.db, process.boot).await;
         let second = Process { db: bed.db.clone(), boot: Uuid::new_v4(), stage: &stage };
@@ -456,7 +398,7 @@ async fn suffer(bed: &TestDb, origin: &str, at: usize, side: Side, dies: bool) -
         lives.await.unwrap_or_else(|_| panic!("{told}: the second process comes to no end"));
     }
     look(bed, &stage, &told).await;
-    failpoint.commits.load(Ordering::SeqCst)
+    failpoint.commits()
 }
 
 /// As a sweeper does, look after look: a lane that a session of the dead still has locked is for the next one.

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod failpoint;
+
 use std::path::Path;
 
 use futures::StreamExt as _;

@@ -1,0 +1,80 @@
+//! A commit that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use matome_store::db::CommitHook;
+use matome_store::error::{Result, StoreError};
+use tokio::sync::Notify;
+
+/// Of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Before,
+    /// The commit happens and nobody hears of it.
+    After,
+}
+
+/// Lets commit number `at` fail.
+#[derive(Debug)]
+pub struct Failpoint {
+    at: usize,
+    side: Side,
+    dies: bool,
+    commits: AtomicUsize,
+    fired: AtomicBool,
+    dead: Notify,
+}
+
+impl Failpoint {
+    pub fn new(at: usize, side: Side, dies: bool) -> Arc<Self> {
+        let (commits, fired) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { at, side, dies, commits, fired, dead: Notify::new() })
+    }
+
+    /// Returns when the process is dead: what it still does is not done.
+    pub async fn death(&self) {
+        self.dead.notified().await;
+    }
+
+    pub fn has_fired(&self) -> bool {
+        self.fired.load(Ordering::SeqCst)
+    }
+
+    /// How many commits there were.
+    pub fn commits(&self) -> usize {
+        self.commits.load(Ordering::SeqCst)
+    }
+
+    fn fire(&self) -> StoreError {
+        self.fired.store(true, Ordering::SeqCst);
+        if self.dies {
+            self.dead.notify_one();
+        }
+        let io = std::io::Error::other("a failpoint");
+        match self.side {
+            Side::Before => StoreError::Unreachable(io.into()),
+            Side::After => StoreError::CommitUnknown(io.into()),
+        }
+    }
+}
+
+impl CommitHook for Failpoint {
+    fn before(&self) -> Result<usize> {
+        if self.dies && self.fired.load(Ordering::SeqCst) {
+            return Err(self.fire());
+        }
+        let number = self.commits.fetch_add(1, Ordering::SeqCst);
+        match number == self.at && self.side == Side::Before {
+            true => Err(self.fire()),
+            false => Ok(number),
+        }
+    }
+
+    fn after(&self, number: usize) -> Result<()> {
+        match number == self.at && self.side == Side::After {
+            true => Err(self.fire()),
+            false => Ok(()),
+        }
+    }
+}
