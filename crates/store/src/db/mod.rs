@@ -387,7 +387,6 @@ impl Db {
     }
 }
 
-/// Runs a unit and commits it; an error rolls it back.
 /// `work` with room for `pages` pages; whoever comes next has room for `all` again.
 fn within<T: Send + 'static>(pages: u64, all: u64, work: Work<T>) -> Work<T> {
     Box::new(move |conn| {
@@ -406,6 +405,7 @@ async fn limit_pages(conn: &mut Conn<'_>, pages: u64) -> Result<()> {
     conn.execute_script(format!("pragma max_page_count = {pages}")).await
 }
 
+/// Runs a unit and commits it; an error rolls it back.
 async fn in_transaction<T>(pool: PgPool, work: Work<T>) -> Result<T> {
     let mut tx = waits::timed("write", pool.begin()).await?;
     let result = work(&mut Conn::Postgres(&mut tx)).await?;
