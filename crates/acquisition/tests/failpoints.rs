@@ -13,21 +13,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use matome_connector::{FileRoots, HttpClient, Policy, Registry};
-use matome_model::clock::Clock;
+use matome_model::clock::{Clock, Timestamp};
 use matome_model::source::{SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue, TaskStatus};
 use matome_store::aggregation_runs::{Effect, NewRun, Publication, Retention};
 use matome_store::aggregation_sources::{self, AggregationFields};
 use matome_store::check::check;
-use matome_store::db::Db;
+use matome_store::db::{Conn, Db};
 use matome_store::error::Result;
 use matome_store::tasks::{self, End, Finish, NewTask, RetryPolicy};
 use matome_store::workers::{self, Beat, NewWorker};
 use matome_store::{aggregated_data, aggregation_runs, data_sources};
 use matome_tasks::{Advice, ClaimedTask, Handler as _, TaskContext, TaskError, TaskOutcome};
 use matome_testbed::TestDb;
-use support::failpoint::{Failpoint, Side};
+use support::failpoint::{Failpoint, Side, write};
 use support::{Bench, count, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -202,27 +203,12 @@ impl Process<'_> {
         .await;
     }
 
-    /// Does a unit of work until it is confirmed.
     async fn write<T, F>(&self, work: F) -> T
     where
         T: Send + 'static,
-        F: for<'a, 'c> Fn(
-                &'a mut matome_store::db::Conn<'c>,
-                matome_model::clock::Timestamp,
-            ) -> futures::future::BoxFuture<'a, Result<T>>
-            + Clone
-            + Send
-            + 'static,
+        F: for<'a, 'c> Fn(&'a mut Conn<'c>, Timestamp) -> BoxFuture<'a, Result<T>> + Clone + Send + 'static,
     {
-        for _ in 0..3 {
-            let (work, now) = (work.clone(), Clock::system().now());
-            match self.db.write(move |conn| work(conn, now)).await {
-                Ok(done) => return done,
-                Err(err) => assert!(err.is_transient(), "{err:?}"),
-            }
-        }
-        // A process that is dead waits for its end here.
-        std::future::pending().await
+        write(&self.db, work).await
     }
 
     async fn work(&self, queue: Queue) {

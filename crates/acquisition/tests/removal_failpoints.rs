@@ -11,16 +11,14 @@ mod support;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use matome_acquisition::apply_retention;
 use matome_model::clock::{Clock, Timestamp};
 use matome_store::check::check;
-use matome_store::db::{Conn, Db};
-use matome_store::error::Result;
+use matome_store::db::Db;
 use matome_store::removals::{self, Removal, Reset};
 use matome_testbed::TestDb;
 use support::Bench;
-use support::failpoint::{Failpoint, Side};
+use support::failpoint::{Failpoint, Side, write};
 
 const RECORDS: usize = 5;
 /// Less than the records, so that each removal takes several transactions.
@@ -53,7 +51,7 @@ impl Stage {
         Self { reset, cleared, retained, between }
     }
 
-    /// Asks for everything and does it, through `db`; forgets what was asked for when `asked` is true already.
+    /// Asks for everything and does it, through `db`. A reset that an earlier process was asked for is not asked for again.
     async fn live(&self, db: &Db) {
         let id = self.reset.source_id;
         let is_whole = self.reset.stored().await.len() == RECORDS;
@@ -89,23 +87,6 @@ impl Stage {
 
 async fn pending(db: &Db, source_id: i64) -> bool {
     removals::pending(&mut db.read().await.unwrap().conn(), source_id).await.unwrap()
-}
-
-/// Does a unit of work until it is confirmed.
-async fn write<T, F>(db: &Db, work: F) -> T
-where
-    T: Send + 'static,
-    F: for<'a, 'c> Fn(&'a mut Conn<'c>, Timestamp) -> BoxFuture<'a, Result<T>> + Clone + Send + 'static,
-{
-    for _ in 0..3 {
-        let (work, now) = (work.clone(), Clock::system().now());
-        match db.write(move |conn| work(conn, now)).await {
-            Ok(done) => return done,
-            Err(err) => assert!(err.is_transient(), "{err:?}"),
-        }
-    }
-    // A process that is dead waits for its end here.
-    std::future::pending().await
 }
 
 /// Runs the scenario into one fault, and lets another process take over when the first died. Returns the commits.

@@ -163,7 +163,7 @@ impl App {
         let (registry, http) = connectors(reach, clock.clone())?;
         let connections = storage.database_connections.unwrap_or_else(|| parts.connections());
         let db = open_database(storage, boot, connections, &clock).await?;
-        // Before the bus, which counts from its start.
+        // The recorder comes before all that counts, the bus first: counters begin at zero when what counts begins.
         let metrics = metrics_handle();
         let bus = open_bus(storage, &db).await?;
         if bus.is_shared() {
@@ -176,7 +176,6 @@ impl App {
         let engine = engine(storage)?;
         let limits = Limits { memory_bytes: aggregation_memory_mib << 20, ..Limits::default() };
         let draining = CancellationToken::new();
-        // The recorder comes before all that counts: counters begin at zero when what counts begins.
         let metrics = metrics.map(|handle| Metrics::new(handle, db.clone(), clock.clone()));
         let process = match parts.is_member() {
             true => Some(Process::start(db.clone(), clock.clone(), introduction(boot, &parts)).await?),

@@ -1,9 +1,11 @@
-//! A commit that fails.
+//! A commit that fails, and a process that goes on behind it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use matome_store::db::CommitHook;
+use futures::future::BoxFuture;
+use matome_model::clock::{Clock, Timestamp};
+use matome_store::db::{CommitHook, Conn, Db};
 use matome_store::error::{Result, StoreError};
 use tokio::sync::Notify;
 
@@ -77,4 +79,21 @@ impl CommitHook for Failpoint {
             false => Ok(()),
         }
     }
+}
+
+/// Does a unit of work until it is confirmed.
+pub async fn write<T, F>(db: &Db, work: F) -> T
+where
+    T: Send + 'static,
+    F: for<'a, 'c> Fn(&'a mut Conn<'c>, Timestamp) -> BoxFuture<'a, Result<T>> + Clone + Send + 'static,
+{
+    for _ in 0..3 {
+        let (work, now) = (work.clone(), Clock::system().now());
+        match db.write(move |conn| work(conn, now)).await {
+            Ok(done) => return done,
+            Err(err) => assert!(err.is_transient(), "{err:?}"),
+        }
+    }
+    // A process that is dead waits for its end here.
+    std::future::pending().await
 }
