@@ -236,6 +236,7 @@ impl ConnectorError {
             Self::Egress { source, .. } => match source {
                 EgressError::Resolve { .. }
                 | EgressError::Connection { .. }
+                | EgressError::Dial { .. }
                 | EgressError::Timeout { .. }
                 | EgressError::Slow { .. } => retry,
                 EgressError::Denied { .. }

@@ -1,8 +1,7 @@
 //! An HTTP client that dials checked addresses only and never holds a whole answer.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,14 +9,15 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, redirect};
 use rustls::ClientConfig;
-use url::{Host, Url};
+use url::Url;
 
 use crate::body::{Inflate, InflateError, RATIO_LIMIT};
 use crate::budgets::Rate;
+use crate::dial::Dialer;
 use crate::error::{EgressError, shown};
 use crate::pace::{Pace, SharedPace};
 use crate::policy::Policy;
-use crate::resolver::{Resolver, System};
+use crate::resolver::{self, Resolver, System};
 use crate::tls;
 
 /// How many redirects of one request are followed.
@@ -125,6 +125,11 @@ impl HttpClient {
         Self { policy, resolver, pace: Arc::default(), origins: Arc::default(), verifying: Arc::default() }
     }
 
+    /// Connections for other protocols, to what this client may reach.
+    pub fn dialer(&self) -> Dialer {
+        Dialer::new(self.policy.clone(), self.resolver.clone())
+    }
+
     /// From now on the budgets of hosts are kept together with other processes. Said once; clones share it.
     pub fn share_pace(&self, shared: Arc<dyn SharedPace>) {
         self.pace.share(shared);
@@ -183,23 +188,6 @@ impl HttpClient {
         }
     }
 
-    /// The addresses of `host` that may be reached.
-    async fn resolve(&self, host: &Host<&str>, port: u16) -> Result<Vec<SocketAddr>, EgressError> {
-        let found = match host {
-            Host::Ipv4(address) => vec![IpAddr::V4(*address)],
-            Host::Ipv6(address) => vec![IpAddr::V6(*address)],
-            Host::Domain(name) => {
-                let unresolved = |source| EgressError::Resolve { host: (*name).to_owned(), source };
-                let looking = tokio::time::timeout(CONNECT_TIMEOUT, self.resolver.lookup(name)).await;
-                looking
-                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"))
-                    .and_then(|found| found)
-                    .map_err(unresolved)?
-            }
-        };
-        self.policy.reachable(&host.to_string(), &found, port)
-    }
-
     /// The client for the origin of `url`, whose addresses are checked already.
     async fn client_for(&self, url: &Url) -> Result<reqwest::Client, EgressError> {
         let refused = |reason| EgressError::Url { url: shown(url), reason };
@@ -210,7 +198,7 @@ impl HttpClient {
         if let Some(bound) = self.lock().get(&key).filter(|bound| bound.since.elapsed() < RESOLUTION_LIFETIME) {
             return Ok(bound.client.clone());
         }
-        let addresses = self.resolve(&host, port).await?;
+        let addresses = resolver::resolve(&self.policy, &*self.resolver, &host, port, CONNECT_TIMEOUT).await?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(self.tls(secure)?)
             .dns_resolver(Arc::new(Checked { host: key.0.clone(), addresses }))

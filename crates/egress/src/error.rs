@@ -56,6 +56,15 @@ pub enum EgressError {
         #[source]
         source: reqwest::Error,
     },
+    /// No connection of a protocol other than HTTP.
+    #[error("no connection to `{peer}`")]
+    Dial {
+        /// Host and port.
+        peer: String,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
     /// Nothing came for too long.
     #[error("`{url}` did not answer within {} s", timeout.as_secs_f64())]
     Timeout {
@@ -127,6 +136,7 @@ impl EgressError {
                 let reason = match *reason {
                     "only http and https are spoken" => "使えるのは http と https だけです",
                     "it redirects to something that is no address" => "リダイレクト先がアドレスではありません",
+                    "it is no host name" => "ホスト名ではありません",
                     other => other,
                 };
                 format!("`{url}` には要求を送れません: {reason}")
@@ -140,6 +150,7 @@ impl EgressError {
                 };
                 format!("`{url}`: {action}に失敗しました")
             }
+            Self::Dial { peer, .. } => format!("`{peer}` に接続できません"),
             Self::Timeout { url, timeout } => {
                 format!("`{url}` が {} 秒以内に応答しませんでした", timeout.as_secs_f64())
             }

@@ -1,4 +1,4 @@
-//! The only way to the outside: which addresses may be reached, and the HTTP client that obeys.
+//! The only way to the outside: which addresses may be reached, the HTTP client that obeys, and the dialer for other protocols.
 //!
 //! A host is resolved once; every address it has is canonicalised and checked; the connection goes to a
 //! checked address and nowhere else. Redirects are followed by hand and checked again. No proxy is taken
@@ -8,6 +8,7 @@ mod address;
 mod body;
 mod budgets;
 mod client;
+mod dial;
 mod error;
 mod pace;
 mod policy;
@@ -16,6 +17,7 @@ mod tls;
 
 pub use budgets::{Budgets, Rate};
 pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response};
+pub use dial::Dialer;
 pub use error::EgressError;
 pub use pace::SharedPace;
 pub use policy::{EgressRule, EgressRuleError, Policy};

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use matome_egress::{EgressError, HttpClient, Method, Policy, Request, Resolver, Response};
+use matome_egress::{Dialer, EgressError, HttpClient, Method, Policy, Request, Resolver, Response};
 use spelling::{Trap, embedded, spelled};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -293,4 +293,67 @@ async fn a_name_that_changes_its_address_is_not_followed_inside() {
         assert!(client.send(hasty).await.is_err());
     }
     assert_eq!(trap.visits(), 0);
+}
+
+/// As [`refused`], for a connection of another protocol.
+fn not_dialled(host: &str, answer: Result<tokio::net::TcpStream, EgressError>) -> Result<(), String> {
+    match answer {
+        Err(EgressError::Denied { .. } | EgressError::Url { .. } | EgressError::Resolve { .. }) => Ok(()),
+        Err(error) => Err(format!("{host:?}: tried, and {error}")),
+        Ok(stream) => Err(format!("{host:?}: reached {:?}", stream.peer_addr())),
+    }
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_special_address_is_dialled_by_another_protocol() {
+    let trap = Trap::set().await;
+    let patience = Duration::from_secs(5);
+    let dialer =
+        |policy, answers: &[&[&str]]| -> Dialer { HttpClient::with_resolver(policy, Scripted::new(answers)).dialer() };
+    let closed = dialer(Policy::default(), &[&["127.0.0.1", "::1"]]);
+    let mut hosts: Vec<String> = TARGETS.into_iter().flat_map(spelled).collect();
+    for address in SPECIAL_V6 {
+        hosts.extend([address.to_owned(), format!("[{address}]"), format!("[{address}%eth0]"), format!("{address}%1")]);
+    }
+    hosts.extend(
+        ["localhost", "LOCALHOST.", "ｌｏｃａｌｈｏｓｔ", "loc%61lhost", "", "a b", "/var/run", "a/b", "@"]
+            .map(str::to_owned),
+    );
+    let mut wrong = Vec::new();
+    for host in &hosts {
+        wrong.extend(not_dialled(host, closed.connect(host, trap.port, patience).await).err());
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), hosts.len(), wrong.join("\n"));
+    assert!(hosts.len() > 200, "{}", hosts.len());
+    assert_eq!(trap.visits(), 0);
+
+    // With a rule it is reached, at the one address that was checked, whatever else the name has.
+    let rules = ["127.0.0.1", "::1"].map(|rule| rule.parse().unwrap());
+    let open = dialer(Policy::new(rules), &[&["10.0.0.1", "127.0.0.1"], &["10.0.0.1"]]);
+    for host in ["db.example", "127.1", "::1", "[::1]", "::ffff:127.0.0.1"] {
+        let mut stream = open.connect(host, trap.port, patience).await.unwrap();
+        let peer = stream.peer_addr().unwrap();
+        assert!(peer.port() == trap.port && peer.ip().is_loopback(), "{host}: {peer}");
+        // Its answer says that the visit was counted.
+        stream.write_all(b"hello").await.unwrap();
+        assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
+    }
+    // What a name has later is checked then.
+    let error = open.connect("db.example", trap.port, patience).await.unwrap_err();
+    assert!(matches!(error, EgressError::Denied { .. }), "{error}");
+    assert_eq!(trap.visits(), 5);
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_listens_on_is_told_with_its_host() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let dialer = HttpClient::new(Policy::new(["127.0.0.1".parse().unwrap()])).dialer();
+    let error = dialer.connect("127.0.0.1", port, Duration::from_secs(5)).await.unwrap_err();
+    assert!(
+        matches!(&error, EgressError::Dial { peer, source }
+        if *peer == format!("127.0.0.1:{port}") && source.kind() == io::ErrorKind::ConnectionRefused),
+        "{error:?}"
+    );
 }
