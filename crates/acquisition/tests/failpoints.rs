@@ -23,6 +23,7 @@ use matome_store::aggregation_sources::{self, AggregationFields};
 use matome_store::check::check;
 use matome_store::db::{Conn, Db};
 use matome_store::error::Result;
+use matome_store::migrate::Schema;
 use matome_store::tasks::{self, End, Finish, NewTask, RetryPolicy};
 use matome_store::workers::{self, Beat, NewWorker};
 use matome_store::{aggregated_data, aggregation_runs, data_sources};
@@ -164,7 +165,7 @@ impl Process<'_> {
         };
         self.write(move |conn, now| {
             let worker = worker.clone();
-            async move { workers::register(conn, &worker, now).await }.boxed()
+            async move { workers::register(conn, &worker, Schema::BUILT, now).await }.boxed()
         })
         .await;
         for (kind, object_id) in [

@@ -8,6 +8,8 @@ use axum::routing::get;
 use http::{HeaderValue, Method, StatusCode, header};
 use matome_bus::Bus;
 use matome_store::db::Db;
+use matome_store::error::StoreError;
+use matome_store::migrate;
 use matome_tasks::Heart;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +56,17 @@ impl Health {
             is_ready &= outcome.is_ok();
             checks.insert(name.to_owned(), Value::String(outcome.err().unwrap_or_else(|| "ok".to_owned())));
         };
-        check("database", database(&self.db).await);
+        let schema = match database(&self.db).await {
+            Ok(schema) => {
+                check("database", Ok(()));
+                schema
+            }
+            Err(what) => {
+                check("database", Err(what));
+                Ok(())
+            }
+        };
+        check("schema", schema);
         check("storage", if self.db.is_full() { Err("disk_full".to_owned()) } else { Ok(()) });
         if let Some(heart) = &self.heart {
             let late = || Err("no heartbeat was committed for some seconds".to_owned());
@@ -104,13 +116,13 @@ async fn live() -> Response {
     json_answer(StatusCode::OK, &json!({"status": "ok"}))
 }
 
-async fn database(db: &Db) -> Result<(), String> {
-    let question = async {
-        let mut reader = db.read().await?;
-        reader.conn().fetch_one("select 1 as one", &[]).await.map(drop)
-    };
+/// Whether the database answers; and if it does, whether its schema is one that this process works with: others may have
+/// upgraded it meanwhile.
+async fn database(db: &Db) -> Result<Result<(), String>, String> {
+    let question = async { migrate::check_on(&mut db.read().await?.conn()).await };
     match tokio::time::timeout(CHECK_LIMIT, question).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(Ok(())),
+        Ok(Err(err @ StoreError::SchemaVersion { .. })) => Ok(Err(err.to_string())),
         Ok(Err(err)) => {
             // Names and addresses of the database are nobody's business out there.
             tracing::warn!(error = %err, "the database does not answer");

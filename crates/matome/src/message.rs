@@ -288,6 +288,15 @@ catalogue! {
     SchemaCurrent { to } => "the schema is at version {to} already", "スキーマは既にバージョン {to} です";
     SchemaMigrated { from, to } =>
         "migrated the schema from version {from} to {to}", "スキーマをバージョン {from} から {to} に移行しました";
+    MigrationWaits { version, members } =>
+        "the migration to version {version} waits, because it would break processes of an older version that run: {members}",
+        "バージョン {version} への移行は、それで動けなくなる古い版のプロセスが動いているため待っています: {members}";
+    MigrationOpen { found, to } =>
+        "the schema is at version {found}, which is enough; version {to} only takes away what older processes use",
+        "スキーマはバージョン {found} で足りています。バージョン {to} は古い版のプロセスだけが使うものを取り除きます";
+    EndOlder =>
+        "upgrade or stop them, then run `matome migrate` again",
+        "それらを更新するか止めてから、もう一度 `matome migrate` を実行してください";
     // Taking over a database of the original application.
     CannotAdopt => "the database cannot be taken over as it is; nothing was changed",
         "このままではデータベースを引き継げません。何も変更していません";

@@ -10,7 +10,7 @@ use matome_model::field_error::Words;
 use matome_model::task::LaneKind;
 use matome_store::adoption::{self, Options, Plan, ids};
 use matome_store::db::{DataDir, Db, Dialect};
-use matome_store::migrate::{self, SCHEMA_VERSION};
+use matome_store::migrate::{self, HeldBack, OlderMember, SCHEMA_VERSION, Schema};
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use uuid::Uuid;
@@ -72,13 +72,39 @@ async fn upgrade(db: &Db, console: &Console) -> Result<(), Failure> {
     progress.at(0, "running");
     let migrated = migrate::migrate(db).await?;
     progress.end(u64::try_from(migrated.to - migrated.from).unwrap_or(0), "succeeded");
-    if migrated.from == migrated.to {
-        console.notice(Message::SchemaCurrent { to: migrated.to.to_string() });
-    } else {
+    if migrated.from != migrated.to {
         let (from, to) = (migrated.from.to_string(), migrated.to.to_string());
         console.notice(Message::SchemaMigrated { from, to });
     }
+    match &migrated.held_back {
+        Some(held_back) => {
+            let waits = waits(held_back);
+            if !Schema::BUILT.suffices(migrated.to) {
+                return Err(Failure::new(Exit::Conflict, waits).help(Message::EndOlder));
+            }
+            // What this binary needs is there: its processes may start, and the rest comes when the older ones have ended.
+            console.notice(waits);
+            console.notice(Message::EndOlder);
+        }
+        None if migrated.from == migrated.to => {
+            console.notice(Message::SchemaCurrent { to: migrated.to.to_string() });
+        }
+        None => {}
+    }
     Ok(())
+}
+
+/// Which migration waits for the end of which processes.
+fn waits(held_back: &HeldBack) -> Message {
+    let name = |member: &OlderMember| {
+        let OlderMember { role, host, pid, version, schema_version, .. } = member;
+        format!("\n  {role} {host} (pid {pid}, matome {version}, schema {schema_version})")
+    };
+    let mut members: String = held_back.members.iter().take(20).map(name).collect();
+    if held_back.members.len() > 20 {
+        members.push_str("\n  ...");
+    }
+    Message::MigrationWaits { version: held_back.version.to_string(), members }
 }
 
 /// Prints the plan, and unless that is all, does what it says.

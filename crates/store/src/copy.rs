@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use crate::db::{Arg, Conn, Dialect, Row, Snapshot};
 use crate::error::{Result, StoreError};
-use crate::{migrate, tasks};
+use crate::migrate::{self, Schema};
+use crate::tasks;
 
 /// What belongs to one installation and is not copied.
 const OWN: &[&str] = &["schema_history", "instance", "workers"];
@@ -197,7 +198,10 @@ async fn into(source: &mut Snapshot, target: &mut Writer<'_>, now: Timestamp, to
         if crate::adoption::is_due(&mut conn).await? {
             return Ok(Outcome::NotEmpty);
         }
-        let migrated = migrate::run(&mut conn, &[]).await?;
+        let migrated = Schema::BUILT.run(&mut conn, &[], &[]).await?;
+        if migrated.held_back.is_some() {
+            return Ok(Outcome::NotEmpty);
+        }
         migrated.from == 0
     };
     let tables = tables(source, target).await?;

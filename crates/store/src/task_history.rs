@@ -26,7 +26,10 @@ const NEWEST_FIRST: &[Order] = &[Order { column: &ID, descending: true }];
 
 const ACQUISITION: Listing = Listing {
     table: "tasks",
-    select: "t.*",
+    // The columns that `TaskRow::from_row` reads.
+    select: "t.id, t.task_uuid, t.queue, t.lane_id, t.object_id, t.stream, t.cause, t.status, t.priority, t.run_at, t.sort_key,
+    t.attempt, t.crash_count, t.lease_epoch, t.worker, t.cancel_requested_at, t.retry_of, t.schedule_id, t.fire_time, t.payload,
+    t.progress, t.result, t.error, t.started_at, t.finished_at, t.created_at",
     visible: "t.queue = 'acquisition'",
     gone: Some(Gone {
         spares: "t.object_id not in (select s.id from data_sources s where s.deleted_at is not null)",

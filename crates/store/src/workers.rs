@@ -1,11 +1,17 @@
 //! Worker processes and their heartbeats.
 
+use std::time::Duration;
+
 use matome_model::clock::Timestamp;
 use matome_model::task::Fence;
 use uuid::Uuid;
 
 use crate::db::{Conn, Dialect};
 use crate::error::Result;
+use crate::migrate::{self, Schema};
+
+/// A worker whose heartbeat counter stands still for so long, by the observer's own clock, is dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(6);
 
 /// A process that runs tasks, as it introduces itself.
 #[derive(Clone, Debug)]
@@ -29,18 +35,22 @@ on conflict (boot) do update set gone_at = null, draining = false, beat_seq = wo
 /// Registers a worker; or brings one back that was declared dead and is not, without its leases.
 ///
 /// # Errors
-/// When the database refuses the statement or is gone.
-pub async fn register(conn: &mut Conn<'_>, worker: &NewWorker, now: Timestamp) -> Result<()> {
+/// [`StoreError::SchemaVersion`](crate::error::StoreError::SchemaVersion) when the schema is none that the worker's build,
+/// which knows `schema`, works with; when the database refuses a statement or is gone.
+pub async fn register(conn: &mut Conn<'_>, worker: &NewWorker, schema: Schema, now: Timestamp) -> Result<()> {
+    migrate::stay(conn).await?;
     let args = [
         worker.boot.into(),
         (&worker.role).into(),
         (&worker.host).into(),
         worker.pid.into(),
         (&worker.version).into(),
-        crate::migrate::SCHEMA_VERSION.into(),
+        schema.version().into(),
         now.into(),
     ];
-    conn.execute(REGISTER, &args).await.map(drop)
+    conn.execute(REGISTER, &args).await?;
+    // A snapshot of its own: a contracting migration that was quicker is seen, and this transaction has not happened.
+    schema.check(conn).await
 }
 
 /// A lease as the database sees it.

@@ -23,6 +23,7 @@ use matome_store::checkpoints::{self, Advance, CheckpointKey, LIVE};
 use matome_store::db::{Db, Row};
 use matome_store::error::{Result, StoreError};
 use matome_store::listing::{Condition, Listing, Lookup, Order, Query, Value, acquired, quarantined};
+use matome_store::migrate::Schema;
 use matome_store::quarantine::BadRecord;
 use matome_store::tasks::{self, End, Finish, NewTask, Retried, RetryPolicy};
 use matome_store::workers::{self, NewWorker};
@@ -317,7 +318,13 @@ impl Side {
                         let beat = workers::beat(conn, boot, false, now).await?;
                         if beat == workers::Beat::DeclaredDead {
                             let (role, host, version) = ("test".to_owned(), "here".to_owned(), "0".to_owned());
-                            workers::register(conn, &NewWorker { boot, role, host, pid: 1, version }, now).await?;
+                            workers::register(
+                                conn,
+                                &NewWorker { boot, role, host, pid: 1, version },
+                                Schema::BUILT,
+                                now,
+                            )
+                            .await?;
                         }
                         Ok(beat)
                     }

@@ -6,6 +6,7 @@ use matome_model::clock::Timestamp;
 use matome_model::schedule::{Plan, ScheduleOptions};
 use matome_model::task::{LaneKind, Queue};
 use matome_store::db::Db;
+use matome_store::migrate::Schema;
 use matome_store::pulse::{self, Pulse};
 use matome_store::schedules;
 use matome_store::tasks::{self, NewTask};
@@ -68,7 +69,7 @@ async fn processes_are_told_by_role_with_the_oldest_heartbeat_until_they_sign_of
         for (boot, role, start) in boots {
             let (host, version) = ("host".to_owned(), "0".to_owned());
             let worker = NewWorker { boot, role: role.to_owned(), host, pid: 1, version };
-            write!(db, conn => workers::register(conn, &worker, at(start)));
+            write!(db, conn => workers::register(conn, &worker, Schema::BUILT, at(start)));
         }
         let roles = async |secs| {
             let mut told: Vec<_> = look(db, secs).await.roles;

@@ -9,6 +9,7 @@ use matome_model::clock::Timestamp;
 use matome_model::task::{Fence, LaneKind, Priority, Queue, TaskStatus, Trigger};
 use matome_store::db::{Arg, Conn, Db};
 use matome_store::error::{Result, StoreError};
+use matome_store::migrate::Schema;
 use matome_store::tasks::{
     self, ClaimedTask, End, Ended, Enqueued, Finish, NewTask, Repaired, Retried, RetryPolicy, Stolen, TaskRow,
 };
@@ -428,7 +429,7 @@ async fn a_restart_voids_every_lease() {
         let (db, before) = (&bed.db, Uuid::new_v4());
         let now = at(0);
         let worker = NewWorker { boot: before, role: "serve".into(), host: "h".into(), pid: 1, version: "0".into() };
-        write!(db, conn => async { workers::register(conn, &worker, now).await }).unwrap();
+        write!(db, conn => async { workers::register(conn, &worker, Schema::BUILT, now).await }).unwrap();
         for object_id in 1..=3 {
             enqueue_manual(db, object_id, at(0)).await;
         }
@@ -449,7 +450,7 @@ async fn a_heartbeat_learns_of_cancels_and_lost_leases() {
     for bed in databases().await {
         let (db, boot) = (&bed.db, Uuid::new_v4());
         let worker = NewWorker { boot, role: "serve".into(), host: "h".into(), pid: 1, version: "0".into() };
-        write!(db, conn => async { workers::register(conn, &worker, at(0)).await }).unwrap();
+        write!(db, conn => async { workers::register(conn, &worker, Schema::BUILT, at(0)).await }).unwrap();
         for object_id in 1..=2 {
             enqueue_manual(db, object_id, at(0)).await;
         }
@@ -533,7 +534,7 @@ async fn a_worker_that_says_goodbye_is_no_death_of_its_tasks() {
         let (gone, killed) = (Uuid::new_v4(), Uuid::new_v4());
         for (object_id, boot) in [(1, gone), (2, killed)] {
             let worker = NewWorker { boot, role: String::new(), host: String::new(), pid: 1, version: String::new() };
-            write!(db, conn => workers::register(conn, &worker, at(0))).unwrap();
+            write!(db, conn => workers::register(conn, &worker, Schema::BUILT, at(0))).unwrap();
             enqueue_manual(db, object_id, at(0)).await;
             let claimed = claim_one(db, boot, at(0)).await;
             assert_eq!(claimed.task.object_id, object_id);
@@ -552,7 +553,7 @@ async fn a_worker_that_says_goodbye_is_no_death_of_its_tasks() {
         assert_eq!((crashes(1).await, crashes(2).await), (0, 1), "{}", bed.name);
         // One that comes back and then dies is dead.
         let worker = NewWorker { boot: gone, role: String::new(), host: String::new(), pid: 1, version: String::new() };
-        write!(db, conn => workers::register(conn, &worker, at(3))).unwrap();
+        write!(db, conn => workers::register(conn, &worker, Schema::BUILT, at(3))).unwrap();
         let claimed = claim_one(db, gone, at(3)).await;
         let seq = "select beat_seq from workers where boot = $1";
         let seq =

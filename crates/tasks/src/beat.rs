@@ -12,11 +12,11 @@ use matome_store::db::Db;
 use matome_store::error::Result;
 use matome_store::schedules::{self, Fired};
 use matome_store::tasks::Repaired;
+use matome_store::workers::DEAD_AFTER;
 use matome_store::{tasks, triggers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::liveness::DEAD_AFTER;
 use crate::sweeper::Sweeper;
 
 /// Between two looks at the schedules.

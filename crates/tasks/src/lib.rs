@@ -26,7 +26,7 @@ mod worker;
 pub use beat::Beat;
 pub use celery::CeleryIntake;
 pub use handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
-pub use liveness::{BEAT_EVERY, DEAD_AFTER, SELF_FENCE_AFTER};
+pub use liveness::{BEAT_EVERY, SELF_FENCE_AFTER};
 pub use process::{Heart, Process};
 pub use sweeper::Sweeper;
 pub use worker::{ATTEMPT_DEADLINE, Worker, WorkerOptions};

@@ -8,8 +8,6 @@ use std::time::Duration;
 pub const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// Without a committed heartbeat for so long, a process stops believing in its leases.
 pub const SELF_FENCE_AFTER: Duration = Duration::from_secs(4);
-/// A worker whose heartbeat counter stands still for so long, by the observer's own clock, is dead.
-pub const DEAD_AFTER: Duration = Duration::from_secs(6);
 
 /// Time since the machine started. Unlike `Instant` it goes on while the machine is suspended, so a process that was
 /// away, stopped or asleep, sees at once how long.

@@ -9,6 +9,7 @@ use matome_model::complaint::Complaint;
 use matome_model::task::Fence;
 use matome_store::db::Db;
 use matome_store::error::Result;
+use matome_store::migrate::Schema;
 use matome_store::tasks::{End, Finish, RetryPolicy, finish};
 use matome_store::workers::{self, Beat, HeldLease, NewWorker};
 use tokio::sync::Notify;
@@ -172,7 +173,9 @@ impl Inner {
     async fn register(&self) -> Result<()> {
         let (worker, now) = (self.worker.clone(), self.clock.now());
         let begun = boot_time();
-        self.db.write(move |conn| Box::pin(async move { workers::register(conn, &worker, now).await })).await?;
+        self.db
+            .write(move |conn| Box::pin(async move { workers::register(conn, &worker, Schema::BUILT, now).await }))
+            .await?;
         self.pulse.beat(begun);
         Ok(())
     }

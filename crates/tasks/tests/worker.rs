@@ -13,6 +13,7 @@ use matome_model::clock::Clock;
 use matome_model::schedule::Plan;
 use matome_model::task::{LaneKind, Queue, TaskStatus};
 use matome_store::db::Db;
+use matome_store::migrate::Schema;
 use matome_store::tasks::{self, NewTask, RetryPolicy, TaskRow};
 use matome_store::workers::NewWorker;
 use matome_store::{lease, schedules, workers};
@@ -315,7 +316,7 @@ async fn a_lease_that_lasts_too_long_is_taken_back_although_its_worker_beats() {
         let (boot, now) = (hung.boot, Clock::system().now());
         db.write(move |conn| {
             Box::pin(async move {
-                workers::register(conn, &hung, now).await?;
+                workers::register(conn, &hung, Schema::BUILT, now).await?;
                 tasks::claim(conn, Queue::Acquisition, boot, 1, now).await
             })
         })
@@ -373,7 +374,7 @@ async fn a_worker_whose_heartbeat_stops_is_swept_and_a_living_one_is_not() {
         let (boot, now) = (dead.boot, Clock::system().now());
         db.write(move |conn| {
             Box::pin(async move {
-                workers::register(conn, &dead, now).await?;
+                workers::register(conn, &dead, Schema::BUILT, now).await?;
                 tasks::claim(conn, Queue::Acquisition, boot, 1, now).await
             })
         })

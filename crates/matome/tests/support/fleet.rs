@@ -15,10 +15,7 @@ impl Home {
     /// Starts a role; it need not be ready.
     pub fn member(&self, args: &[&str]) -> Member {
         let mut command = self.command(args);
-        command.args(&self.extra).stderr(Stdio::piped()).stdout(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let log = follow(&mut child);
-        Member { child, log }
+        Member::of(command.args(&self.extra).stderr(Stdio::piped()).stdout(Stdio::null()))
     }
 
     /// Starts a role and waits until it says `says`.
@@ -51,6 +48,13 @@ impl Home {
 }
 
 impl Member {
+    /// Starts a command whose stderr is a pipe.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let log = follow(&mut child);
+        Self { child, log }
+    }
+
     pub fn says(&self, what: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.contains(what)).count()
     }

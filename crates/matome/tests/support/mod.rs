@@ -31,6 +31,8 @@ pub struct Home {
     pub through: Vec<String>,
     /// Redis, beside PostgreSQL.
     pub redis_url: Option<String>,
+    /// The binary; another build of it, where a test has one.
+    pub binary: PathBuf,
 }
 
 /// One home on SQLite and one on PostgreSQL.
@@ -41,7 +43,8 @@ pub async fn homes() -> Vec<Home> {
 pub fn sqlite_home() -> Home {
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("files")).unwrap();
-    Home { dir, database_url: None, name: "sqlite", extra: Vec::new(), through: Vec::new(), redis_url: None }
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_matome"));
+    Home { dir, database_url: None, name: "sqlite", extra: Vec::new(), through: Vec::new(), redis_url: None, binary }
 }
 
 pub async fn postgres_home() -> Home {
@@ -69,7 +72,7 @@ impl Home {
 
     /// The binary with a command that uses this home.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_matome"));
+        let mut command = Command::new(&self.binary);
         command.args(args).arg("--data-dir").arg(self.data_dir());
         for name in
             ["MATOME_URL", "MATOME_TOKEN", "DATABASE_URL", "MATOME_LANG", "LOG_LEVEL", "LOG_FORMAT", "FILE_ROOTS"]

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::db::{Conn, Db, Dialect};
 use crate::error::{Result, StoreError};
 use crate::listing::fold;
-use crate::migrate;
+use crate::migrate::{self, Schema};
 
 pub use plan::{Action, Adopted, Plan, Problem, Step};
 
@@ -97,7 +97,8 @@ async fn apply_on(conn: &mut Conn<'_>, options: &Options, done: &AtomicUsize) ->
         done.fetch_add(1, Ordering::Relaxed);
     }
     let adopted: Vec<&str> = plan.tables.iter().map(|table| table.name).collect();
-    migrate::run(conn, &adopted).await?;
+    // A database that is not ours has no older process of ours.
+    Schema::BUILT.run(conn, &adopted, &[]).await?;
     settle(conn, &adopted).await?;
     Ok(plan)
 }

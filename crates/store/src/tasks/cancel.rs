@@ -9,11 +9,17 @@ use crate::db::{Arg, Conn};
 use crate::error::Result;
 use crate::lanes;
 
-const CANCEL_PENDING: &str = "update tasks set status = 'cancelled', finished_at = $2, cancel_requested_at = $2
-where id = $1 and status = 'pending' returning *";
+const CANCEL_PENDING: &str = concat!(
+    "update tasks set status = 'cancelled', finished_at = $2, cancel_requested_at = $2
+where id = $1 and status = 'pending' returning ",
+    columns!()
+);
 
-const REQUEST: &str = "update tasks set cancel_requested_at = coalesce(cancel_requested_at, $2)
-where id = $1 and status = 'running' returning *";
+const REQUEST: &str = concat!(
+    "update tasks set cancel_requested_at = coalesce(cancel_requested_at, $2)
+where id = $1 and status = 'running' returning ",
+    columns!()
+);
 
 /// Cancels a task: a waiting one at once, a running one as soon as its worker has finished its page. An ended
 /// task stays as it is. Returns the task as it is then, or `None` when there is none.

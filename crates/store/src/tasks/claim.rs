@@ -70,9 +70,12 @@ from (select a.value as lane_id, b.value as task_id from json_each($1) a join js
 where lanes.id = p.lane_id",
 );
 
-const START: &str = "update tasks set status = 'running', worker = $2, started_at = $3,
+const START: &str = concat!(
+    "update tasks set status = 'running', worker = $2, started_at = $3,
     lease_epoch = (select l.lease_epoch from lanes l where l.id = tasks.lane_id)
-where {tasks} and status = 'pending' returning *";
+where {tasks} and status = 'pending' returning ",
+    columns!()
+);
 
 /// Leases at most `slots` ready lanes of `queue` to `worker`, in the order of their virtual times, and starts
 /// one task of each.

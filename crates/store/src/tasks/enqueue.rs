@@ -75,20 +75,26 @@ pub struct Enqueued {
     pub existing: bool,
 }
 
-const WAITING: &str = "select * from tasks where lane_id = $1 and status = 'pending' order by sort_key, id";
+const WAITING: &str =
+    concat!("select ", columns!(), " from tasks where lane_id = $1 and status = 'pending' order by sort_key, id");
 
-const INSERT: &str = "insert into tasks
+const INSERT: &str = concat!(
+    "insert into tasks
     (task_uuid, queue, lane_id, object_id, stream, cause, priority, run_at, sort_key, payload, schedule_id, fire_time,
     retry_of, created_at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 on conflict (schedule_id, fire_time) where schedule_id is not null do nothing
-returning *";
+returning ",
+    columns!()
+);
 
-const BY_FIRE: &str = "select * from tasks where schedule_id = $1 and fire_time = $2";
+const BY_FIRE: &str = concat!("select ", columns!(), " from tasks where schedule_id = $1 and fire_time = $2");
 
-const PULL: &str =
+const PULL: &str = concat!(
     "update tasks set run_at = case when run_at > $2 then $2 else run_at end, sort_key = $3, priority = $4
-where id = $1 and (run_at > $2 or priority <> $4) returning *";
+where id = $1 and (run_at > $2 or priority <> $4) returning ",
+    columns!()
+);
 
 /// Accepts a task: in the caller's transaction, so that it is queued with what causes it or not at all.
 ///

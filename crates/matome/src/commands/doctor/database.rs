@@ -49,6 +49,10 @@ pub async fn look(args: &ServeArgs) -> Vec<Finding> {
         _ => Finding::ok("M020", what),
     });
     findings.push(match migrate::check_on(&mut snapshot.conn()).await {
+        Ok(()) if about.schema_version < SCHEMA_VERSION => {
+            let (found, to) = (about.schema_version.to_string(), SCHEMA_VERSION.to_string());
+            Finding::new("M021", Severity::Note, Message::MigrationOpen { found, to }, Message::EndOlder)
+        }
         Ok(()) => Finding::ok("M021", Message::SchemaCurrent { to: SCHEMA_VERSION.to_string() }),
         Err(err) => {
             let mut finding = Finding::of_failure("M021", Failure::from(err));
