@@ -129,6 +129,7 @@ impl List {
     async fn count(&self, conn: &mut Conn<'_>, query: &Query) -> Result<i64> {
         if let Some(counter) = self.counter
             && query.search.is_empty()
+            && query.after_run.is_none()
         {
             match query.conditions.as_slice() {
                 [] => return Ok(counter(conn, None).await?),

@@ -21,6 +21,7 @@ use crate::history;
 use crate::list::List;
 use crate::message::{Language, Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
+use crate::runs;
 
 pub(crate) const ACQUIRED: List = List {
     listing: &acquired::LISTING,
@@ -184,28 +185,29 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
                 200,
                 Answer::One("QuarantinedRecord"),
             )),
-        Endpoint::json("/api/aggregation/data/", "Aggregated Data List")
-            .on(Method::GET, Read, |call| async move {
-                let list = if call.parameter("run").is_some_and(|run| !run.is_empty()) {
-                    AGGREGATED_OF_RUN
-                } else {
-                    AGGREGATED
-                };
-                list.page(&call, aggregated_view).await
-            })
-            .doc(
-                doc(
-                    "aggregation_data_list",
-                    "List the shown rows of aggregations, newest first; `run` lists those that one run made.",
-                    200,
-                    Answer::Page("AggregatedData"),
-                )
-                .filtered_by(&aggregated::LISTING),
-            ),
+        Endpoint::json("/api/aggregation/data/", "Aggregated Data List").on(Method::GET, Read, list_rows).doc(
+            doc(
+                "aggregation_data_list",
+                "List the shown rows of aggregations, newest first; `run` lists those that one run made.",
+                200,
+                Answer::Page("AggregatedData"),
+            )
+            .filtered_by(&aggregated::LISTING)
+            .with(&[runs::AS_OF_RUN]),
+        ),
         Endpoint::json("/api/aggregation/data/{id}/", "Aggregated Data Instance")
             .on(Method::GET, Read, |call| one(call, &aggregated::LISTING, "AggregatedData", aggregated_view))
             .doc(doc("aggregation_data_retrieve", "Show an aggregated row.", 200, Answer::One("AggregatedData"))),
     ]
+}
+
+async fn list_rows(call: Call) -> Result<Response> {
+    if runs::is_given(&call)? {
+        return AGGREGATED_OF_RUN.page(&call, aggregated_view).await;
+    }
+    let after_run = runs::as_of(&call, None).await?;
+    let query = AGGREGATED.query(&call).await?;
+    AGGREGATED.page_of(&call, Query { after_run, ..query }, aggregated_view).await
 }
 
 async fn one<T, V>(call: Call, listing: &'static Listing, noun: &'static str, view: impl Fn(T) -> V) -> Result<Response>

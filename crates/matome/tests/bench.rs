@@ -44,14 +44,26 @@ fn every_figure_is_measured_on_both_databases_and_nothing_is_left_behind() {
         }
         let list = find(database, "list of 20 records of 2400, with count");
         assert!(list["note"].as_str().unwrap().contains("p99"), "{list}");
-        for what in ["list of 20 sources", "tasks, -c 8", "tasks, -c 64", "p99 at 50/s", "of 2000 lanes", "join"] {
+        for what in [
+            "list of 20 sources",
+            "tasks, -c 8",
+            "tasks, -c 64",
+            "p99 at 50/s",
+            "of 2000 lanes",
+            "join",
+            "2000 records removed",
+        ] {
             assert!(find(database, what)["value"].as_f64().unwrap() > 0.0);
         }
+        let beside = find(database, "a write beside it, p99");
+        assert!(beside["note"].as_str().unwrap().contains("longest"), "{beside}");
         assert!((5.0..2_000.0).contains(&find(database, "serve, idle")["value"].as_f64().unwrap()));
         assert!(find(database, "peak while reading a file of 1 MiB")["value"].as_f64().unwrap() > 5.0);
         assert!(find(database, "serve ready")["value"].as_f64().unwrap() > 0.0);
     }
-    for what in ["demo", "engine child, none", "engine child that waits"] {
+    for what in
+        ["orders: schema drift", "events: canonical form", "demo", "engine child, none", "engine child that waits"]
+    {
         assert!(find("", what)["value"].as_f64().unwrap() > 0.0);
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the scratch directory is removed");
@@ -73,7 +85,7 @@ fn a_wrong_name_or_database_is_told() {
     let dir = TempDir::new().unwrap();
     let output = bench(&dir, &["speed"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("ingest, list, join, tasks"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ingest, list, join, remove, tasks"));
     let output = bench(&dir, &["start", "--database-url", "mysql://host/name"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let output = bench(&dir, &["start", "--rows", "0"]).output().unwrap();

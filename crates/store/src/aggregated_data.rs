@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use matome_model::clock::Timestamp;
 use matome_model::task::{Fence, LaneKind};
 use serde_json::value::RawValue;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, SqlSafeStr};
 
 use crate::db::{Arg, Conn};
 use crate::error::Result;
@@ -124,15 +124,22 @@ pub async fn key_in_run(conn: &mut Conn<'_>, source_id: i64, run_id: i64, hashes
     found.map(|row| row.text("key_hash")).transpose()
 }
 
-// The rows of version $2. None at all when some of them may be removed: whoever reads must see all or nothing.
-const STREAM_VERSION: &str = "select t.id, t.aggregated_at, t.data from aggregated_data t
-where t.source_id = $1
+/// Holds for a row of aggregation `{source}` that was shown after its run `{run}`. For none at all when some of them may be
+/// removed: whoever reads must see all or nothing.
+pub(crate) const SHOWN_AFTER: &str = "t.source_id = {source}
     and (t.run_id is null or exists (
-        select 1 from aggregation_runs r where r.id = t.run_id and r.id <= $2 and r.published_at is not null
-            and (r.replaced_by is null or r.replaced_by > $2)))
-    and (t.superseded_by is null or t.superseded_by > $2 or not exists (
+        select 1 from aggregation_runs r where r.id = t.run_id and r.id <= {run} and r.published_at is not null
+            and (r.replaced_by is null or r.replaced_by > {run})))
+    and (t.superseded_by is null or t.superseded_by > {run} or not exists (
         select 1 from aggregation_runs p where p.id = t.superseded_by and p.published_at is not null))
-    and (select s.kept_from_run from aggregation_sources s where s.id = $1) <= $2";
+    and (select s.kept_from_run from aggregation_sources s where s.id = {source}) <= {run}";
+
+// What a run made, as long as nothing of it may be removed.
+const STREAM_RUN: &str = "select t.id, t.aggregated_at, t.data from aggregated_data t
+where t.source_id = $1 and t.run_id = $2 and exists (
+    select 1 from aggregation_runs r join aggregation_sources s on s.id = r.source_id
+    where r.id = $2 and r.published_at is not null and r.rows_removed_at is null
+        and (r.status = 'current' or r.replaced_by > s.kept_from_run))";
 
 /// One row of a result, as another aggregation reads it.
 #[derive(Debug)]
@@ -155,7 +162,27 @@ pub fn stream_version<'s>(
     source_id: i64,
     version: i64,
 ) -> Result<BoxStream<'s, Result<ResultRow>>> {
-    let rows = conn.fetch_stream(STREAM_VERSION, &[source_id.into(), version.into()])?;
+    let shown = SHOWN_AFTER.replace("{source}", "$1").replace("{run}", "$2");
+    let sql = format!("select t.id, t.aggregated_at, t.data from aggregated_data t where {shown}");
+    results(conn, AssertSqlSafe(sql), source_id, version)
+}
+
+/// The rows that run `run` of an aggregation made, shown or not, in no order. They all come from one moment; none come when
+/// they are not kept any more.
+///
+/// # Errors
+/// As [`stream_version`].
+pub fn stream_run<'s>(conn: &'s mut Conn<'_>, source_id: i64, run: i64) -> Result<BoxStream<'s, Result<ResultRow>>> {
+    results(conn, STREAM_RUN, source_id, run)
+}
+
+fn results<'s>(
+    conn: &'s mut Conn<'_>,
+    sql: impl SqlSafeStr + Send + 's,
+    source_id: i64,
+    run: i64,
+) -> Result<BoxStream<'s, Result<ResultRow>>> {
+    let rows = conn.fetch_stream(sql, &[source_id.into(), run.into()])?;
     Ok(rows
         .map(|row| {
             let row = row?;

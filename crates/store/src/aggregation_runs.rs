@@ -228,6 +228,17 @@ pub async fn shown(conn: &mut Conn<'_>, source_id: i64) -> Result<Shown> {
     Ok(Shown { rows: row.int("visible_rows")?, key: row.opt_text("key_columns")? })
 }
 
+const IS_EMPTY: &str = "select count(*) as n from aggregation_runs
+where id = $1 and published_at is not null and row_count = 0";
+
+/// Whether a run was published without rows.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn is_empty(conn: &mut Conn<'_>, run_id: i64) -> Result<bool> {
+    Ok(conn.fetch_one(IS_EMPTY, &[run_id.into()]).await?.int("n")? == 1)
+}
+
 const PUBLISHED_BY: &str =
     "select r.id, r.row_count from aggregation_sources s join aggregation_runs r on r.id = s.current_run_id
 where s.id = $1 and r.task_id = $2";

@@ -3,8 +3,8 @@
 use matome_model::clock::Clock;
 use matome_store::counters;
 use matome_store::db::Arg;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::support::{AGGREGATIONS, SOURCES, TestApi, apis};
 
@@ -110,6 +110,76 @@ async fn an_older_run_is_shown_when_asked_for() {
         assert_eq!(shown(format!("?source={id}")).await, (1, vec![2]), "{}", api.name);
         assert_eq!(shown(format!("?run={}", runs[0])).await, (1, vec![1]), "{}", api.name);
         assert_eq!(shown(format!("?run={}", runs[2])).await, (0, vec![]), "{}: unpublished", api.name);
+    }
+}
+
+#[tokio::test]
+async fn what_was_shown_after_a_run_can_be_listed_and_exported_while_it_is_kept() {
+    for api in apis().await {
+        let id = api.make(AGGREGATIONS, json!({"name": "a"})).await["id"].as_i64().unwrap();
+        let other = api.make(AGGREGATIONS, json!({"name": "b"})).await["id"].as_i64().unwrap();
+        let made = api.db.write(move |conn| {
+            Box::pin(async move {
+                // Run 2 was joined by run 3, which took the place of one of its rows; run 1 is older than what is kept.
+                let mut runs = Vec::new();
+                for (status, rows) in [("superseded", 1), ("current", 2), ("current", 1)] {
+                    let sql = "insert into aggregation_runs (source_id, task_id, status, row_count, published_at, mode)
+                        values ($1, 1, $2, $3, $4, 'upsert') returning id";
+                    let args = [id.into(), status.into(), rows.into(), Some(Clock::system().now()).into()];
+                    runs.push(conn.fetch_one(sql, &args).await?.int("id")?);
+                }
+                let sql = "update aggregation_runs set replaced_by = $2 where id = $1";
+                conn.execute(sql, &[runs[0].into(), runs[1].into()]).await?;
+                for (data, run, superseded_by) in
+                    [("{\"n\":1}", 1, None), ("{\"n\":2}", 1, Some(runs[2])), ("{\"n\":3}", 2, None)]
+                {
+                    let sql = "insert into aggregated_data (source_id, data, run_id, superseded_by)
+                        values ($1, $2, $3, $4)";
+                    let args = [id.into(), Arg::Json(Some(data)), runs[run].into(), superseded_by.into()];
+                    conn.execute(sql, &args).await?;
+                }
+                let sql = "update aggregation_sources set current_run_id = $3, kept_from_run = $2, visible_rows = 2
+                    where id = $1";
+                conn.execute(sql, &[id.into(), runs[1].into(), runs[2].into()]).await?;
+                Ok(runs)
+            })
+        });
+        let runs = made.await.unwrap();
+        let listed = async |query: String| {
+            let body = api.get(&format!("/api/aggregation/data/{query}")).await;
+            let rows = body["results"].as_array().unwrap().iter().map(|row| row["data"]["n"].as_i64().unwrap());
+            let mut rows: Vec<_> = rows.collect();
+            rows.sort_unstable();
+            assert_eq!(body["count"].as_u64(), Some(rows.len() as u64), "{}: {query}", api.name);
+            rows
+        };
+        let exported = async |query: String| {
+            let reply = api.call("GET", &format!("{AGGREGATIONS}{id}/export/{query}"), None).await;
+            assert_eq!(reply.status, 200, "{}: {query}: {}", api.name, reply.text);
+            let row = |line| serde_json::from_str::<Value>(line).unwrap()["n"].as_i64().unwrap();
+            let mut rows: Vec<_> = reply.text.lines().map(row).collect();
+            rows.sort_unstable();
+            rows
+        };
+        assert_eq!(listed(String::new()).await, [1, 3], "{}", api.name);
+        assert_eq!(listed(format!("?as_of_run={}", runs[1])).await, [1, 2], "{}", api.name);
+        assert_eq!(listed(format!("?as_of_run={}", runs[2])).await, [1, 3], "{}", api.name);
+        assert_eq!(exported(String::new()).await, [1, 3], "{}", api.name);
+        assert_eq!(exported(format!("?as_of_run={}", runs[1])).await, [1, 2], "{}", api.name);
+        assert_eq!(exported(format!("?run={}", runs[2])).await, [3], "{}", api.name);
+        for (path, query, field) in [
+            ("/api/aggregation/data/".to_owned(), format!("?as_of_run={}", runs[0]), "as_of_run"),
+            ("/api/aggregation/data/".to_owned(), "?as_of_run=x".to_owned(), "as_of_run"),
+            ("/api/aggregation/data/".to_owned(), "?as_of_run=999".to_owned(), "as_of_run"),
+            ("/api/aggregation/data/".to_owned(), format!("?run={0}&as_of_run={0}", runs[2]), "as_of_run"),
+            (format!("{AGGREGATIONS}{id}/export/"), format!("?run={}", runs[0]), "run"),
+            (format!("{AGGREGATIONS}{id}/export/"), format!("?as_of_run={}", runs[0]), "as_of_run"),
+            (format!("{AGGREGATIONS}{other}/export/"), format!("?run={}", runs[2]), "run"),
+            (format!("{AGGREGATIONS}{other}/export/"), format!("?as_of_run={}", runs[2]), "as_of_run"),
+        ] {
+            let refused = api.call("GET", &format!("{path}{query}"), None).await.expect(api.name, 400);
+            assert!(refused[field].is_array(), "{}: {path}{query}: {refused}", api.name);
+        }
     }
 }
 

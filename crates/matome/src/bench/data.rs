@@ -140,7 +140,7 @@ impl Records {
     }
 
     /// Appends the next record as JSON.
-    fn json(&mut self, line: &mut String, out: &mut Vec<u8>) {
+    pub fn json(&mut self, line: &mut String, out: &mut Vec<u8>) {
         line.clear();
         self.line(line);
         let line = line.trim_end();

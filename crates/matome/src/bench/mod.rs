@@ -12,6 +12,8 @@ mod lists;
 mod load;
 mod peer;
 mod processes;
+mod records;
+mod removal;
 mod target;
 mod tasks;
 mod usage;
@@ -151,7 +153,7 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
             processes::serve(bench, &target).await?;
             place.remove(target).await?;
         }
-        let on_data = [BenchGroup::Ingest, BenchGroup::List, BenchGroup::Join];
+        let on_data = [BenchGroup::Ingest, BenchGroup::List, BenchGroup::Join, BenchGroup::Remove];
         if on_data.into_iter().any(wanted) {
             let target = place.target(bench, "main").await?;
             let server = if wanted(BenchGroup::Ingest) {
@@ -167,6 +169,10 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
             }
             if wanted(BenchGroup::Join) {
                 join::run(bench, &target, &server).await?;
+            }
+            // Last, as the others need the records.
+            if wanted(BenchGroup::Remove) {
+                removal::run(bench, &target, &server).await?;
             }
             drop(server);
             place.remove(target).await?;
@@ -188,6 +194,9 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
                 place.remove(target).await?;
             }
         }
+    }
+    if wanted(BenchGroup::Ingest) {
+        records::run(bench)?;
     }
     if wanted(BenchGroup::Start) {
         processes::demo(bench)?;

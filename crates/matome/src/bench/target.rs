@@ -208,11 +208,11 @@ impl Target {
         let started = Instant::now();
         let mut child = self.command(&args)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
         let address = address(&mut child);
-        let mut server = Server { child, base: String::new(), token: String::new(), ready_after: Duration::ZERO };
+        let http = http_client()?;
+        let mut server = Server { child, http, base: String::new(), token: String::new(), ready_after: Duration::ZERO };
         server.base = format!("http://{}", address?);
-        let client = http_client()?;
         loop {
-            let answer = client.get(format!("{}/readyz", server.base)).send().await;
+            let answer = server.http.get(format!("{}/readyz", server.base)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 break;
             }
@@ -253,6 +253,7 @@ fn http_client() -> Result<reqwest::Client, Failure> {
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    http: reqwest::Client,
     pub base: String,
     pub token: String,
     /// From its start until it answered that it is ready.
@@ -264,14 +265,15 @@ impl Server {
         self.child.id()
     }
 
-    fn client(&self) -> Result<Client, Failure> {
+    fn client(&self) -> Client {
         let (base, token) = (self.base.clone(), Some(self.token.clone()));
-        Ok(Client::Http { client: http_client()?, target: base.clone(), base, token })
+        Client::Http { client: self.http.clone(), target: base.clone(), base, token }
     }
 
-    async fn send(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    /// Asks the server as an administrator.
+    pub async fn send(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
         let body = body.map(|body| body.to_string());
-        let answer = self.client()?.send(method, path, body).await?.into_json()?;
+        let answer = self.client().send(method, path, body).await?.into_json()?;
         serde_json::from_str(answer.get()).map_err(failed)
     }
 

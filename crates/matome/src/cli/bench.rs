@@ -15,6 +15,8 @@ pub enum BenchGroup {
     List,
     /// Join and group over the raw records.
     Join,
+    /// Removing stored records, and what writes beside it wait.
+    Remove,
     /// The task engine.
     Tasks,
     /// Memory when idle and while large files are read.

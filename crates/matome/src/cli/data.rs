@@ -14,9 +14,8 @@ pub enum DataCommand {
         client: ClientArgs,
         #[command(flatten)]
         which: WhichData,
-        /// The rows that this run of the aggregation made, as long as they are kept; `matome aggregate runs` lists runs.
-        #[arg(long, value_name = "ID", conflicts_with = "source")]
-        run: Option<u64>,
+        #[command(flatten)]
+        runs: WhichRun,
         #[command(flatten)]
         versions: WhichVersions,
         /// Rows at most.
@@ -29,6 +28,8 @@ pub enum DataCommand {
         client: ClientArgs,
         #[command(flatten)]
         which: WhichData,
+        #[command(flatten)]
+        runs: WhichRun,
         #[command(flatten)]
         versions: WhichVersions,
         /// File to write [default: stdout]
@@ -93,6 +94,25 @@ impl WhichVersions {
     pub fn query(&self) -> Vec<(&str, &str)> {
         let as_of = self.as_of.as_deref().map(|time| ("as_of", time));
         as_of.into_iter().chain(self.latest.then_some(("latest", "true"))).collect()
+    }
+}
+
+/// Which rows of an aggregation, if not those that are shown.
+#[derive(Args, Clone, Debug)]
+pub struct WhichRun {
+    /// The rows that this run of the aggregation made, as long as they are kept; `matome aggregate runs` lists runs.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["source", "as_of_run"])]
+    pub run: Option<u64>,
+    /// What the aggregation showed after this run, as long as that is kept.
+    #[arg(long, value_name = "ID", conflicts_with = "source")]
+    pub as_of_run: Option<u64>,
+}
+
+impl WhichRun {
+    /// As a parameter of the query string.
+    pub fn query(&self) -> Option<(&'static str, String)> {
+        let as_of = || self.as_of_run.map(|id| ("as_of_run", id.to_string()));
+        self.run.map(|id| ("run", id.to_string())).or_else(as_of)
     }
 }
 

@@ -519,6 +519,10 @@ const TEXTS: &[(&str, &str)] = &[
     ("Files from nothing to stored, first and again", "ファイルの読み込み、初回と再取得"),
     ("Lists over HTTP", "HTTP での一覧"),
     ("Join and group over the raw records", "生レコードの結合と集計"),
+    (
+        "Removing stored records, and what writes beside it wait",
+        "保存したレコードの削除と、その間にほかの書き込みが待つ時間",
+    ),
     ("The task engine", "タスクの仕組み"),
     ("Memory when idle and while large files are read", "何もしないときと、大きなファイルを読むときのメモリー"),
     ("How soon processes are ready", "プロセスの準備ができるまでの時間"),

@@ -21,13 +21,13 @@ const AGGREGATED: &[Column] = &[("id", &["id"]), ("aggregated", &["aggregated_at
 
 pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure> {
     match command {
-        DataCommand::Query { client, which, run, versions, limit } => {
+        DataCommand::Query { client, which, runs, versions, limit } => {
             let output = client.output.clone();
             let client = Client::connect(&client, console, false).await?;
             let which = resolve(&client, &which).await?;
-            let run = run.map(|id| id.to_string());
+            let run = runs.query();
             let mut query = vec![("source", which.id.as_str())];
-            query.extend(run.as_deref().map(|id| ("run", id)));
+            query.extend(run.as_ref().map(|(name, id)| (*name, id.as_str())));
             query.extend(versions.query());
             let rows = list(&client, which.data, &query, limit).await?;
             if rows.is_empty() && output.output == Format::Table {
@@ -36,11 +36,14 @@ pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure>
             print_rows(console, &output, &rows, which.columns)?;
             client.close().await;
         }
-        DataCommand::Export { client, which, versions, to } => {
+        DataCommand::Export { client, which, runs, versions, to } => {
             let format = client.output.output;
             let client = Client::connect(&client, console, false).await?;
             let which = resolve(&client, &which).await?;
-            let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(versions.query()).finish();
+            let query = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(versions.query())
+                .extend_pairs(runs.query())
+                .finish();
             let path = format!("{}{}/export/?{query}", which.sources, which.id);
             let export = Export { client: &client, path, name: which.name, format, console };
             match &to {

@@ -9,6 +9,7 @@ use matome_model::clock::Timestamp;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
+use crate::aggregated_data::SHOWN_AFTER;
 use crate::api_tokens::{self, Bearer};
 use crate::db::{Arg, Conn, Row};
 use crate::error::{Result, StoreError};
@@ -211,6 +212,17 @@ pub struct Query {
     pub search: Vec<String>,
     /// Empty: the listing's own order. The id breaks ties.
     pub order: Vec<Order>,
+    /// Of [`aggregated::LISTING`]: not the rows that are shown, but those that were after this run, if its version is kept.
+    pub after_run: Option<AfterRun>,
+}
+
+/// A version of an aggregation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AfterRun {
+    /// The aggregation.
+    pub source_id: i64,
+    /// Its run.
+    pub run_id: i64,
 }
 
 /// What [`Listing::first_page`] found.
@@ -361,7 +373,14 @@ where {condition} order by {order}"
     }
 
     fn matching<'q>(&self, conn: &Conn<'_>, query: &'q Query, gone: Option<&Gone>, args: &mut Vec<Arg<'q>>) -> String {
-        let mut all = vec![self.visible.to_owned()];
+        let mut all = vec![match query.after_run {
+            None => self.visible.to_owned(),
+            Some(after) => {
+                args.extend([after.source_id.into(), after.run_id.into()]);
+                let (source, run) = (format!("${}", args.len() - 1), format!("${}", args.len()));
+                SHOWN_AFTER.replace("{source}", &source).replace("{run}", &run)
+            }
+        }];
         all.extend(gone.map(|gone| gone.spares.to_owned()));
         for condition in &query.conditions {
             all.push(condition_sql(conn, condition, args));
