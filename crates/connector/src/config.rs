@@ -12,7 +12,7 @@ use std::time::Duration;
 use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
 use matome_model::schedule::ScheduleOptions;
-use matome_model::source::{Dedupe, SourceType};
+use matome_model::source::{Dedupe, HostUse, SourceType};
 use matome_model::task::Share;
 use serde_json::value::RawValue;
 
@@ -61,6 +61,14 @@ impl ParsedConfig {
             Self::Draft => None,
             Self::File(config) => Some(&config.common.schedule),
             Self::Api(config) => Some(&config.common.schedule),
+        }
+    }
+
+    /// The host whose tasks at a time are counted; `None` where there is none.
+    pub fn host(&self) -> Option<HostUse> {
+        match self {
+            Self::Draft | Self::File(_) => None,
+            Self::Api(config) => config.host(),
         }
     }
 
