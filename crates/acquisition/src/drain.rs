@@ -102,6 +102,7 @@ impl AcquisitionHandler {
                     is_exact: false,
                 },
                 ends_read: false,
+                is_fetch: false,
                 settles: None,
                 progress: Some(Progress(Arc::new(after))),
                 inbox: Some(Taken { records: taken, read_ended: held.read_ended }),

@@ -12,7 +12,7 @@ use matome_model::clock::Clock;
 use matome_model::drift::{DriftPolicy, Shape, Watch};
 use matome_model::record_key::RecordKey;
 use matome_model::say;
-use matome_model::source::{Dedupe, HostUse, SourceType};
+use matome_model::source::{Dedupe, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
 use matome_store::acquired_data::{KeyedRead, Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
@@ -21,7 +21,6 @@ use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
 use matome_store::error::StoreError;
-use matome_store::hosts;
 use matome_store::inbox;
 use matome_store::secrets::{self, Vault};
 use matome_store::source_schemas;
@@ -31,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::adopt::Fill;
@@ -94,6 +94,14 @@ pub(crate) struct Counts {
     not_modified: u64,
     /// Bytes read.
     bytes: u64,
+    /// Gaps of a stream that cannot be resumed; only streams have any.
+    #[serde(skip_serializing_if = "is_zero")]
+    gaps: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like this")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Counts {
@@ -108,6 +116,7 @@ impl Counts {
         self.requests += stats.requests;
         self.not_modified += stats.not_modified;
         self.bytes += stats.bytes;
+        self.gaps += stats.gaps;
     }
 
     /// Whether more is bad than the source may have.
@@ -137,13 +146,15 @@ impl Counts {
 }
 
 /// What the fetching side hands to the committing side.
-enum Fetched {
+pub(crate) enum Fetched {
     Page(Prepared),
     /// The last page, after which the source has no more.
     Last(Prepared),
     Failed(ConnectorError),
     /// A page of which nothing may be stored.
     Refused(Box<Refused>),
+    /// A stream has ended; all its pages came before.
+    Ended,
 }
 
 /// What a task begins with.
@@ -158,18 +169,20 @@ struct Loaded {
 }
 
 /// One read of one source stream.
-struct Read {
+pub(crate) struct Read {
     task_id: i64,
     dedupe: Dedupe,
     record_key: Option<RecordKey>,
     key: CheckpointKey,
     config_rev: i64,
     /// Where the read began.
-    begun: Checkpoint,
+    pub(crate) begun: Checkpoint,
     occurrences: Option<Arc<Mutex<Occurrences>>>,
     keyed: Option<Arc<Mutex<KeyedRead>>>,
     /// What its records must be.
     quality: Quality,
+    /// It has no end.
+    is_stream: bool,
 }
 
 impl Handler for AcquisitionHandler {
@@ -198,9 +211,6 @@ impl AcquisitionHandler {
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
         let (dedupe, record_key, quality) = (common.dedupe, common.key.clone(), common.quality.clone());
-        if let Some(host) = config.host() {
-            self.count_for(task.lane_id, source.id, host).await?;
-        }
         let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
 
         if let Some(pending) = adopted {
@@ -242,10 +252,14 @@ impl AcquisitionHandler {
             // One of them committed the last page and died before it could say so.
             return Ok(TaskOutcome::new(&counts));
         }
-        if goes_on_behind(&source, dedupe, options.full) {
-            ctx.may_yield();
-        }
-        let result = self.read(connector, read, &ctx, &mut counts).await;
+        let result = if connector.is_stream() {
+            self.listen(connector, read, &source, &task, &ctx, &mut counts).await
+        } else {
+            if goes_on_behind(&source, dedupe, options.full) {
+                ctx.may_yield();
+            }
+            self.read(connector, read, &ctx, &mut counts).await
+        };
         count_records(&earlier, &counts);
         match result {
             Ok(()) => {
@@ -286,18 +300,6 @@ impl AcquisitionHandler {
         }
     }
 
-    /// Has the tasks of a source counted for its host, if they are not: a source that an earlier version saved names none.
-    async fn count_for(&self, lane_id: i64, source_id: i64, host: HostUse) -> Result<(), TaskError> {
-        let known = hosts::of_lane(&mut self.db.read().await?.conn(), lane_id).await?;
-        if known.is_none() {
-            let set = self.db.write(move |conn| {
-                Box::pin(async move { hosts::set(conn, LaneKind::Source, source_id, Some(&host)).await })
-            });
-            set.await?;
-        }
-        Ok(())
-    }
-
     /// The schema of a source stream as it stands; nobody but the task that holds the lane changes it.
     async fn schema(&self, key: &CheckpointKey, policy: DriftPolicy) -> Result<StoredSchema, TaskError> {
         let stored = {
@@ -320,6 +322,8 @@ impl AcquisitionHandler {
         full: bool,
     ) -> Result<Read, TaskError> {
         let (fence, task_id, config_rev, now) = (ctx.fence, task.id, source.config_rev, self.clock.now());
+        // A stream has no end at which its versions could be settled: each of its pages is compared by itself.
+        let is_stream = source.source_type == SourceType::Websocket;
         let (begun, occurrences, keyed) = loop {
             let of = key.clone();
             let begin = self.db.write(move |conn| {
@@ -327,8 +331,10 @@ impl AcquisitionHandler {
                     let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, full, now).await?;
                     Ok(match dedupe {
                         Dedupe::Rows => Some((begun, Some(Occurrences::begin(conn, &of).await?), None)),
-                        Dedupe::Key => KeyedRead::begin(conn, &of, &begun).await?.map(|read| (begun, None, Some(read))),
-                        Dedupe::Hash | Dedupe::None => Some((begun, None, None)),
+                        Dedupe::Key if !is_stream => {
+                            KeyedRead::begin(conn, &of, &begun).await?.map(|read| (begun, None, Some(read)))
+                        }
+                        Dedupe::Key | Dedupe::Hash | Dedupe::None => Some((begun, None, None)),
                     })
                 })
             });
@@ -338,7 +344,18 @@ impl AcquisitionHandler {
         };
         let occurrences = occurrences.map(|occurrences| Arc::new(Mutex::new(occurrences)));
         let keyed = keyed.map(|keyed| Arc::new(Mutex::new(keyed)));
-        Ok(Read { task_id: task.id, dedupe, record_key, key, config_rev, begun, occurrences, keyed, quality })
+        Ok(Read {
+            task_id: task.id,
+            dedupe,
+            record_key,
+            key,
+            config_rev,
+            begun,
+            occurrences,
+            keyed,
+            quality,
+            is_stream,
+        })
     }
 
     /// Fetches and commits page by page, the next one while the one before commits.
@@ -350,21 +367,7 @@ impl AcquisitionHandler {
         counts: &mut Counts,
     ) -> Result<(), TaskError> {
         // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged.
-        let goes_on = read.dedupe != Dedupe::Rows && read.begun.state.get() != "{}";
-        let request = ReadRequest {
-            checkpoint: goes_on.then(|| read.begun.state.clone()),
-            resume_inside: read.dedupe == Dedupe::None,
-            max_items: self.db.page_rows(),
-            max_bytes: self.db.page_bytes(),
-            cancel: ctx.stop.child_token(),
-        };
-        let (sender, mut fetched) = mpsc::channel(1);
-        let mut fetching = JoinSet::new(); // dropped with this future, and the fetch ends with it
-        let judge = judge(&read.quality, read.dedupe);
-        let schema = self.schema(&read.key, read.quality.drift).await?;
-        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
-        fetching.spawn(fetch(connector, request, preparer, sender, ctx.clone()).in_current_span());
-
+        let (mut fetched, _fetching) = self.start(connector, &read, ctx, ctx.stop.child_token()).await?;
         let mut page_seq = read.begun.page_seq;
         loop {
             let next = tokio::select! {
@@ -378,40 +381,10 @@ impl AcquisitionHandler {
                 Some(Fetched::Failed(ConnectorError::Cancelled)) => return Err(stopped(ctx)),
                 Some(Fetched::Failed(err)) => return Err(from_connector(&err)),
                 Some(Fetched::Refused(refused)) => return Err(from_refused(*refused)),
-                None => return Err(from_connector(&ConnectorError::Broken)),
+                Some(Fetched::Ended) | None => return Err(from_connector(&ConnectorError::Broken)),
             };
-            if !ctx.lease_valid() {
-                return Err(stopped(ctx));
-            }
-            let (stats, warned) = (prepared.stats, prepared.warned);
-            let schema = prepared.schema.new.as_ref().map(|new| (new.version, new.changes.clone()));
-            let page = Arc::new(self.page(&read, ctx, prepared, page_seq, is_last, *counts));
-            let timer = std::time::Instant::now();
-            let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
-            metrics::histogram!("matome_acquisition_page_commit_seconds").record(timer.elapsed().as_secs_f64());
+            let waits = self.store(&read, ctx, prepared, page_seq, is_last, counts).await?;
             page_seq += 1;
-            let mut waits = false;
-            if let Some(occurrences) = &read.occurrences {
-                occurrences.lock().unwrap_or_else(PoisonError::into_inner).advance(committed.seen);
-            } else if let Some(keyed) = &read.keyed {
-                let mut keyed = keyed.lock().unwrap_or_else(PoisonError::into_inner);
-                keyed.advance(committed.seen);
-                waits = keyed.has_repeats();
-            }
-            counts.add(committed.counts, stats, warned);
-            if let Some((version, changes)) = schema.filter(|(version, _)| *version > 1) {
-                tracing::info!(
-                    source.id = read.key.source_id,
-                    schema.version = version,
-                    changes,
-                    "the schema of source {} is now version {version}",
-                    read.key.source_id
-                );
-                metrics::counter!("matome_source_schema_drift_total").increment(1);
-            }
-            if counts.exceed(read.quality.limit) {
-                return Err(too_many_bad(counts.quarantined, counts.read));
-            }
             if is_last {
                 if waits {
                     self.settle(read.task_id, &read.key, ctx, counts).await?;
@@ -419,6 +392,76 @@ impl AcquisitionHandler {
                 return Ok(());
             }
         }
+    }
+
+    /// Starts the fetching side of a read. It ends when what comes second is dropped.
+    pub(crate) async fn start(
+        &self,
+        connector: Box<dyn Connector>,
+        read: &Read,
+        ctx: &TaskContext,
+        cancel: CancellationToken,
+    ) -> Result<(mpsc::Receiver<Fetched>, JoinSet<()>), TaskError> {
+        // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged.
+        let goes_on = read.dedupe != Dedupe::Rows && read.begun.state.get() != "{}";
+        let request = ReadRequest {
+            checkpoint: goes_on.then(|| read.begun.state.clone()),
+            resume_inside: read.dedupe == Dedupe::None,
+            max_items: self.db.page_rows(),
+            max_bytes: self.db.page_bytes(),
+            cancel,
+        };
+        let (sender, fetched) = mpsc::channel(1);
+        let mut fetching = JoinSet::new();
+        let judge = judge(&read.quality, read.dedupe);
+        let schema = self.schema(&read.key, read.quality.drift).await?;
+        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
+        fetching.spawn(fetch(connector, request, preparer, sender, ctx.clone()).in_current_span());
+        Ok((fetched, fetching))
+    }
+
+    /// Commits one page and counts it; whether records of the read wait for its end.
+    pub(crate) async fn store(
+        &self,
+        read: &Read,
+        ctx: &TaskContext,
+        prepared: Prepared,
+        page_seq: i64,
+        is_last: bool,
+        counts: &mut Counts,
+    ) -> Result<bool, TaskError> {
+        if !ctx.lease_valid() {
+            return Err(stopped(ctx));
+        }
+        let (stats, warned) = (prepared.stats, prepared.warned);
+        let schema = prepared.schema.new.as_ref().map(|new| (new.version, new.changes.clone()));
+        let page = Arc::new(self.page(read, ctx, prepared, page_seq, is_last, *counts));
+        let timer = std::time::Instant::now();
+        let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
+        metrics::histogram!("matome_acquisition_page_commit_seconds").record(timer.elapsed().as_secs_f64());
+        let mut waits = false;
+        if let Some(occurrences) = &read.occurrences {
+            occurrences.lock().unwrap_or_else(PoisonError::into_inner).advance(committed.seen);
+        } else if let Some(keyed) = &read.keyed {
+            let mut keyed = keyed.lock().unwrap_or_else(PoisonError::into_inner);
+            keyed.advance(committed.seen);
+            waits = keyed.has_repeats();
+        }
+        counts.add(committed.counts, stats, warned);
+        if let Some((version, changes)) = schema.filter(|(version, _)| *version > 1) {
+            tracing::info!(
+                source.id = read.key.source_id,
+                schema.version = version,
+                changes,
+                "the schema of source {} is now version {version}",
+                read.key.source_id
+            );
+            metrics::counter!("matome_source_schema_drift_total").increment(1);
+        }
+        if counts.exceed(read.quality.limit) {
+            return Err(too_many_bad(counts.quarantined, counts.read));
+        }
+        Ok(waits)
     }
 
     fn page(
@@ -453,6 +496,7 @@ impl AcquisitionHandler {
                 is_exact: prepared.is_exact,
             },
             ends_read: is_last,
+            is_fetch: read.is_stream,
             settles: None,
             progress: Some(Progress(Arc::new(after))),
             inbox: None,
@@ -476,6 +520,7 @@ async fn fetch(
     ctx: TaskContext,
 ) {
     let checkpoint = request.checkpoint.as_deref().map_or("{}", RawValue::get).to_owned();
+    let is_stream = connector.is_stream();
     let mut held: Option<Prepared> = None;
     let mut reader = match connector.read(request).await {
         Ok(reader) => reader,
@@ -516,7 +561,12 @@ async fn fetch(
                         return;
                     }
                 };
-                if let Some(page) = &mut held
+                if is_stream {
+                    // The next page may be long in coming.
+                    if pages.send(Fetched::Page(prepared)).await.is_err() {
+                        return;
+                    }
+                } else if let Some(page) = &mut held
                     && prepared.is_empty()
                 {
                     // Only the checkpoint moved: it goes with the page before.
@@ -526,6 +576,10 @@ async fn fetch(
                 {
                     return;
                 }
+            }
+            Ok(None) if is_stream => {
+                let _ = pages.send(Fetched::Ended).await;
+                return;
             }
             Ok(None) => {
                 let empty = || Prepared {
@@ -597,4 +651,5 @@ fn count_records(earlier: &Counts, counts: &Counts) {
     }
     metrics::counter!("matome_acquisition_updated_records_total").increment(counts.updated - earlier.updated);
     metrics::counter!("matome_acquisition_read_bytes_total").increment(counts.bytes - earlier.bytes);
+    metrics::counter!("matome_acquisition_stream_gaps_total").increment(counts.gaps - earlier.gaps);
 }

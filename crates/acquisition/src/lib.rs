@@ -12,6 +12,7 @@ mod commit;
 mod drain;
 mod failure;
 mod handler;
+mod listen;
 mod prepare;
 mod retention;
 mod sample;

@@ -17,6 +17,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::handler::{judge, stored_schema};
 use crate::prepare::{Preparer, Refused};
 
+/// How long a sample listens to a stream.
+const STREAM_TIME: Duration = Duration::from_secs(10);
 /// Bytes of a bad record that are shown.
 const SHOWN_BYTES: usize = 1024;
 
@@ -169,12 +171,16 @@ pub async fn sample(
     let quality = config.common().map(|common| common.quality.clone()).unwrap_or_default();
     let dedupe = config.common().map_or(Dedupe::None, |common| common.dedupe);
     let connector = registry.connector(config)?;
+    let is_stream = connector.is_stream();
     let has_schema = stored.is_some();
     let cancel = CancellationToken::new();
     let _cancel_on_drop: DropGuard = cancel.clone().drop_guard();
     let count = count.max(1);
     let read = async {
         let started = Instant::now();
+        // A stream shows what comes in some seconds, were it nothing.
+        let stream_time = STREAM_TIME.min(limit / 2);
+        let _timer = is_stream.then(|| Timer::start(stream_time, cancel.clone()));
         let request = ReadRequest { max_items: count, cancel, ..ReadRequest::default() };
         let mut reader = connector.read(request).await?;
         let mut preparer = Preparer::new(0, Limits::default(), key, judge(&quality, dedupe))
@@ -186,8 +192,14 @@ pub async fn sample(
         let mut left = count;
         let mut complete = false;
         while left > 0 {
-            let Some(mut batch) = reader.next().await? else {
-                complete = true;
+            let next = match reader.next().await {
+                Err(ConnectorError::Cancelled) if is_stream => {
+                    return Err(SampleError::TimedOut { limit: stream_time });
+                }
+                next => next?,
+            };
+            let Some(mut batch) = next else {
+                complete = !is_stream;
                 break;
             };
             batch.items.truncate(left);
@@ -223,6 +235,24 @@ pub async fn sample(
         Ok(Sample { records, quarantined, duplicates, warnings, drift, complete, stats, duration_ms })
     };
     tokio::time::timeout(limit, read).await.unwrap_or(Err(SampleError::TimedOut { limit }))
+}
+
+/// Cancels a read after a time, unless it is dropped before.
+struct Timer(tokio::task::JoinHandle<()>);
+
+impl Timer {
+    fn start(after: Duration, cancel: CancellationToken) -> Self {
+        Self(tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            cancel.cancel();
+        }))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The warnings in the metadata of a record.

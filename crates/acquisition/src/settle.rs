@@ -83,6 +83,7 @@ impl AcquisitionHandler {
                     is_exact: false,
                 },
                 ends_read: false,
+                is_fetch: false,
                 settles: Some(Room { rows: self.db.page_rows(), bytes: self.db.page_bytes() }),
                 progress: Some(Progress(Arc::new(after))),
                 inbox: None,

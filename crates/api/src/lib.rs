@@ -21,7 +21,6 @@ mod export;
 mod health;
 mod history;
 mod host;
-mod lanes;
 mod list;
 mod message;
 mod monitoring;
@@ -85,7 +84,6 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(export::endpoints());
     all.extend(tasks::endpoints());
     all.extend(schedules::endpoints());
-    all.extend(lanes::endpoints());
     all.extend(tokens::endpoints());
     let document = openapi::document(&all);
     all.extend(docs::endpoints(document));

@@ -336,8 +336,6 @@ pub(crate) async fn align(
     }
     let share = config.as_ref().and_then(ParsedConfig::common).map(|common| common.share).unwrap_or_default();
     matome_store::lanes::set_share(conn, LaneKind::Source, id, share).await?;
-    let host = config.as_ref().and_then(ParsedConfig::host);
-    matome_store::hosts::set(conn, LaneKind::Source, id, host.as_ref()).await?;
     let is_paused = fields.status == SourceStatus::Inactive || removals::holds(conn, id).await?;
     matome_store::lanes::set_paused(conn, LaneKind::Source, id, is_paused, now).await.map(drop)
 }
@@ -471,7 +469,6 @@ async fn delete_source(call: Call) -> Result<Response> {
             }
             matome_store::schedules::remove(conn, LaneKind::Source, id).await?;
             tasks::cancel_all(conn, LaneKind::Source, id, now).await?;
-            matome_store::hosts::forget_limit(conn, LaneKind::Source, id).await?;
             Ok(true)
         })
     });
@@ -533,10 +530,8 @@ pub(crate) fn check_runnable(source: &DataSource) -> Result<()> {
         Ok(config) if config.is_draft() => {
             let needs = match source.source_type {
                 SourceType::File => "`path`",
-                SourceType::Api => "`url`",
-                SourceType::Database | SourceType::Websocket => {
-                    "what to read (sources of this type are not available in this version)"
-                }
+                SourceType::Api | SourceType::Websocket => "`url`",
+                SourceType::Database => "what to read (sources of this type are not available in this version)",
             };
             errors.add(&["config"], Message::DraftCannotRun { needs });
         }

@@ -23,6 +23,12 @@ use matome_egress::HttpClient;
 use matome_model::clock::Clock;
 use matome_model::field_error::Words;
 
+// What streams have in common with it.
+pub(crate) use config::{belongs_into_auth, is_set_by_matome, not_a_header_name, set_by_matome};
+pub(crate) use exchange::retry_after;
+pub(crate) use list::{headers as header_templates, set_param};
+pub(crate) use template::{JsonTemplate, Known, Template, Unfit, Values};
+
 pub use answers::{Action, Rule, Statuses};
 pub use auth::Auth;
 pub use config::ApiConfig;
@@ -67,7 +73,7 @@ impl Connector for ApiConnector {
 }
 
 /// Reads the path of one value.
-fn value_path(fields: &mut Fields, name: &str, is_required: bool, example: &str) -> Option<JsonPath> {
+pub(crate) fn value_path(fields: &mut Fields, name: &str, is_required: bool, example: &str) -> Option<JsonPath> {
     if !fields.has(name) {
         if is_required {
             fields.required_string(name);

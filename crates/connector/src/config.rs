@@ -12,12 +12,13 @@ use std::time::Duration;
 use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
 use matome_model::schedule::ScheduleOptions;
-use matome_model::source::{Dedupe, HostUse, SourceType};
+use matome_model::source::{Dedupe, SourceType};
 use matome_model::task::Share;
 use serde_json::value::RawValue;
 
 use crate::api::ApiConfig;
 use crate::file::FileConfig;
+use crate::websocket::WebsocketConfig;
 
 pub use change::{Change, change};
 pub(crate) use fields::Fields;
@@ -43,6 +44,8 @@ pub enum ParsedConfig {
     File(Box<FileConfig>),
     /// Reads a REST API.
     Api(Box<ApiConfig>),
+    /// Listens to a stream.
+    Websocket(Box<WebsocketConfig>),
 }
 
 impl ParsedConfig {
@@ -52,24 +55,13 @@ impl ParsedConfig {
             Self::Draft => None,
             Self::File(config) => Some(&config.common),
             Self::Api(config) => Some(&config.common),
+            Self::Websocket(config) => Some(&config.common),
         }
     }
 
     /// When it runs, beside its `fetch_interval`; `None` for a draft.
     pub fn schedule(&self) -> Option<&ScheduleOptions> {
-        match self {
-            Self::Draft => None,
-            Self::File(config) => Some(&config.common.schedule),
-            Self::Api(config) => Some(&config.common.schedule),
-        }
-    }
-
-    /// The host whose tasks at a time are counted; `None` where there is none.
-    pub fn host(&self) -> Option<HostUse> {
-        match self {
-            Self::Draft | Self::File(_) => None,
-            Self::Api(config) => config.host(),
-        }
+        self.common().map(|common| &common.schedule)
     }
 
     /// Whether it can not be run.
@@ -81,7 +73,8 @@ impl ParsedConfig {
 /// Options of every type of source.
 #[derive(Clone, Debug)]
 pub struct CommonConfig {
-    /// `dedupe`: `rows` (default for files), `hash` (default for APIs), `key` (default with `key`) or `none`.
+    /// `dedupe`: `rows` (default for files), `hash` (default for APIs), `key` (default with `key`) or `none` (default for
+    /// streams).
     pub dedupe: Dedupe,
     /// `key`: the path of one field, or a list of them; there with [`Dedupe::Key`] and only then.
     pub key: Option<RecordKey>,
@@ -116,7 +109,10 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
     match source_type {
         SourceType::File => crate::file::parse_config(fields).map(|config| ParsedConfig::File(Box::new(config))),
         SourceType::Api => crate::api::parse_config(fields).map(|config| ParsedConfig::Api(Box::new(config))),
-        SourceType::Database | SourceType::Websocket => Err(vec![FieldError::new(
+        SourceType::Websocket => {
+            crate::websocket::parse_config(fields).map(|config| ParsedConfig::Websocket(Box::new(config)))
+        }
+        SourceType::Database => Err(vec![FieldError::new(
             &[],
             Words::new(
                 format!(
@@ -175,10 +171,8 @@ pub(crate) mod tests {
 
     #[test]
     fn types_without_a_connector_take_drafts_only() {
-        for source_type in [SourceType::Database, SourceType::Websocket] {
-            let errors = errors(source_type, r#"{"url":"x"}"#);
-            assert!(errors[0].1.contains("not available in this version"), "{errors:?}");
-        }
+        let errors = errors(SourceType::Database, r#"{"url":"x"}"#);
+        assert!(errors[0].1.contains("not available in this version"), "{errors:?}");
     }
 
     #[test]

@@ -186,6 +186,49 @@ pub enum ConnectorError {
         /// What was looked for.
         kind: &'static str,
     },
+    /// The source ended the connection.
+    #[error("{position}: the source closed the connection{}", closed(*code, reason))]
+    Closed {
+        /// Which connection.
+        position: Box<Position>,
+        /// The code of a WebSocket (RFC 6455, section 7.4), if it gave one.
+        code: Option<u16>,
+        /// What it says about it.
+        reason: String,
+    },
+    /// A connection on which nothing comes.
+    #[error(
+        "{position}: nothing came for {} s (`heartbeat.silence_secs`), so the connection was given up",
+        silence.as_secs()
+    )]
+    Silent {
+        /// Which connection.
+        position: Box<Position>,
+        /// How long.
+        silence: Duration,
+    },
+    /// A WebSocket that broke, or sent what no WebSocket sends.
+    #[error("{position}: the WebSocket broke")]
+    Frames {
+        /// Which connection.
+        position: Box<Position>,
+        /// How.
+        #[source]
+        source: Box<tokio_tungstenite::tungstenite::Error>,
+    },
+    /// An answer that begins no stream.
+    #[error(
+        "{position}: {} was asked for, {came} came; check `url`",
+        if *is_events { "a stream of events (`text/event-stream`)" } else { "a WebSocket" }
+    )]
+    NoStream {
+        /// Which connection.
+        position: Box<Position>,
+        /// Whether events were asked for.
+        is_events: bool,
+        /// What came instead.
+        came: Words,
+    },
     /// More bytes than one read may bring.
     #[error("{position}: the read has brought more than {limit} bytes; split the source")]
     TooMuch {
@@ -257,7 +300,7 @@ impl ConnectorError {
             },
             Self::Answer { retry: Some(after), .. } => Advice::Retry { after: *after },
             Self::Spent { wait, .. } => Advice::Retry { after: Some(*wait) },
-            Self::Cancelled | Self::Broken => retry,
+            Self::Cancelled | Self::Broken | Self::Closed { .. } | Self::Silent { .. } | Self::Frames { .. } => retry,
             Self::Draft
             | Self::Config(_)
             | Self::NoFileRoot { .. }
@@ -274,6 +317,7 @@ impl ConnectorError {
             | Self::Regress { .. }
             | Self::NoCursor { .. }
             | Self::TooMuch { .. }
+            | Self::NoStream { .. }
             | Self::Checkpoint(_) => Advice::Fail,
         }
     }
@@ -290,6 +334,10 @@ impl ConnectorError {
             | Self::Token { position, .. }
             | Self::Spent { position, .. }
             | Self::Regress { position, .. }
+            | Self::Closed { position, .. }
+            | Self::Silent { position, .. }
+            | Self::Frames { position, .. }
+            | Self::NoStream { position, .. }
             | Self::TooMuch { position, .. } => Some(position),
             _ => None,
         }
@@ -298,5 +346,14 @@ impl ConnectorError {
     pub(crate) fn document(position: Position, error: DocumentError) -> Self {
         let position = Box::new(Position { line: error.line, ..position });
         Self::Document { position, problem: error.problem }
+    }
+}
+
+/// The code and the reason of the end of a WebSocket, as far as there are any.
+fn closed(code: Option<u16>, reason: &str) -> String {
+    match (code, reason) {
+        (None, _) => String::new(),
+        (Some(code), "") => format!(" (code {code})"),
+        (Some(code), reason) => format!(" (code {code}: {reason})"),
     }
 }

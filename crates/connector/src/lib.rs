@@ -12,6 +12,7 @@ mod read;
 mod record;
 mod registry;
 mod secrets;
+pub mod websocket;
 
 pub use config::{
     Change, FieldError, ParsedConfig, Quality, QuarantineLimit, Retention, change, retention_of, validate_config,

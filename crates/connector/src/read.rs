@@ -11,6 +11,12 @@ use crate::record::{Batch, Item};
 pub trait Connector: Send + Sync {
     /// Starts a read. Nothing more than finding the source need happen before the first batch is asked for.
     fn read(&self, request: ReadRequest) -> BoxFuture<'_, Result<Box<dyn Reader>, ConnectorError>>;
+
+    /// Whether a read goes on until it is cancelled, which it then ends with what it has; each of its batches is to be
+    /// committed at once.
+    fn is_stream(&self) -> bool {
+        false
+    }
 }
 
 /// A read under way. Dropping it ends the read.

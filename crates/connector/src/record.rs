@@ -87,6 +87,8 @@ pub struct ReadStats {
     pub not_modified: u64,
     /// Bytes read: of files as they are on disk, of answers after decompression.
     pub bytes: u64,
+    /// Gaps in a stream: times of which nobody can send again what was missed.
+    pub gaps: u64,
 }
 
 /// Records, and the state to commit with them.

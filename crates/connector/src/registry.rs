@@ -11,6 +11,7 @@ use crate::config::{ParsedConfig, validate_config};
 use crate::error::ConnectorError;
 use crate::file::{FileConnector, FileRoots};
 use crate::read::Connector;
+use crate::websocket::WebsocketConnector;
 
 /// What connectors are made of. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +39,10 @@ impl Registry {
             ParsedConfig::Api(config) => {
                 let (client, clock) = (self.client.clone(), self.clock.clone());
                 Ok(Box::new(ApiConnector::new(*config, client, clock, self.tokens.clone())))
+            }
+            ParsedConfig::Websocket(config) => {
+                let (client, clock) = (self.client.clone(), self.clock.clone());
+                Ok(Box::new(WebsocketConnector::new(*config, client, clock, self.tokens.clone())))
             }
         }
     }

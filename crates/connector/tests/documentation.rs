@@ -1,4 +1,5 @@
-//! The configs that `docs/sources.md` and its translation print are accepted, and both pages name the same things.
+//! The configs that `docs/sources.md`, the pages of connectors and their translations print are accepted, and both
+//! languages print the same.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -10,6 +11,8 @@ use matome_model::canonical::QuarantineReason;
 use matome_model::source::{Dedupe, SourceType};
 
 const PAGES: [&str; 2] = ["sources.md", "sources.ja.md"];
+/// Pages of single types.
+const CONNECTORS: [[&str; 2]; 1] = [["connectors/websocket.md", "connectors/websocket.ja.md"]];
 
 fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
@@ -31,9 +34,10 @@ fn configs(markdown: &str) -> Vec<(SourceType, String)> {
 
 #[test]
 fn printed_configs_are_accepted() {
-    for name in PAGES {
+    for name in PAGES.into_iter().chain(CONNECTORS.into_iter().flatten()) {
         let configs = configs(&page(name));
-        assert!(configs.len() > 5, "{name} has {} configs", configs.len());
+        let least = if PAGES.contains(&name) { 5 } else { 1 };
+        assert!(configs.len() > least, "{name} has {} configs", configs.len());
         for (source_type, config) in configs {
             let parsed =
                 validate_config(source_type, &config).unwrap_or_else(|errors| panic!("{name}: {config}: {errors:?}"));
@@ -44,8 +48,10 @@ fn printed_configs_are_accepted() {
 
 #[test]
 fn both_languages_print_the_same_configs() {
-    let [english, japanese] = PAGES.map(|name| configs(&page(name)));
-    assert_eq!(english, japanese);
+    for pages in [PAGES].into_iter().chain(CONNECTORS) {
+        let [english, japanese] = pages.map(|name| configs(&page(name)));
+        assert_eq!(english, japanese);
+    }
 }
 
 #[test]

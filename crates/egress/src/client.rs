@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Method, StatusCode, redirect};
+use reqwest::{Method, StatusCode, Upgraded, redirect};
 use rustls::ClientConfig;
 use url::Url;
 
@@ -56,6 +56,9 @@ pub struct Request {
     pub timeout: Duration,
     /// Inflated bytes that the body may have.
     pub body_limit: u64,
+    /// The body is a stream of events, which come when they come: each piece is waited for as long as `timeout`, but no
+    /// rate is asked of them.
+    pub is_stream: bool,
 }
 
 impl Request {
@@ -70,8 +73,22 @@ impl Request {
             origin_headers: HeaderMap::new(),
             timeout: Duration::from_secs(30),
             body_limit: DEFAULT_BODY_LIMIT,
+            is_stream: false,
         }
     }
+}
+
+/// What a server made of a request to speak another protocol.
+pub enum Upgrade {
+    /// It speaks that now: here is the connection.
+    Done {
+        /// The headers of its answer.
+        headers: Box<HeaderMap>,
+        /// The bytes of both directions.
+        connection: Upgraded,
+    },
+    /// It answered as to any request.
+    Refused(Box<Response>),
 }
 
 /// The head of an answer; its body is read with [`Response::chunk`].
@@ -90,6 +107,7 @@ pub struct Response {
     read_bytes: u64,
     body_limit: u64,
     timeout: Duration,
+    is_stream: bool,
     /// How long was waited for the body since its rate was looked at, and how many bytes came.
     waited: Duration,
     came: u64,
@@ -143,6 +161,26 @@ impl HttpClient {
     /// # Errors
     /// [`EgressError`]; `Denied` when the host, or one that it redirects to, may not be reached.
     pub async fn send(&self, request: Request) -> Result<Response, EgressError> {
+        let (answer, url) = self.exchange(&request).await?;
+        Response::start(answer, url, &request)
+    }
+
+    /// As [`HttpClient::send`], for a request whose headers ask for another protocol on its connection.
+    ///
+    /// # Errors
+    /// As [`HttpClient::send`].
+    pub async fn upgrade(&self, request: Request) -> Result<Upgrade, EgressError> {
+        let (answer, url) = self.exchange(&request).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Response::start(answer, url, &request).map(|response| Upgrade::Refused(Box::new(response)));
+        }
+        let headers = Box::new(answer.headers().clone());
+        let connection = answer.upgrade().await.map_err(|error| connection(&url, "the request", error))?;
+        Ok(Upgrade::Done { headers, connection })
+    }
+
+    /// The answer, and where it came from.
+    async fn exchange(&self, request: &Request) -> Result<(reqwest::Response, Url), EgressError> {
         let origin = request.url.origin();
         let mut url = request.url.clone();
         let mut rate = request.rate;
@@ -171,7 +209,7 @@ impl HttpClient {
                 Some(target) if matches!(answer.status().as_u16(), 307 | 308) && target.origin() == origin => {
                     url = target;
                 }
-                _ => return Response::start(answer, url, &request),
+                _ => return Ok((answer, url)),
             }
         }
         Err(EgressError::Redirects { url: shown(&request.url), limit: REDIRECT_LIMIT })
@@ -313,6 +351,7 @@ impl Response {
             read_bytes: 0,
             body_limit: request.body_limit,
             timeout: request.timeout,
+            is_stream: request.is_stream,
             waited: Duration::ZERO,
             came: 0,
         })
@@ -353,7 +392,7 @@ impl Response {
     fn check_rate(&mut self, waited: Duration, came: u64) -> Result<(), EgressError> {
         self.waited += waited;
         self.came += came;
-        if self.ended || self.waited < self.timeout {
+        if self.ended || self.is_stream || self.waited < self.timeout {
             return Ok(());
         }
         if self.came < BYTES_PER_TIMEOUT {

@@ -16,11 +16,11 @@ mod resolver;
 mod tls;
 
 pub use budgets::{Budgets, Rate};
-pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response};
+pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response, Upgrade};
 pub use dial::Dialer;
 pub use error::EgressError;
 pub use pace::SharedPace;
 pub use policy::{EgressRule, EgressRuleError, Policy};
 pub use reqwest::header;
-pub use reqwest::{Method, StatusCode};
+pub use reqwest::{Method, StatusCode, Upgraded};
 pub use resolver::Resolver;

@@ -171,6 +171,8 @@ pub struct Page {
     pub checkpoint: Advance,
     /// Whether this page ends the read: the source then counts as fetched at `acquired_at`, and the task as read.
     pub ends_read: bool,
+    /// The page stands for a read by itself, as each page of a stream does: its source counts as fetched.
+    pub is_fetch: bool,
     /// The page has no records of its own: it settles what still waits of a read that has ended.
     pub settles: Option<Room>,
     /// What the task shows after it; committed with the page, so that the next attempt of a task goes on counting
@@ -285,7 +287,7 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     if let Some(new) = &page.schema.new {
         source_schemas::add(conn, key.source_id, &key.stream, new, page.task_id, page.acquired_at).await?;
     }
-    if page.ends_read {
+    if page.ends_read || page.is_fetch {
         // Source before lane: the order of the API's changes, so that neither waits for the other.
         conn.execute(FETCHED, &[key.source_id.into(), page.acquired_at.into()]).await?;
         if page.schema.settles {

@@ -46,10 +46,6 @@ const BROKEN: &[(&[&str], &str)] = &[
         "drop index tasks_one_running; update tasks set status = 'running', finished_at = null, lease_epoch = 1, error = null
         where id in (select min(id) from tasks union select max(id) from tasks where lane_id = 1)",
     ),
-    (&["host_limit"], "insert into hosts (host, concurrent) values ('a.example.com', 1)"),
-    (&["host_limit"], "update lanes set host = 'a.example.com', host_limit = 1 where id = 1"),
-    (&["host_limit"], "update lanes set host = 'a.example.com', host_limit = 2 where id = 1;
-        insert into hosts (host, concurrent) values ('a.example.com', 1)"),
     (&["waiting"], "update lanes set next_run_at = null, ready = {false} where next_run_at is not null and lease_task is null"),
     (&["waiting"], "update lanes set next_run_at = (select min(created_at) from tasks) where next_run_at is not null and lease_task is null"),
     (&["waiting"], "update lanes set ready = {true}, next_run_at = null where id = 1"),
@@ -428,6 +424,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             quarantined: vec![bad],
             checkpoint: Advance { key: key.clone(), page_seq, config_rev: 1, state: "{}".to_owned(), is_exact: false },
             ends_read: page_seq == 1,
+            is_fetch: false,
             settles: None,
             progress: None,
             inbox: None,

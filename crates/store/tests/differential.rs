@@ -469,6 +469,7 @@ impl Side {
                 is_exact: !records.len().is_multiple_of(3),
             },
             ends_read: last,
+            is_fetch: false,
             settles: None,
             inbox: None,
             schema: Default::default(),

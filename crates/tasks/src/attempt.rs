@@ -77,6 +77,10 @@ fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext, 
         Advice::Fenced => End::Released { result: None },
         Advice::Interrupted if reason == Some(StopReason::Cancelled) => End::Cancelled { result: err.result },
         Advice::Interrupted if reason == Some(StopReason::Yield) => End::Yielded { result: err.result },
+        // A stream has no time in which it has to end: it goes on at once.
+        Advice::Interrupted if reason == Some(StopReason::Deadline) && ctx.is_stream() => {
+            End::Yielded { result: err.result }
+        }
         Advice::Interrupted if reason == Some(StopReason::Deadline) => {
             let secs = deadline.as_secs();
             let late =

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -14,6 +14,7 @@ use matome_store::error::StoreError;
 pub use matome_store::tasks::ClaimedTask;
 use matome_store::tasks::set_progress;
 use serde_json::value::RawValue;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// When a task whose page found no room is tried again, if there is room by then.
@@ -65,9 +66,25 @@ struct Shared {
     reason: AtomicU8,
     begun: Instant,
     may_yield: AtomicBool,
+    streams: Option<Arc<Streams>>,
+    stream_slot: OnceLock<Option<OwnedSemaphorePermit>>,
     pulse: Pulse,
     /// When progress was last written.
     written: Mutex<Option<Instant>>,
+}
+
+/// The slots that tasks take which go on until they are stopped.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    slots: Arc<Semaphore>,
+    /// Such a task has left its ordinary slot.
+    pub(crate) left: Notify,
+}
+
+impl Streams {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { slots: Arc::new(Semaphore::new(slots)), left: Notify::new() }
+    }
 }
 
 impl fmt::Debug for TaskContext {
@@ -84,16 +101,18 @@ impl TaskContext {
     /// A context whose lease is valid until [`TaskContext::stop_with`] says otherwise: for running a handler
     /// without a worker.
     pub fn new(db: Db, task_id: i64, fence: Fence) -> Self {
-        Self::with_pulse(db, task_id, fence, Pulse::eternal())
+        Self::with_pulse(db, task_id, fence, Pulse::eternal(), None)
     }
 
-    pub(crate) fn with_pulse(db: Db, task_id: i64, fence: Fence, pulse: Pulse) -> Self {
+    pub(crate) fn with_pulse(db: Db, task_id: i64, fence: Fence, pulse: Pulse, streams: Option<Arc<Streams>>) -> Self {
         let shared = Shared {
             task_id,
             db,
             reason: AtomicU8::new(0),
             begun: Instant::now(),
             may_yield: AtomicBool::new(false),
+            streams,
+            stream_slot: OnceLock::new(),
             pulse,
             written: Mutex::new(None),
         };
@@ -133,6 +152,25 @@ impl TaskContext {
     /// task of its lane ([`StopReason::Yield`]).
     pub fn may_yield(&self) {
         self.shared.may_yield.store(true, Ordering::SeqCst);
+    }
+
+    /// Says that this task goes on until it is stopped: it leaves its slot to others and takes one of those for streams.
+    /// `false` when none of them is free; then it should end soon.
+    pub fn becomes_stream(&self) -> bool {
+        let Some(streams) = &self.shared.streams else {
+            return self.shared.stream_slot.set(None).is_ok() || self.is_stream();
+        };
+        let Ok(slot) = Arc::clone(&streams.slots).try_acquire_owned() else { return self.is_stream() };
+        let is_first = self.shared.stream_slot.set(Some(slot)).is_ok();
+        if is_first {
+            streams.left.notify_one();
+        }
+        true
+    }
+
+    /// Whether it said that it goes on until it is stopped.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.shared.stream_slot.get().is_some()
     }
 
     /// Asks the task to make room, if it may and has run for `after`.

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::handler::{ClaimedTask, StopReason, TaskContext};
+use crate::handler::{ClaimedTask, StopReason, Streams, TaskContext};
 use crate::liveness::{BEAT_EVERY, Pulse, SELF_FENCE_AFTER, boot_time};
 
 /// However often somebody asks for a heartbeat out of turn, so long passes between two.
@@ -144,8 +144,9 @@ impl Inner {
     }
 
     /// Makes the context of a claimed task; from now on a lost lease or a cancel reaches it.
-    pub(crate) fn begin(&self, task: &ClaimedTask) -> TaskContext {
-        let ctx = TaskContext::with_pulse(self.db.clone(), task.task.id, task.fence, self.pulse.clone());
+    pub(crate) fn begin(&self, task: &ClaimedTask, streams: Arc<Streams>) -> TaskContext {
+        let (pulse, streams) = (self.pulse.clone(), Some(streams));
+        let ctx = TaskContext::with_pulse(self.db.clone(), task.task.id, task.fence, pulse, streams);
         self.running().insert(key(&task.fence), ctx.clone());
         ctx
     }

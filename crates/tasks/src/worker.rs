@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{self, Done};
-use crate::handler::{ClaimedTask, Handler, StopReason, TaskContext};
+use crate::handler::{ClaimedTask, Handler, StopReason, Streams, TaskContext};
 use crate::process::{Inner, Process};
 
 /// Ends that come within this time are written together.
@@ -30,13 +30,18 @@ const SUSPECT_AFTER: i64 = 2;
 /// An attempt that runs so long is stopped after its page and tried again, unless the operator says otherwise.
 pub const ATTEMPT_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
+/// Streams that a worker listens to at the same time: each holds a page, and seldom more than a connection.
+const STREAM_SLOTS: usize = 100;
+
 /// How a worker works.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerOptions {
     /// The queue it serves.
     pub queue: Queue,
-    /// Tasks it runs at the same time.
+    /// Tasks it runs at the same time, those not counted that listen to streams.
     pub slots: usize,
+    /// Streams it listens to at the same time.
+    pub stream_slots: usize,
     /// When failed attempts are repeated.
     pub policy: RetryPolicy,
     /// How long an attempt may take.
@@ -46,7 +51,7 @@ pub struct WorkerOptions {
 impl WorkerOptions {
     /// `slots` tasks at a time, with the default retries and deadline.
     pub fn new(queue: Queue, slots: usize) -> Self {
-        Self { queue, slots, policy: RetryPolicy::default(), deadline: ATTEMPT_DEADLINE }
+        Self { queue, slots, stream_slots: STREAM_SLOTS, policy: RetryPolicy::default(), deadline: ATTEMPT_DEADLINE }
     }
 }
 
@@ -60,6 +65,7 @@ pub struct Worker {
     isolated: Option<Arc<dyn Handler>>,
     running: JoinSet<Done>,
     contexts: HashMap<i64, TaskContext>,
+    streams: Arc<Streams>,
     done: Vec<Done>,
 }
 
@@ -84,6 +90,7 @@ impl Worker {
             isolated: None,
             running: JoinSet::new(),
             contexts: HashMap::new(),
+            streams: Arc::new(Streams::new(options.stream_slots)),
             done: Vec::new(),
         }
     }
@@ -106,7 +113,7 @@ impl Worker {
             if is_draining {
                 self.contexts.values().for_each(|ctx| ctx.stop_with(StopReason::Drain));
             }
-            let free = self.options.slots.saturating_sub(self.running.len());
+            let free = self.options.slots.saturating_sub(self.in_slots());
             let may_claim = !is_draining && free > 0 && self.process.may_claim();
             let wants = if may_claim && (look || !self.done.is_empty()) { free } else { 0 };
             if wants > 0 || !self.done.is_empty() {
@@ -138,12 +145,14 @@ impl Worker {
             if is_draining && self.running.is_empty() {
                 return;
             }
-            let is_full = self.running.len() >= self.options.slots;
+            let is_full = self.in_slots() >= self.options.slots;
             // Workers that started together should not look together.
             let wait = poll.mul_f64(0.5 + rand::random::<f64>() / 2.0);
             tokio::select! {
                 Some(done) = self.running.join_next() => self.collect(done).await,
                 // A worker that is full leaves what wakes it to others.
+                // There may be work for the slot that a stream has left.
+                () = self.streams.left.notified(), if !is_draining => look = true,
                 () = self.bus.woken(self.options.queue), if !is_full && !is_draining => look = true,
                 // The heartbeat learns which tasks.
                 () = self.bus.stopped(self.options.queue) => self.process.beat_soon(),
@@ -151,6 +160,12 @@ impl Worker {
                 () = shutdown.cancelled(), if !is_draining => {}
             }
         }
+    }
+
+    /// How many slots are taken; a stream has one of its own.
+    fn in_slots(&self) -> usize {
+        let streams = self.contexts.values().filter(|ctx| ctx.is_stream()).count();
+        self.running.len().saturating_sub(streams)
     }
 
     /// Collects ends for a moment, so that tasks that end together share a transaction.
@@ -245,7 +260,7 @@ impl Worker {
             .record(Duration::from_millis(waited.unsigned_abs()).as_secs_f64());
         let (task_id, status) = (task.task.id, TaskStatus::Running);
         self.bus.tell(TaskEvent { queue: self.options.queue, task_id, status });
-        let ctx = self.process.begin(&task);
+        let ctx = self.process.begin(&task, Arc::clone(&self.streams));
         self.contexts.insert(task.task.id, ctx.clone());
         let suspect = self.isolated.as_ref().filter(|_| task.task.crash_count >= SUSPECT_AFTER);
         let handler = Arc::clone(suspect.unwrap_or(&self.handler));

@@ -46,7 +46,7 @@ pub enum Auth {
 
 impl Auth {
     /// Reads `auth`. A config is checked only with its secrets in place.
-    pub(super) fn parse(fields: &mut Fields) -> Option<Self> {
+    pub(crate) fn parse(fields: &mut Fields) -> Option<Self> {
         let mut auth = fields.nested("auth")?;
         if !auth.has("type") {
             auth.require("type");
@@ -97,7 +97,7 @@ impl Auth {
     }
 
     /// The client whose token is sent, if one is.
-    pub(super) fn client(&self) -> Option<&ClientCredentials> {
+    pub(crate) fn client(&self) -> Option<&ClientCredentials> {
         match self {
             Self::ClientCredentials(client) => Some(client),
             _ => None,
@@ -105,7 +105,7 @@ impl Auth {
     }
 
     /// The header that carries it, if one does; `token` is what [`Auth::client`] was given.
-    pub(super) fn add_header(&self, headers: &mut HeaderMap, token: Option<&SecretString>) {
+    pub(crate) fn add_header(&self, headers: &mut HeaderMap, token: Option<&SecretString>) {
         let (name, text) = match self {
             Self::ClientCredentials(_) => match token {
                 Some(token) => (AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
@@ -127,7 +127,7 @@ impl Auth {
     }
 
     /// The secret of it.
-    pub(super) fn secret(&self) -> &SecretString {
+    pub(crate) fn secret(&self) -> &SecretString {
         match self {
             Self::Bearer { token } => token,
             Self::Basic { password, .. } => password,
@@ -137,14 +137,14 @@ impl Auth {
     }
 
     /// Adds the parameter that carries it, if one does.
-    pub(super) fn add_query(&self, url: &mut Url) {
+    pub(crate) fn add_query(&self, url: &mut Url) {
         if let Self::Query { name, value } = self {
             url.query_pairs_mut().append_pair(name, value.expose_secret());
         }
     }
 
     /// Takes the parameter out of an address, which a server may have put into a link.
-    pub(super) fn strip_query(&self, url: &mut Url) {
+    pub(crate) fn strip_query(&self, url: &mut Url) {
         let Self::Query { name, .. } = self else { return };
         if !url.query_pairs().any(|(key, _)| key == name.as_str()) {
             return;

@@ -2,8 +2,8 @@
 
 use matome_egress::header::{self, HeaderName};
 use matome_model::field_error::Words;
-use matome_model::source::{Dedupe, HostUse};
-use url::{Origin, Url};
+use matome_model::source::Dedupe;
+use url::Url;
 
 use super::answers::Rule;
 use super::auth::Auth;
@@ -34,15 +34,6 @@ pub struct ApiConfig {
 }
 
 impl ApiConfig {
-    /// The host of `url`.
-    pub fn host(&self) -> Option<HostUse> {
-        match self.list.origin() {
-            Origin::Tuple(_, host, _) => Some(HostUse { host: host.to_string(), concurrent: self.rate.concurrent }),
-            // A scheme that `url` may not have.
-            Origin::Opaque(_) => None,
-        }
-    }
-
     /// What is read, in text: a checkpoint of another scope says nothing about it. Has no secrets.
     pub fn scope(&self) -> String {
         let mut scope = self.list.scope();
@@ -157,24 +148,29 @@ pub(super) fn url_of(text: &str) -> Result<Url, Words> {
 
 /// Whether matome sets this header itself, so that a config may not: what frames a request, names its host, or makes
 /// it conditional.
-pub(super) fn is_set_by_matome(name: &HeaderName) -> bool {
+pub(crate) fn is_set_by_matome(name: &HeaderName) -> bool {
     [
         header::HOST,
         header::CONTENT_LENGTH,
         header::TRANSFER_ENCODING,
         header::CONNECTION,
         header::ACCEPT_ENCODING,
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_ACCEPT,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
         header::IF_NONE_MATCH,
         header::IF_MODIFIED_SINCE,
     ]
     .contains(name)
 }
 
-pub(super) fn set_by_matome() -> Words {
+pub(crate) fn set_by_matome() -> Words {
     Words::new("This header is set by matome.", "このヘッダは matome が設定します。")
 }
 
-pub(super) fn not_a_header_name() -> Words {
+pub(crate) fn not_a_header_name() -> Words {
     Words::new("Not a valid name of a header.", "ヘッダの名前として正しくありません。")
 }
 
@@ -182,7 +178,7 @@ pub(super) fn not_for_a_header() -> Words {
     Words::new("It has characters that a header can not carry.", "ヘッダで送れない文字が含まれています。")
 }
 
-pub(super) fn belongs_into_auth() -> Words {
+pub(crate) fn belongs_into_auth() -> Words {
     Words::new(
         "Put credentials in `auth`, where they are encrypted.",
         "認証情報は暗号化される `auth` に入れてください。",
@@ -283,8 +279,6 @@ mod tests {
             (r#"{"url":"http://h/","rate":{"requests":1}}"#, "rate.per_secs"),
             (r#"{"url":"http://h/","rate":{"requests":0,"per_secs":1}}"#, "rate.requests"),
             (r#"{"url":"http://h/","rate":{"remaining":"X-Left"}}"#, "rate.reset"),
-            (r#"{"url":"http://h/","rate":{"concurrent":0}}"#, "rate.concurrent"),
-            (r#"{"url":"http://h/","rate":{"concurrent":1001}}"#, "rate.concurrent"),
             (
                 r#"{"url":"http://h/","auth":{"type":"oauth2_client_credentials","token_url":"ftp://h/","client_id":"i","client_secret":"s"}}"#,
                 "auth.token_url",

@@ -209,7 +209,7 @@ impl Exchange {
 }
 
 /// The beginning of an answer that is no page; empty when it can not be read.
-pub(super) async fn small_body(mut response: Response) -> Vec<u8> {
+pub(crate) async fn small_body(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
     while body.len() < SMALL_BODY_BYTES
         && let Ok(Some(piece)) = response.chunk().await
@@ -221,7 +221,7 @@ pub(super) async fn small_body(mut response: Response) -> Vec<u8> {
 }
 
 /// What `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3). At most a day.
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

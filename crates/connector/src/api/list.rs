@@ -254,7 +254,7 @@ impl List {
 }
 
 /// Sets a parameter of an address, whatever it was before; the others stay as they are written.
-pub(super) fn set_param(url: &mut Url, name: &str, value: &str) {
+pub(crate) fn set_param(url: &mut Url, name: &str, value: &str) {
     let mut query = form_urlencoded::Serializer::new(String::new());
     let pair = query.append_pair(name, value).finish();
     let others = url.query().unwrap_or_default().split('&').filter(|pair| {
@@ -312,7 +312,8 @@ fn templates(fields: &mut Fields, name: &str, known: Known) -> Vec<(String, Temp
     templates
 }
 
-fn headers(fields: &mut Fields, known: Known) -> Vec<(HeaderName, Template)> {
+/// Reads `headers`, whose values are templates.
+pub(crate) fn headers(fields: &mut Fields, known: Known) -> Vec<(HeaderName, Template)> {
     let mut headers = Vec::new();
     for (name, value) in fields.texts("headers") {
         let template = Template::parse(&value, known);

@@ -11,7 +11,7 @@ use crate::json::JsonPath;
 
 /// A value that is filled in for each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Placeholder {
+pub(crate) enum Placeholder {
     /// The lower bound of an incremental read.
     Cursor,
     /// `incremental.start`.
@@ -26,11 +26,11 @@ pub(super) enum Placeholder {
 
 /// Which placeholders a config may use.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Known {
-    pub(super) cursor: bool,
-    pub(super) start: bool,
-    pub(super) page: bool,
-    pub(super) parent: bool,
+pub(crate) struct Known {
+    pub(crate) cursor: bool,
+    pub(crate) start: bool,
+    pub(crate) page: bool,
+    pub(crate) parent: bool,
 }
 
 impl Known {
@@ -63,7 +63,7 @@ impl Known {
 
 /// A text, taken apart at its placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template {
+pub(crate) struct Template {
     parts: Vec<Part>,
 }
 
@@ -75,7 +75,7 @@ enum Part {
 
 impl Template {
     /// Reads a text in which `{{` and `}}` stand for braces.
-    pub(super) fn parse(text: &str, known: Known) -> Result<Self, Words> {
+    pub(crate) fn parse(text: &str, known: Known) -> Result<Self, Words> {
         let (mut parts, mut plain, mut rest) = (Vec::new(), String::new(), text);
         while let Some(at) = rest.find(['{', '}']) {
             plain.push_str(&rest[..at]);
@@ -108,7 +108,7 @@ impl Template {
     }
 
     /// The placeholders, in their order.
-    pub(super) fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
+    pub(crate) fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.parts.iter().filter_map(|part| match part {
             Part::Value(placeholder, _) => Some(placeholder),
             Part::Text(_) => None,
@@ -116,7 +116,7 @@ impl Template {
     }
 
     /// The text before the first placeholder.
-    pub(super) fn opening(&self) -> &str {
+    pub(crate) fn opening(&self) -> &str {
         match self.parts.first() {
             Some(Part::Text(text)) => text,
             _ => "",
@@ -132,17 +132,17 @@ impl Template {
     }
 
     /// The text with its values as they are.
-    pub(super) fn fill(&self, values: &Values<'_>) -> Result<String, Unfit> {
+    pub(crate) fn fill(&self, values: &Values<'_>) -> Result<String, Unfit> {
         self.fill_with(values, |value| value)
     }
 
     /// The text with every character of its values percent-encoded that could mean something in an address.
-    pub(super) fn fill_address(&self, values: &Values<'_>) -> Result<String, Unfit> {
+    pub(crate) fn fill_address(&self, values: &Values<'_>) -> Result<String, Unfit> {
         self.fill_with(values, |value| Cow::Owned(percent_encoded(&value)))
     }
 
     /// The text with a letter for each value.
-    pub(super) fn shape(&self) -> String {
+    pub(crate) fn shape(&self) -> String {
         let part = |part: &Part| match part {
             Part::Text(plain) => plain.clone(),
             Part::Value(..) => "x".to_owned(),
@@ -182,7 +182,7 @@ fn unknown(name: &str, known: Known) -> Words {
 }
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
-pub(super) fn percent_encoded(text: &str) -> String {
+pub(crate) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -197,22 +197,22 @@ pub(super) fn percent_encoded(text: &str) -> String {
 /// A value that can not stand where it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unfit(pub(super) Words);
+pub(crate) struct Unfit(pub(crate) Words);
 
 /// What placeholders stand for in one request.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Values<'a> {
-    pub(super) cursor: Option<&'a str>,
+pub(crate) struct Values<'a> {
+    pub(crate) cursor: Option<&'a str>,
     /// Cursors are written as numbers in JSON.
-    pub(super) cursor_is_number: bool,
-    pub(super) start: Option<&'a str>,
-    pub(super) now: &'a str,
-    pub(super) page: Option<&'a str>,
+    pub(crate) cursor_is_number: bool,
+    pub(crate) start: Option<&'a str>,
+    pub(crate) now: &'a str,
+    pub(crate) page: Option<&'a str>,
     /// Pages are counted: they are written as numbers in JSON.
-    pub(super) page_is_number: bool,
-    pub(super) parent: Option<&'a BTreeMap<String, String>>,
+    pub(crate) page_is_number: bool,
+    pub(crate) parent: Option<&'a BTreeMap<String, String>>,
     /// Leave the placeholders as they are, to tell one config from another.
-    pub(super) by_name: bool,
+    pub(crate) by_name: bool,
 }
 
 impl<'a> Values<'a> {
@@ -270,7 +270,7 @@ fn quoted(text: &str) -> String {
 
 /// A JSON value whose strings are templates.
 #[derive(Clone, Debug)]
-pub(super) enum JsonTemplate {
+pub(crate) enum JsonTemplate {
     /// A number, `true`, `false`, `null`.
     Plain(Box<RawValue>),
     Text(Template),
@@ -280,7 +280,7 @@ pub(super) enum JsonTemplate {
 
 impl JsonTemplate {
     /// Reads a value; numbers stay as they are written.
-    pub(super) fn parse(raw: &RawValue, known: Known) -> Result<Self, Words> {
+    pub(crate) fn parse(raw: &RawValue, known: Known) -> Result<Self, Words> {
         let not_valid = |error: serde_json::Error| {
             Words::new(format!("Not valid here: {error}."), format!("ここでは使えない値です: {error}"))
         };
@@ -303,12 +303,12 @@ impl JsonTemplate {
     }
 
     /// Whether it holds other values.
-    pub(super) fn is_container(&self) -> bool {
+    pub(crate) fn is_container(&self) -> bool {
         matches!(self, Self::Array(_) | Self::Object(_))
     }
 
     /// The JSON text with its values. A string that is nothing but a placeholder becomes a value of its type.
-    pub(super) fn fill(&self, values: &Values<'_>, out: &mut String) -> Result<(), Unfit> {
+    pub(crate) fn fill(&self, values: &Values<'_>, out: &mut String) -> Result<(), Unfit> {
         match self {
             Self::Plain(raw) => out.push_str(raw.get()),
             Self::Text(text) => match text.only() {
@@ -338,7 +338,7 @@ impl JsonTemplate {
     }
 
     /// Every template in it.
-    pub(super) fn templates<'a>(&'a self, found: &mut Vec<&'a Template>) {
+    pub(crate) fn templates<'a>(&'a self, found: &mut Vec<&'a Template>) {
         match self {
             Self::Plain(_) => {}
             Self::Text(text) => found.push(text),

@@ -65,7 +65,7 @@ impl Tokens {
     ///
     /// # Errors
     /// [`ConnectorError`] when the server refuses, or can not be reached.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         client: &HttpClient,
         of: &ClientCredentials,
@@ -87,7 +87,7 @@ impl Tokens {
     }
 
     /// Forgets a token that was refused, unless it is another one by now.
-    pub(super) async fn forget(&self, of: &ClientCredentials, refused: &SecretString) {
+    pub(crate) async fn forget(&self, of: &ClientCredentials, refused: &SecretString) {
         let slot = self.slot(of);
         let mut kept = slot.lock().await;
         if kept.as_ref().is_some_and(|kept| kept.token.expose_secret() == refused.expose_secret()) {

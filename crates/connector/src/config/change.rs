@@ -6,7 +6,21 @@ use serde_json::value::RawValue;
 
 /// Options that neither what is read nor how records are told apart depends on: the next read goes on where the last
 /// one stood.
-const BESIDES: &[&str] = &["labels", "timeout_secs", "retention", "schedule", "priority", "weight", "auth", "rate"];
+const BESIDES: &[&str] = &[
+    "labels",
+    "timeout_secs",
+    "retention",
+    "schedule",
+    "priority",
+    "weight",
+    "auth",
+    "rate",
+    "batch",
+    "heartbeat",
+    "reconnect",
+    "duration_secs",
+    "max_message_bytes",
+];
 
 /// Options that say which records there are and which of them are the same.
 const IDENTITY: &[&str] = &["path", "url", "dedupe", "key", "incremental"];

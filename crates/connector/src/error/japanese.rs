@@ -62,6 +62,24 @@ pub(super) fn of(error: &ConnectorError) -> String {
                  保存されています"
             )
         }
+        E::Closed { position, code, reason } => {
+            let code = super::closed(*code, reason).replace("code", "コード");
+            format!("{}: データソースが接続を閉じました{code}", at(position))
+        }
+        E::Silent { position, silence } => format!(
+            "{}: {} 秒のあいだ何も届かなかったため (`heartbeat.silence_secs`)、接続を打ち切りました",
+            at(position),
+            silence.as_secs()
+        ),
+        E::Frames { position, .. } => format!("{}: WebSocket が壊れました", at(position)),
+        E::NoStream { position, is_events, came } => {
+            let wanted = if *is_events { "イベントのストリーム (`text/event-stream`)" } else { "WebSocket" };
+            format!(
+                "{}: {wanted}を求めましたが、返ったのは {} でした。`url` を確かめてください",
+                at(position),
+                came.japanese
+            )
+        }
         E::TooMuch { position, limit } => {
             format!("{}: 一度の読み取りが {limit} バイトを超えました。データソースを分けてください", at(position))
         }

@@ -23,7 +23,7 @@ pub enum SourceCommand {
         /// File or glob beneath a file root.
         #[arg(long, conflicts_with_all = ["url", "config"])]
         path: Option<String>,
-        /// Address of a REST API.
+        /// Address of a REST API or, ws:// or wss://, of a WebSocket.
         #[arg(long, conflicts_with = "config")]
         url: Option<String>,
         /// The whole config as JSON, or @FILE.

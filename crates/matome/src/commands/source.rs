@@ -140,7 +140,9 @@ fn definition(
     interval: Option<u32>,
     description: Option<String>,
 ) -> Result<Value, Failure> {
-    let implied = if path.is_some() { Some("file") } else { url.as_ref().map(|_| "api") };
+    let is_socket = |url: &String| ["ws://", "wss://"].iter().any(|scheme| url.trim_start().starts_with(scheme));
+    let of_url = |url: &String| if is_socket(url) { "websocket" } else { "api" };
+    let implied = if path.is_some() { Some("file") } else { url.as_ref().map(of_url) };
     let source_type = source_type
         .or(implied.map(str::to_owned))
         .ok_or_else(|| Failure::new(Exit::Usage, Message::NoSourceType).help(Message::GiveSourceType))?;

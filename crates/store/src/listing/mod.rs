@@ -16,7 +16,6 @@ use crate::error::{Result, StoreError};
 
 pub mod acquired;
 pub mod aggregated;
-pub mod lanes;
 pub mod quarantined;
 pub mod runs;
 

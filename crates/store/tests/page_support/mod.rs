@@ -155,6 +155,7 @@ impl Reading {
                 is_exact: false,
             },
             ends_read: false,
+            is_fetch: false,
             settles: None,
             progress: None,
             inbox: None,

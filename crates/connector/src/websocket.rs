@@ -1,0 +1,57 @@
+//! Records out of a stream that does not end: the messages of a WebSocket (RFC 6455), or server-sent events (HTML
+//! Living Standard, section 9.2).
+//!
+//! A read goes on until it is cancelled, or for `duration_secs`. It connects again by itself when a connection is lost:
+//! where the source can send again what was missed (`resume`, or the ids of events) behind the last message, else at
+//! what comes now, and the time between is kept in the checkpoint as a gap.
+
+mod config;
+mod dial;
+mod events;
+mod message;
+mod reader;
+mod socket;
+mod state;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use matome_egress::HttpClient;
+use matome_model::clock::Clock;
+
+pub(crate) use config::parse as parse_config;
+pub use config::{Heartbeat, MessageFormat, Reconnect, Resume, WebsocketConfig};
+pub use state::{Gap, gaps_of};
+
+use crate::api::Tokens;
+use crate::error::ConnectorError;
+use crate::read::{Connector, ReadRequest, Reader};
+
+/// Listens where a config says.
+pub struct WebsocketConnector {
+    config: Arc<WebsocketConfig>,
+    client: HttpClient,
+    clock: Clock,
+    tokens: Tokens,
+}
+
+impl WebsocketConnector {
+    /// Connections go out through `client`; `tokens` are shared by all sources of a process.
+    pub fn new(config: WebsocketConfig, client: HttpClient, clock: Clock, tokens: Tokens) -> Self {
+        Self { config: Arc::new(config), client, clock, tokens }
+    }
+}
+
+impl Connector for WebsocketConnector {
+    fn read(&self, request: ReadRequest) -> BoxFuture<'_, Result<Box<dyn Reader>, ConnectorError>> {
+        Box::pin(async move {
+            let dialer = dial::Dialer::new(self.config.clone(), self.client.clone(), self.tokens.clone());
+            let reader = reader::StreamReader::new(self.config.clone(), dialer, self.clock.clone(), request)?;
+            Ok(Box::new(reader) as Box<dyn Reader>)
+        })
+    }
+
+    fn is_stream(&self) -> bool {
+        true
+    }
+}
