@@ -12,7 +12,7 @@ use matome_model::clock::Clock;
 use matome_model::drift::{DriftPolicy, Shape, Watch};
 use matome_model::record_key::RecordKey;
 use matome_model::say;
-use matome_model::source::{Dedupe, SourceType};
+use matome_model::source::{Dedupe, HostUse, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
 use matome_store::acquired_data::{KeyedRead, Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
@@ -21,6 +21,7 @@ use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
 use matome_store::error::StoreError;
+use matome_store::hosts;
 use matome_store::inbox;
 use matome_store::secrets::{self, Vault};
 use matome_store::source_schemas;
@@ -211,6 +212,9 @@ impl AcquisitionHandler {
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
         let (dedupe, record_key, quality) = (common.dedupe, common.key.clone(), common.quality.clone());
+        if let Some(host) = config.host() {
+            self.count_for(task.lane_id, source.id, host).await?;
+        }
         let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
 
         if let Some(pending) = adopted {
@@ -298,6 +302,18 @@ impl AcquisitionHandler {
             Err(err @ StoreError::Secret { .. }) => Err(TaskError::from_store(Advice::Fail, "secret", &err)),
             Err(err) => Err(err.into()),
         }
+    }
+
+    /// Has the tasks of a source counted for its host, if they are not: a source that an earlier version saved names none.
+    async fn count_for(&self, lane_id: i64, source_id: i64, host: HostUse) -> Result<(), TaskError> {
+        let known = hosts::of_lane(&mut self.db.read().await?.conn(), lane_id).await?;
+        if known.is_none() {
+            let set = self.db.write(move |conn| {
+                Box::pin(async move { hosts::set(conn, LaneKind::Source, source_id, Some(&host)).await })
+            });
+            set.await?;
+        }
+        Ok(())
     }
 
     /// The schema of a source stream as it stands; nobody but the task that holds the lane changes it.

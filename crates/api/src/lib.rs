@@ -21,6 +21,7 @@ mod export;
 mod health;
 mod history;
 mod host;
+mod lanes;
 mod list;
 mod message;
 mod monitoring;
@@ -84,6 +85,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(export::endpoints());
     all.extend(tasks::endpoints());
     all.extend(schedules::endpoints());
+    all.extend(lanes::endpoints());
     all.extend(tokens::endpoints());
     let document = openapi::document(&all);
     all.extend(docs::endpoints(document));

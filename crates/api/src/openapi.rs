@@ -415,6 +415,15 @@ fn schemas() -> Value {
             "interval_secs": {"type": ["integer", "null"]}, "misfire": text, "overlap": text,
             "jitter_secs": {"type": "integer", "minimum": 0}, "next_at": time, "last_at": time_or_null,
         })),
+        "Lane": view(json!({
+            "id": id, "kind": {"type": "string", "enum": matome_store::schedules::KINDS}, "object_id": id,
+            "name": text, "stream": text, "state": {"type": "string", "enum": matome_store::listing::lanes::STATES},
+            "next_run_at": time_or_null, "not_before": time_or_null, "fail_streak": {"type": "integer", "minimum": 0},
+            "host": text_or_null, "host_limit": {"type": ["integer", "null"]},
+            "host_running": {"type": ["integer", "null"]}, "task": {"type": ["integer", "null"]},
+            "worker": {"type": ["object", "null"], "properties": {"host": text, "pid": {"type": "integer"}}},
+            "leased_at": time_or_null,
+        })),
         "ScheduleTimes": view(json!({
             "enabled": {"type": "boolean"}, "timezone": text,
             "results": {"type": "array", "items": view(json!({"local": time, "utc": time}))},
@@ -438,6 +447,7 @@ fn schemas() -> Value {
         "AggregationTask",
         "AggregationRun",
         "Schedule",
+        "Lane",
         "Token",
     ];
     for name in paged {

@@ -336,6 +336,8 @@ pub(crate) async fn align(
     }
     let share = config.as_ref().and_then(ParsedConfig::common).map(|common| common.share).unwrap_or_default();
     matome_store::lanes::set_share(conn, LaneKind::Source, id, share).await?;
+    let host = config.as_ref().and_then(ParsedConfig::host);
+    matome_store::hosts::set(conn, LaneKind::Source, id, host.as_ref()).await?;
     let is_paused = fields.status == SourceStatus::Inactive || removals::holds(conn, id).await?;
     matome_store::lanes::set_paused(conn, LaneKind::Source, id, is_paused, now).await.map(drop)
 }
@@ -469,6 +471,7 @@ async fn delete_source(call: Call) -> Result<Response> {
             }
             matome_store::schedules::remove(conn, LaneKind::Source, id).await?;
             tasks::cancel_all(conn, LaneKind::Source, id, now).await?;
+            matome_store::hosts::forget_limit(conn, LaneKind::Source, id).await?;
             Ok(true)
         })
     });

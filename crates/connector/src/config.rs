@@ -12,7 +12,7 @@ use std::time::Duration;
 use matome_model::field_error::Words;
 use matome_model::record_key::RecordKey;
 use matome_model::schedule::ScheduleOptions;
-use matome_model::source::{Dedupe, SourceType};
+use matome_model::source::{Dedupe, HostUse, SourceType};
 use matome_model::task::Share;
 use serde_json::value::RawValue;
 
@@ -62,6 +62,15 @@ impl ParsedConfig {
     /// When it runs, beside its `fetch_interval`; `None` for a draft.
     pub fn schedule(&self) -> Option<&ScheduleOptions> {
         self.common().map(|common| &common.schedule)
+    }
+
+    /// The host whose tasks at a time are counted; `None` where there is none.
+    pub fn host(&self) -> Option<HostUse> {
+        match self {
+            // A stream would hold its place for ever.
+            Self::Draft | Self::File(_) | Self::Websocket(_) => None,
+            Self::Api(config) => config.host(),
+        }
     }
 
     /// Whether it can not be run.

@@ -72,3 +72,12 @@ words! {
         None = "none",
     }
 }
+
+/// The host that a source reads from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostUse {
+    /// Its name or address, as a request names it.
+    pub host: String,
+    /// How many tasks may read from it at a time, of this source and all others; `None`: this source does not say.
+    pub concurrent: Option<u32>,
+}

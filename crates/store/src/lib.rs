@@ -20,6 +20,7 @@ pub mod counters;
 pub mod data_sources;
 pub mod db;
 pub mod error;
+pub mod hosts;
 pub mod inbox;
 pub mod lanes;
 pub mod lease;

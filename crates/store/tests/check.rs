@@ -46,6 +46,10 @@ const BROKEN: &[(&[&str], &str)] = &[
         "drop index tasks_one_running; update tasks set status = 'running', finished_at = null, lease_epoch = 1, error = null
         where id in (select min(id) from tasks union select max(id) from tasks where lane_id = 1)",
     ),
+    (&["host_limit"], "insert into hosts (host, concurrent) values ('a.example.com', 1)"),
+    (&["host_limit"], "update lanes set host = 'a.example.com', host_limit = 1 where id = 1"),
+    (&["host_limit"], "update lanes set host = 'a.example.com', host_limit = 2 where id = 1;
+        insert into hosts (host, concurrent) values ('a.example.com', 1)"),
     (&["waiting"], "update lanes set next_run_at = null, ready = {false} where next_run_at is not null and lease_task is null"),
     (&["waiting"], "update lanes set next_run_at = (select min(created_at) from tasks) where next_run_at is not null and lease_task is null"),
     (&["waiting"], "update lanes set ready = {true}, next_run_at = null where id = 1"),

@@ -2,8 +2,8 @@
 
 use matome_egress::header::{self, HeaderName};
 use matome_model::field_error::Words;
-use matome_model::source::Dedupe;
-use url::Url;
+use matome_model::source::{Dedupe, HostUse};
+use url::{Origin, Url};
 
 use super::answers::Rule;
 use super::auth::Auth;
@@ -34,6 +34,15 @@ pub struct ApiConfig {
 }
 
 impl ApiConfig {
+    /// The host of `url`.
+    pub fn host(&self) -> Option<HostUse> {
+        match self.list.origin() {
+            Origin::Tuple(_, host, _) => Some(HostUse { host: host.to_string(), concurrent: self.rate.concurrent }),
+            // A scheme that `url` may not have.
+            Origin::Opaque(_) => None,
+        }
+    }
+
     /// What is read, in text: a checkpoint of another scope says nothing about it. Has no secrets.
     pub fn scope(&self) -> String {
         let mut scope = self.list.scope();
@@ -279,6 +288,8 @@ mod tests {
             (r#"{"url":"http://h/","rate":{"requests":1}}"#, "rate.per_secs"),
             (r#"{"url":"http://h/","rate":{"requests":0,"per_secs":1}}"#, "rate.requests"),
             (r#"{"url":"http://h/","rate":{"remaining":"X-Left"}}"#, "rate.reset"),
+            (r#"{"url":"http://h/","rate":{"concurrent":0}}"#, "rate.concurrent"),
+            (r#"{"url":"http://h/","rate":{"concurrent":1001}}"#, "rate.concurrent"),
             (
                 r#"{"url":"http://h/","auth":{"type":"oauth2_client_credentials","token_url":"ftp://h/","client_id":"i","client_secret":"s"}}"#,
                 "auth.token_url",

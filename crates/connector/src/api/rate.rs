@@ -16,6 +16,8 @@ use crate::error::RETRY_AFTER_LIMIT;
 pub struct RateConfig {
     /// `requests` and `per_secs`: the budget of the host of `url`, which all sources on that host keep to.
     pub budget: Option<Rate>,
+    /// `concurrent`: how many tasks may read from the host of `url` at a time, whatever source and worker they are of.
+    pub concurrent: Option<u32>,
     /// `remaining`, `reset` and `reset_as`: headers in which answers tell what is left.
     pub headers: Option<RateHeaders>,
 }
@@ -44,12 +46,12 @@ impl RateConfig {
                 own.fail(other, words);
             }
         };
-        if !own.has("requests") && !own.has("remaining") {
+        if !["requests", "remaining", "concurrent"].iter().any(|name| own.has(name)) {
             own.fail(
                 "requests",
                 Words::new(
-                    "Give `requests` and `per_secs`, or `remaining` and `reset`.",
-                    "`requests` と `per_secs`、または `remaining` と `reset` を指定してください。",
+                    "Give `requests` and `per_secs`, `remaining` and `reset`, or `concurrent`.",
+                    "`requests` と `per_secs`、`remaining` と `reset`、または `concurrent` を指定してください。",
                 ),
             );
         }
@@ -58,6 +60,7 @@ impl RateConfig {
         }
         let requests = own.integer("requests", 1, 10_000).and_then(|requests| u32::try_from(requests).ok());
         let per = own.integer("per_secs", 1, 3600).map(Duration::from_secs);
+        let concurrent = own.integer("concurrent", 1, 1000).and_then(|tasks| u32::try_from(tasks).ok());
         let mut header = |name: &str| {
             own.string(name).and_then(|text| match text.parse::<HeaderName>() {
                 Ok(name) => Some(name),
@@ -72,7 +75,7 @@ impl RateConfig {
         fields.absorb(own);
         let budget = requests.zip(per).map(|(requests, per)| Rate { requests, per });
         let headers = remaining.zip(reset).map(|(remaining, reset)| RateHeaders { remaining, reset, is_epoch });
-        Self { budget, headers }
+        Self { budget, concurrent, headers }
     }
 }
 

@@ -360,6 +360,16 @@ const TEXTS: &[(&str, &str)] = &[
     ("pending, running, succeeded, failed or cancelled", "pending、running、succeeded、failed、cancelled のどれか"),
     ("Name or id of a source or an aggregation", "データソースか集約の名前か ID"),
     ("Rows at most", "最大の行数"),
+    (
+        "Shows what each source and aggregation does or waits for",
+        "各データソースと集約が何をしているか、何を待っているかを表示します",
+    ),
+    (
+        "Only those in this state; host_full: as many tasks read from its host as may (`rate.concurrent`), held_back: it failed \
+         too often or its source asked it to wait, ready: the next free worker takes it",
+        "この状態のものだけ。host_full: そのホストから、許される数 (`rate.concurrent`) のタスクが読んでいる。held_back: 失敗が続いたか、\
+         データソースが待つよう求めた。ready: 次に空いたワーカーが始める",
+    ),
     ("Shows one task with its result or error", "タスクを一つ、結果かエラーとともに表示します"),
     ("Cancels a task that waits or runs", "待機中か実行中のタスクを取り消します"),
     (

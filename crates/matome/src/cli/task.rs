@@ -23,6 +23,21 @@ pub enum TaskCommand {
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
+    /// Shows what each source and aggregation does or waits for.
+    Lanes {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// source or aggregation.
+        #[arg(long, value_parser = ["source", "aggregation"])]
+        kind: Option<String>,
+        /// Only those in this state; host_full: as many tasks read from its host as may (`rate.concurrent`), held_back: it failed
+        /// too often or its source asked it to wait, ready: the next free worker takes it.
+        #[arg(long, value_parser = ["running", "ready", "host_full", "held_back", "waiting", "paused", "idle"])]
+        state: Option<String>,
+        /// Rows at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
     /// Shows one task with its result or error.
     Show(TaskTarget),
     /// Cancels a task that waits or runs.

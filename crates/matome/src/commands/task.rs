@@ -23,6 +23,22 @@ const COLUMNS: &[Column] = &[
     ("error", &["error", "message"]),
 ];
 
+const LANES: &[Column] = &[
+    ("kind", &["kind"]),
+    ("name", &["name"]),
+    ("state", &["state"]),
+    ("task", &["task"]),
+    ("worker", &["worker", "host"]),
+    ("pid", &["worker", "pid"]),
+    ("since", &["leased_at"]),
+    ("next", &["next_run_at"]),
+    ("not before", &["not_before"]),
+    ("failed", &["fail_streak"]),
+    ("host", &["host"]),
+    ("host limit", &["host_limit"]),
+    ("host running", &["host_running"]),
+];
+
 pub async fn run(command: TaskCommand, console: &Console) -> Result<(), Failure> {
     match command {
         TaskCommand::List { client, queue, status, source, limit } => {
@@ -41,6 +57,17 @@ pub async fn run(command: TaskCommand, console: &Console) -> Result<(), Failure>
                 console.notice(Message::NoTasks);
             }
             print_rows(console, &output, &rows, COLUMNS)?;
+            client.close().await;
+            Ok(())
+        }
+        TaskCommand::Lanes { client, kind, state, limit } => {
+            let output = client.output.clone();
+            let client = Client::connect(&client, console, false).await?;
+            let mut query = Vec::new();
+            query.extend(kind.as_deref().map(|kind| ("kind", kind)));
+            query.extend(state.as_deref().map(|state| ("state", state)));
+            let rows = list(&client, "/api/lanes/", &query, limit).await?;
+            print_rows(console, &output, &rows, LANES)?;
             client.close().await;
             Ok(())
         }

@@ -65,6 +65,17 @@ where (l.lease_worker is null) <> (l.lease_task is null)
 from tasks where status = 'running' group by lane_id having count(*) > 1",
     },
     Invariant {
+        name: "host_limit",
+        rule: "a host has the limit of the strictest source that reads from it, and none where no source has one",
+        violations: "select 'host ' || x.host as place from (
+    select host, min(host_limit) as least from lanes where host is not null and host_limit is not null group by host
+) x left join hosts h on h.host = x.host
+where h.concurrent is null or h.concurrent <> x.least
+union all
+select 'host ' || h.host as place from hosts h
+where not exists (select 1 from lanes l where l.host = h.host and l.host_limit is not null)",
+    },
+    Invariant {
         name: "waiting",
         rule: "a free lane is looked at when its first waiting task is due, and only then",
         violations: "select 'lane ' || x.id as place from (

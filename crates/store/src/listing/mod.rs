@@ -16,6 +16,7 @@ use crate::error::{Result, StoreError};
 
 pub mod acquired;
 pub mod aggregated;
+pub mod lanes;
 pub mod quarantined;
 pub mod runs;
 

@@ -45,6 +45,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 11, min_binary: 3, text: include_str!("../../migrations/0011_japanese.sql") },
     Migration { version: 12, min_binary: 3, text: include_str!("../../migrations/0012_schema_accepts.sql") },
     Migration { version: 13, min_binary: 3, text: include_str!("../../migrations/0013_celery_calls.sql") },
+    Migration { version: 14, min_binary: 3, text: include_str!("../../migrations/0014_hosts.sql") },
     #[cfg(feature = "next")]
     Migration { version: 9001, min_binary: 3, text: include_str!("../../migrations/next/expand.sql") },
     #[cfg(feature = "next")]
@@ -52,7 +53,7 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// What this binary's statements use is there from this version on. Migrations behind it only take away what it does not use.
-const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 13 };
+const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 14 };
 
 /// The schema version that this binary makes.
 pub const SCHEMA_VERSION: i64 = Schema::BUILT.version();

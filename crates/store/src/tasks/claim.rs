@@ -1,15 +1,19 @@
 //! Handing tasks to workers.
 
+use std::collections::BTreeSet;
+
 use matome_model::clock::Timestamp;
 use matome_model::task::{Fence, Queue};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{ClaimedTask, TaskRow};
-use crate::db::{Arg, Conn};
+use crate::db::{Arg, Conn, Row};
 use crate::error::{Result, StoreError};
-use crate::lanes;
+use crate::{hosts, lanes};
 
+/// How often a claim looks again for lanes behind those whose host turned out to be full.
+const ROUNDS: usize = 4;
 /// Lanes that one call makes ready at most.
 const PROMOTE_AT_ONCE: i64 = 500;
 
@@ -42,11 +46,18 @@ pub async fn promote(conn: &mut Conn<'_>, queue: Queue, now: Timestamp) -> Resul
     Ok(ids.len())
 }
 
-// Lanes only, and never waiting: another claimer's lanes are skipped.
+// Lanes only, and never waiting: another claimer's lanes are skipped, and those of hosts that are full by this snapshot, so
+// that they do not stand before others. Only those of limited hosts have a name here.
 const LOCK_FREE: (&str, &str) = (
-    "select id, vtime from lanes where queue = $1 and ready and not paused and lease_worker is null
+    "select id, vtime, (select h.host from hosts h where h.host = lanes.host) as limited_host from lanes
+where queue = $1 and ready and not paused and lease_worker is null and (host is null or host not in (
+    select h.host from hosts h where h.concurrent <= (
+        select count(*) from lanes r where r.host = h.host and r.host is not null and r.lease_worker is not null)))
 order by vtime limit $2 for update skip locked",
-    "select id, vtime from lanes where queue = $1 and ready and not paused and lease_worker is null
+    "select id, vtime, (select h.host from hosts h where h.host = lanes.host) as limited_host from lanes
+where queue = $1 and ready and not paused and lease_worker is null and (host is null or host not in (
+    select h.host from hosts h where h.concurrent <= (
+        select count(*) from lanes r where r.host = h.host and r.host is not null and r.lease_worker is not null)))
 order by vtime limit $2",
 );
 
@@ -90,12 +101,32 @@ pub async fn claim(
     now: Timestamp,
 ) -> Result<Vec<ClaimedTask>> {
     promote(conn, queue, now).await?;
+    let mut claimed = Vec::new();
+    for _ in 0..ROUNDS {
+        let (more, left_out) = claim_once(conn, queue, worker, slots - claimed.len(), now).await?;
+        claimed.extend(more);
+        if !left_out || claimed.len() == slots {
+            break;
+        }
+    }
+    Ok(claimed)
+}
+
+/// Claims once; also says whether lanes were left out because their host is full: others may have come behind them.
+async fn claim_once(
+    conn: &mut Conn<'_>,
+    queue: Queue,
+    worker: Uuid,
+    slots: usize,
+    now: Timestamp,
+) -> Result<(Vec<ClaimedTask>, bool)> {
     let limit = i64::try_from(slots).unwrap_or(i64::MAX);
     let lock_free = conn.pick(LOCK_FREE.0, LOCK_FREE.1);
     let rows = conn.fetch_all(lock_free, &[queue.as_str().into(), limit.into()]).await?;
+    let (rows, left_out) = with_room(conn, rows).await?;
     let locked = rows.iter().map(|row| row.int("id")).collect::<Result<Vec<i64>>>()?;
     if locked.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), left_out));
     }
     // Lanes that were to be served next come back into virtual time where the others are.
     let is_next =
@@ -111,7 +142,7 @@ pub async fn claim(
         lanes::recompute(conn, &idle, now, None).await?;
     }
     if lane_ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), left_out));
     }
     let lease = conn.pick(LEASE.0, LEASE.1);
     let args: [Arg<'_>; 5] = [Arg::Ints(&lane_ids), Arg::Ints(&task_ids), worker.into(), now.into(), floor.into()];
@@ -126,7 +157,34 @@ pub async fn claim(
         });
     }
     // `ready` means nothing while a lane is leased; whoever ends the lease computes it.
-    rows.iter().map(|row| claimed(row, worker)).collect()
+    let claimed = rows.iter().map(|row| claimed(row, worker)).collect::<Result<Vec<_>>>()?;
+    Ok((claimed, left_out))
+}
+
+/// Those of the locked lanes whose hosts have room for them, in their order; and whether some have not.
+async fn with_room(conn: &mut Conn<'_>, rows: Vec<Row>) -> Result<(Vec<Row>, bool)> {
+    let mut hosts = Vec::with_capacity(rows.len());
+    for row in &rows {
+        hosts.push(row.opt_text("limited_host")?);
+    }
+    let limited: BTreeSet<String> = hosts.iter().flatten().cloned().collect();
+    if limited.is_empty() {
+        return Ok((rows, false));
+    }
+    let mut room = hosts::room(conn, limited).await?;
+    let mut fits = |host: &Option<String>| match host.as_ref().and_then(|host| room.get_mut(host)) {
+        // No limit, or not any more.
+        None => true,
+        Some(0) => false,
+        Some(room) => {
+            *room -= 1;
+            true
+        }
+    };
+    let before = rows.len();
+    let kept: Vec<Row> = rows.into_iter().zip(&hosts).filter(|(_, host)| fits(host)).map(|(row, _)| row).collect();
+    let left_out = kept.len() < before;
+    Ok((kept, left_out))
 }
 
 fn claimed(row: &crate::db::Row, worker: Uuid) -> Result<ClaimedTask> {

@@ -40,6 +40,10 @@ pub enum Mutant {
     FenceOnlyAtStart,
     /// A steal ends the lease but leaves its epoch, and a claim takes the epoch it finds.
     LeaseKeepsEpoch,
+    /// A claim counts what reads from the host without holding the host's row.
+    HostCountedWithoutLock,
+    /// A claim holds the host's row, and believes what it counted before it had waited for that.
+    HostCountedBeforeLock,
     /// Two beats may fire the same time, and no unique index stops the second.
     FireWithoutLockAndIndex,
 }
@@ -60,6 +64,8 @@ pub struct Rules {
     pub one_writer: bool,
     /// Last nominal time that is due.
     pub due: u8,
+    /// All lanes read from one host: so many at a time.
+    pub host: Option<u8>,
 }
 
 impl Default for Rules {
@@ -72,6 +78,7 @@ impl Default for Rules {
             timed: false,
             one_writer: false,
             due: 0,
+            host: None,
         }
     }
 }
@@ -97,6 +104,11 @@ pub enum Work {
     Locking {
         free: [bool; LANES],
         waiting: [Option<u8>; LANES],
+    },
+    /// Holds the lane; the host comes next. What it counted before, where that matters.
+    Hosting {
+        lane: u8,
+        counted: Option<u8>,
     },
     Picked {
         lane: u8,
@@ -297,6 +309,9 @@ impl World {
         if self.wrong.is_none() {
             self.wrong = broken(&before, &self.sql.committed);
         }
+        if self.rules.host.is_some_and(|most| self.sql.committed.leased() > most) {
+            self.wrong = Some("more tasks read from a host than may");
+        }
     }
 
     fn actor_can(&self, n: usize) -> Can {
@@ -324,6 +339,7 @@ impl World {
             Work::Idle if claims == 0 => Can::Nothing,
             Work::Idle => self.begin_claim(n),
             Work::Locking { free, waiting } => self.lock_lane(n, boot, pages, free, waiting),
+            Work::Hosting { lane, counted } => self.lock_host(n, usize::from(lane), counted),
             Work::Picked { lane, task } => self.lease(n, boot, pages, usize::from(lane), usize::from(task)),
             Work::Running { lease, pages: 0 } => {
                 let ends: &[End] = if self.rules.failures { &[End::Succeeded, End::Retry] } else { &[End::Succeeded] };
@@ -358,8 +374,9 @@ impl World {
     /// `LOCK_FREE`, the snapshot it begins with.
     fn begin_claim(&self, n: usize) -> Can {
         let seen = self.sql.snapshot(n);
+        let is_full = self.rules.host.is_some_and(|most| seen.leased() >= most);
         let free: [bool; LANES] =
-            std::array::from_fn(|lane| seen.lanes[lane].ready && seen.lanes[lane].lease.is_none());
+            std::array::from_fn(|lane| !is_full && seen.lanes[lane].ready && seen.lanes[lane].lease.is_none());
         if free.iter().all(|free| !free) {
             return Can::Nothing;
         }
@@ -403,19 +420,51 @@ impl World {
         }
         let step = |lane: &usize| {
             let lane = *lane;
+            if self.rules.host.is_some() {
+                return self.then(n, false, "claim: locks a lane that reads from the host", |next| {
+                    next.sql.lock(n, Row::Lane(lane));
+                    let counted = next.is(Mutant::HostCountedBeforeLock).then(|| next.sql.snapshot(n).leased());
+                    next.set_work(n, Work::Hosting { lane: small(lane), counted });
+                });
+            }
             self.then(n, false, "claim: locks a lane, then picks its first waiting task", |next| {
                 next.sql.lock(n, Row::Lane(lane));
-                match next.sql.snapshot(n).first_pending(lane) {
-                    Some(task) => next.set_work(n, Work::Picked { lane: small(lane), task: small(task) }),
-                    None => {
-                        next.sql.change(n, Row::Lane(lane), |seen| seen.lanes[lane].ready = false);
-                        next.commit(n);
-                        next.set_work(n, Work::Idle);
-                    }
-                }
+                next.pick(n, lane);
             })
         };
         Can::Steps(lanes.iter().map(step).collect())
+    }
+
+    /// `hosts::room`, then `PICK`. The lane stays locked while it waits for the host.
+    fn lock_host(&self, n: usize, lane: usize, counted: Option<u8>) -> Can {
+        let locks = !self.is(Mutant::HostCountedWithoutLock);
+        if let Some(holder) = self.sql.held_by_other(n, Row::Host).filter(|_| locks) {
+            return Can::Waits(holder);
+        }
+        let reading = counted.unwrap_or_else(|| self.sql.snapshot(n).leased());
+        if self.rules.host.is_some_and(|most| reading >= most) {
+            return self.one(n, true, "claim: the host is full", |next| {
+                next.commit(n);
+                next.set_work(n, Work::Idle);
+            });
+        }
+        self.one(n, false, "claim: holds the host, which has room, and picks the lane's first waiting task", |next| {
+            if locks {
+                next.sql.lock(n, Row::Host);
+            }
+            next.pick(n, lane);
+        })
+    }
+
+    fn pick(&mut self, n: usize, lane: usize) {
+        match self.sql.snapshot(n).first_pending(lane) {
+            Some(task) => self.set_work(n, Work::Picked { lane: small(lane), task: small(task) }),
+            None => {
+                self.sql.change(n, Row::Lane(lane), |seen| seen.lanes[lane].ready = false);
+                self.commit(n);
+                self.set_work(n, Work::Idle);
+            }
+        }
     }
 
     fn lease_lane(&mut self, n: usize, boot: u8, lane: usize, task: usize) -> Lease {

@@ -11,7 +11,7 @@
 pub const LANES: usize = 3;
 pub const TASKS: usize = 5;
 pub const BOOTS: usize = 4;
-const ROWS: usize = LANES + TASKS + BOOTS + 1;
+const ROWS: usize = LANES + TASKS + BOOTS + 2;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Status {
@@ -79,6 +79,11 @@ impl Tables {
         self.tasks.iter().position(|task| task.status == Status::Pending && usize::from(task.lane) == lane)
     }
 
+    /// How many lanes are leased.
+    pub fn leased(&self) -> u8 {
+        u8::try_from(self.lanes.iter().filter(|lane| lane.lease.is_some()).count()).unwrap()
+    }
+
     /// The running tasks of a lane; more than one is a defect.
     pub fn running(&self, lane: usize) -> impl Iterator<Item = usize> {
         let of_lane = move |task: &Task| task.status == Status::Running && usize::from(task.lane) == lane;
@@ -92,6 +97,8 @@ pub enum Row {
     Task(usize),
     Worker(usize),
     Schedule,
+    /// Of the only host; only its lock matters.
+    Host,
 }
 
 impl Row {
@@ -101,6 +108,7 @@ impl Row {
             Row::Task(n) => LANES + n,
             Row::Worker(n) => LANES + TASKS + n,
             Row::Schedule => LANES + TASKS + BOOTS,
+            Row::Host => LANES + TASKS + BOOTS + 1,
         }
     }
 }
