@@ -1,6 +1,6 @@
 //! What a worker is told about a read that could not go on.
 
-use matome_connector::{Advice, ConnectorError};
+use matome_connector::{Advice, ConnectorError, DatabaseFault};
 use matome_model::say;
 use matome_tasks::{Advice as TaskAdvice, TaskError};
 
@@ -49,7 +49,16 @@ fn reason(err: &ConnectorError) -> &'static str {
         | ConnectorError::Io { .. } => "file",
         ConnectorError::Changed { .. } => "file_changed",
         ConnectorError::Document { .. } => "document",
-        ConnectorError::Egress { .. } if err.is_denied() => "denied",
+        ConnectorError::Egress { .. } | ConnectorError::Unreached { .. } if err.is_denied() => "denied",
+        ConnectorError::Unreached { .. } => "unreached",
+        ConnectorError::Database { fault, .. } => match fault {
+            DatabaseFault::Auth => "auth",
+            DatabaseFault::Tls => "tls",
+            DatabaseFault::Missing => "not_found",
+            DatabaseFault::Query => "query",
+            DatabaseFault::Timeout => "timeout",
+            DatabaseFault::Lost => "connection",
+        },
         ConnectorError::Egress { .. } => "request",
         ConnectorError::Status { status, .. } => match status.as_u16() {
             401 | 403 => "auth",

@@ -215,6 +215,7 @@ impl AcquisitionHandler {
         if let Some(host) = config.host() {
             self.count_for(task.lane_id, source.id, host).await?;
         }
+        let goes_on = config.goes_on();
         let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
 
         if let Some(pending) = adopted {
@@ -259,7 +260,8 @@ impl AcquisitionHandler {
         let result = if connector.is_stream() {
             self.listen(connector, read, &source, &task, &ctx, &mut counts).await
         } else {
-            if goes_on_behind(&source, dedupe, options.full) {
+            // Where another attempt starts where this one stops, to stop for another task of the lane loses nothing.
+            if goes_on && !options.full {
                 ctx.may_yield();
             }
             self.read(connector, read, &ctx, &mut counts).await
@@ -519,11 +521,6 @@ impl AcquisitionHandler {
             schema: prepared.schema,
         }
     }
-}
-
-/// Whether another attempt starts where this one stops, so that to stop for another task of the lane loses nothing.
-fn goes_on_behind(source: &DataSource, dedupe: Dedupe, full: bool) -> bool {
-    !full && (dedupe == Dedupe::None || dedupe != Dedupe::Rows && source.source_type == SourceType::Api)
 }
 
 /// Reads and prepares pages until the source has no more. One page is held back until it is known whether

@@ -534,7 +534,7 @@ pub(crate) fn check_runnable(source: &DataSource) -> Result<()> {
             let needs = match source.source_type {
                 SourceType::File => "`path`",
                 SourceType::Api | SourceType::Websocket => "`url`",
-                SourceType::Database => "what to read (sources of this type are not available in this version)",
+                SourceType::Database => "`engine`, where it is, and `table` or `query`",
             };
             errors.add(&["config"], Message::DraftCannotRun { needs });
         }

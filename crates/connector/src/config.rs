@@ -17,6 +17,7 @@ use matome_model::task::Share;
 use serde_json::value::RawValue;
 
 use crate::api::ApiConfig;
+use crate::database::DatabaseConfig;
 use crate::file::FileConfig;
 use crate::websocket::WebsocketConfig;
 
@@ -46,6 +47,8 @@ pub enum ParsedConfig {
     Api(Box<ApiConfig>),
     /// Listens to a stream.
     Websocket(Box<WebsocketConfig>),
+    /// Reads a database.
+    Database(Box<DatabaseConfig>),
 }
 
 impl ParsedConfig {
@@ -56,6 +59,7 @@ impl ParsedConfig {
             Self::File(config) => Some(&config.common),
             Self::Api(config) => Some(&config.common),
             Self::Websocket(config) => Some(&config.common),
+            Self::Database(config) => Some(&config.common),
         }
     }
 
@@ -64,12 +68,24 @@ impl ParsedConfig {
         self.common().map(|common| &common.schedule)
     }
 
+    /// Whether a read that was interrupted goes on where it stopped, unless all equal records have to be counted.
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Self::Draft => false,
+            Self::File(config) => config.common.dedupe == Dedupe::None,
+            Self::Api(config) => config.common.dedupe != Dedupe::Rows,
+            Self::Websocket(config) => config.common.dedupe != Dedupe::Rows,
+            Self::Database(config) => config.goes_on(),
+        }
+    }
+
     /// The host whose tasks at a time are counted; `None` where there is none.
     pub fn host(&self) -> Option<HostUse> {
         match self {
             // A stream would hold its place for ever.
             Self::Draft | Self::File(_) | Self::Websocket(_) => None,
             Self::Api(config) => config.host(),
+            Self::Database(config) => config.host(),
         }
     }
 
@@ -82,8 +98,8 @@ impl ParsedConfig {
 /// Options of every type of source.
 #[derive(Clone, Debug)]
 pub struct CommonConfig {
-    /// `dedupe`: `rows` (default for files), `hash` (default for APIs), `key` (default with `key`) or `none` (default for
-    /// streams).
+    /// `dedupe`: `rows` (default for files and whole tables), `hash` (default for APIs and incremental reads of tables), `key`
+    /// (default with `key`) or `none` (default for streams).
     pub dedupe: Dedupe,
     /// `key`: the path of one field, or a list of them; there with [`Dedupe::Key`] and only then.
     pub key: Option<RecordKey>,
@@ -121,17 +137,9 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
         SourceType::Websocket => {
             crate::websocket::parse_config(fields).map(|config| ParsedConfig::Websocket(Box::new(config)))
         }
-        SourceType::Database => Err(vec![FieldError::new(
-            &[],
-            Words::new(
-                format!(
-                    "Sources of type \"{source_type}\" are not available in this version; only `labels` can be stored."
-                ),
-                format!(
-                    "この版では \"{source_type}\" 型のデータソースは使えません。保存できるのは `labels` だけです。"
-                ),
-            ),
-        )]),
+        SourceType::Database => {
+            crate::database::parse_config(fields).map(|config| ParsedConfig::Database(Box::new(config)))
+        }
     }
 }
 
@@ -176,12 +184,6 @@ pub(crate) mod tests {
                 assert!(validate_config(*source_type, config).unwrap().is_draft(), "{config}");
             }
         }
-    }
-
-    #[test]
-    fn types_without_a_connector_take_drafts_only() {
-        let errors = errors(SourceType::Database, r#"{"url":"x"}"#);
-        assert!(errors[0].1.contains("not available in this version"), "{errors:?}");
     }
 
     #[test]

@@ -24,6 +24,23 @@ pub enum Advice {
     Fail,
 }
 
+/// What kind of trouble a database made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatabaseFault {
+    /// The user may not, or is not who they say.
+    Auth,
+    /// TLS did not come about, or the server is not who it says.
+    Tls,
+    /// There is no such database, table or column.
+    Missing,
+    /// The query, or how it is to be read, is wrong.
+    Query,
+    /// A statement took too long.
+    Timeout,
+    /// The connection broke, or the server can not go on now.
+    Lost,
+}
+
 /// A read that can not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
@@ -119,6 +136,28 @@ pub enum ConnectorError {
         /// Why.
         #[source]
         source: EgressError,
+    },
+    /// No connection to a database.
+    #[error("{position}: there is no connection")]
+    Unreached {
+        /// Which database.
+        position: Box<Position>,
+        /// Why.
+        #[source]
+        source: EgressError,
+    },
+    /// A database, or its driver, refused something.
+    #[error("{position}: {problem}")]
+    Database {
+        /// Which database, and what of it.
+        position: Box<Position>,
+        /// What kind of trouble it is.
+        fault: DatabaseFault,
+        /// What is wrong, and what to do.
+        problem: Words,
+        /// What the driver says, where it is not the database that speaks.
+        #[source]
+        source: Option<sqlx::Error>,
     },
     /// An answer that is no success.
     #[error("{position}: the server answered {status}")]
@@ -257,7 +296,8 @@ impl ConnectorError {
     /// Why, outermost first; systems and libraries speak English.
     pub fn causes(&self) -> Vec<Words> {
         let mut causes = chain(std::error::Error::source(self));
-        if let (Self::Egress { source, .. }, Some(first)) = (self, causes.first_mut()) {
+        if let (Self::Egress { source, .. } | Self::Unreached { source, .. }, Some(first)) = (self, causes.first_mut())
+        {
             *first = source.words();
         }
         causes
@@ -265,7 +305,8 @@ impl ConnectorError {
 
     /// Whether the egress policy refused the address.
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Egress { source: EgressError::Denied { .. }, .. })
+        let (Self::Egress { source, .. } | Self::Unreached { source, .. }) = self else { return false };
+        matches!(source, EgressError::Denied { .. })
     }
 
     /// What the worker should do.
@@ -276,7 +317,8 @@ impl ConnectorError {
                 408 | 425 | 429 | 500..=599 => Advice::Retry { after: *retry_after },
                 _ => Advice::Fail,
             },
-            Self::Egress { source, .. } => match source {
+            Self::Database { fault: DatabaseFault::Timeout | DatabaseFault::Lost, .. } => retry,
+            Self::Egress { source, .. } | Self::Unreached { source, .. } => match source {
                 EgressError::Resolve { .. }
                 | EgressError::Connection { .. }
                 | EgressError::Dial { .. }
@@ -311,6 +353,7 @@ impl ConnectorError {
             | Self::FileTooLarge { .. }
             | Self::Changed { .. }
             | Self::Document { .. }
+            | Self::Database { .. }
             | Self::Loop { .. }
             | Self::Answer { retry: None, .. }
             | Self::Token { .. }
@@ -328,6 +371,8 @@ impl ConnectorError {
             Self::Io { position, .. }
             | Self::Document { position, .. }
             | Self::Egress { position, .. }
+            | Self::Unreached { position, .. }
+            | Self::Database { position, .. }
             | Self::Status { position, .. }
             | Self::Loop { position, .. }
             | Self::Answer { position, .. }

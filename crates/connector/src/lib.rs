@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod config;
+pub mod database;
 mod error;
 pub mod file;
 pub mod json;
@@ -17,7 +18,7 @@ pub mod websocket;
 pub use config::{
     Change, FieldError, ParsedConfig, Quality, QuarantineLimit, Retention, change, retention_of, validate_config,
 };
-pub use error::{Advice, ConnectorError};
+pub use error::{Advice, ConnectorError, DatabaseFault};
 pub use file::FileRoots;
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};
 pub use record::{Batch, Item, Position, ReadStats};

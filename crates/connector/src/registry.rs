@@ -8,6 +8,7 @@ use matome_model::source::SourceType;
 
 use crate::api::{ApiConnector, Tokens};
 use crate::config::{ParsedConfig, validate_config};
+use crate::database::DatabaseConnector;
 use crate::error::ConnectorError;
 use crate::file::{FileConnector, FileRoots};
 use crate::read::Connector;
@@ -36,6 +37,9 @@ impl Registry {
         match config {
             ParsedConfig::Draft => Err(ConnectorError::Draft),
             ParsedConfig::File(config) => Ok(Box::new(FileConnector::new(*config, self.roots.clone()))),
+            ParsedConfig::Database(config) => {
+                Ok(Box::new(DatabaseConnector::new(*config, self.roots.clone(), self.client.dialer())))
+            }
             ParsedConfig::Api(config) => {
                 let (client, clock) = (self.client.clone(), self.clock.clone());
                 Ok(Box::new(ApiConnector::new(*config, client, clock, self.tokens.clone())))

@@ -3,24 +3,39 @@
 use serde_json::Value;
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
-/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`.
+/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`; `/password`; `/url` if it
+/// has a password in it.
 ///
 /// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
 pub fn secret_paths(config: &str) -> Vec<String> {
-    // Only `auth` is looked at, so that numbers in free parts of a config can not make this fail.
+    // Nothing else is looked at, so that numbers in free parts of a config can not make this fail.
     #[derive(serde::Deserialize)]
     struct Config {
         auth: Option<Value>,
+        password: Option<Value>,
+        url: Option<Value>,
     }
-    let Ok(Config { auth: Some(Value::Object(auth)) }) = serde_json::from_str(config) else { return Vec::new() };
-    let leaves: &[&str] = match auth.get("type").and_then(Value::as_str) {
-        Some("bearer") => &["token"],
-        Some("basic") => &["password"],
-        Some("header" | "query") => &["value"],
-        Some("oauth2_client_credentials") => &["client_secret"],
-        _ => &["token", "password", "value", "client_secret"],
-    };
-    leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")).collect()
+    let Ok(Config { auth, password, url }) = serde_json::from_str(config) else { return Vec::new() };
+    let mut paths = Vec::new();
+    if let Some(Value::Object(auth)) = auth {
+        let leaves: &[&str] = match auth.get("type").and_then(Value::as_str) {
+            Some("bearer") => &["token"],
+            Some("basic") => &["password"],
+            Some("header" | "query") => &["value"],
+            Some("oauth2_client_credentials") => &["client_secret"],
+            _ => &["token", "password", "value", "client_secret"],
+        };
+        paths.extend(leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")));
+    }
+    if password.is_some() {
+        paths.push("/password".to_owned());
+    }
+    // Refused in what is written here, but other applications keep such addresses.
+    let address = url.as_ref().and_then(Value::as_str).and_then(|url| url::Url::parse(url).ok());
+    if address.is_some_and(|url| url.password().is_some()) {
+        paths.push("/url".to_owned());
+    }
+    paths
 }
 
 #[cfg(test)]
@@ -28,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_auth_has_its_secret() {
+    fn each_secret_is_found_where_it_stands() {
         for (config, paths) in [
             (r#"{"auth":{"type":"bearer","token":"x"},"labels":{"n":1e999}}"#, vec!["/auth/token"]),
             (r#"{"auth":{"type":"basic","username":"u","password":"x"}}"#, vec!["/auth/password"]),
@@ -39,7 +54,10 @@ mod tests {
                 vec!["/auth/client_secret"],
             ),
             (r#"{"auth":{"type":"odd","token":"x","value":"y"}}"#, vec!["/auth/token", "/auth/value"]),
-            (r#"{"labels":{"auth":{"token":"mine"}}}"#, vec![]),
+            (r#"{"labels":{"auth":{"token":"mine"},"password":"mine"}}"#, vec![]),
+            (r#"{"host":"h","password":{"$secret":true}}"#, vec!["/password"]),
+            (r#"{"url":"postgres://u:p@h/d"}"#, vec!["/url"]),
+            (r#"{"url":"postgres://u@h/d"}"#, vec![]),
             ("{}", vec![]),
         ] {
             assert_eq!(secret_paths(config), paths, "{config}");

@@ -12,7 +12,10 @@ use matome_model::source::{Dedupe, SourceType};
 
 const PAGES: [&str; 2] = ["sources.md", "sources.ja.md"];
 /// Pages of single types.
-const CONNECTORS: [[&str; 2]; 1] = [["connectors/websocket.md", "connectors/websocket.ja.md"]];
+const CONNECTORS: [[&str; 2]; 2] = [
+    ["connectors/database.md", "connectors/database.ja.md"],
+    ["connectors/websocket.md", "connectors/websocket.ja.md"],
+];
 
 fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
@@ -61,6 +64,23 @@ fn every_reason_and_dedupe_mode_is_described() {
         let reasons = QuarantineReason::ALL.iter().map(|reason| reason.as_str());
         for code in reasons.chain(Dedupe::ALL.iter().map(|dedupe| dedupe.as_str())) {
             assert!(page.contains(&format!("| `{code}` |")), "{name} has no row for `{code}`");
+        }
+    }
+}
+
+#[test]
+fn every_option_of_a_database_is_described() {
+    for name in CONNECTORS[0] {
+        let page = page(name);
+        // An unknown option is answered with all that are known.
+        let errors = validate_config(SourceType::Database, r#"{"engine":"postgres","x":1}"#).unwrap_err();
+        let known = errors.iter().find(|error| error.path == ["x"]).unwrap().message.english.clone();
+        let options: Vec<&str> = known.rsplit_once("Known here: ").unwrap().1.split('`').skip(1).step_by(2).collect();
+        assert!(options.len() > 15, "{known}");
+        let of_all = self::page(PAGES[0]);
+        for option in options {
+            let is_here = page.contains(&format!("`{option}`"));
+            assert!(is_here || of_all.contains(&format!("| `{option}` |")), "{name} does not describe `{option}`");
         }
     }
 }

@@ -18,6 +18,11 @@ pub(crate) fn verifying() -> Result<ClientConfig, rustls::Error> {
     with_roots(roots)
 }
 
+/// The certificates of this machine's authorities (DER), for drivers that speak TLS themselves and know Mozilla's list.
+pub fn trusted_certificates() -> Vec<Vec<u8>> {
+    rustls_native_certs::load_native_certs().certs.into_iter().map(|der| der.to_vec()).collect()
+}
+
 /// For clients that only ever speak plain HTTP: verifies nobody, so a TLS connection could not be made.
 pub(crate) fn unused() -> Result<ClientConfig, rustls::Error> {
     with_roots(RootCertStore::empty())

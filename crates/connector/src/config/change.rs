@@ -20,10 +20,15 @@ const BESIDES: &[&str] = &[
     "reconnect",
     "duration_secs",
     "max_message_bytes",
+    "user",
+    "password",
+    "tls",
+    "statement_timeout_secs",
 ];
 
 /// Options that say which records there are and which of them are the same.
-const IDENTITY: &[&str] = &["path", "url", "dedupe", "key", "incremental"];
+const IDENTITY: &[&str] =
+    &["path", "url", "engine", "host", "port", "database", "schema", "table", "query", "dedupe", "key", "incremental"];
 
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +90,11 @@ mod tests {
             (r#"{"dedupe":"hash","headers":{"a":"b"},"records":"$.x","url":"http://h/"}"#, Change::Reading),
             (r#"{"dedupe":"hash","headers":{"a":"b"},"url":"http://other/"}"#, Change::Identity(vec!["url"])),
             (r#"{"headers":{"a":"b"},"key":"id","url":"http://h/"}"#, Change::Identity(vec!["dedupe", "key"])),
+            (
+                r#"{"dedupe":"hash","headers":{"a":"b"},"password":{"$secret":true},"url":"http://h/","user":"u"}"#,
+                Change::Besides,
+            ),
+            (r#"{"dedupe":"hash","headers":{"a":"b"},"table":"t","url":"http://h/"}"#, Change::Identity(vec!["table"])),
             ("{}", Change::Identity(vec!["url", "dedupe"])),
         ] {
             assert_eq!(change(before, after), expected, "{after}");

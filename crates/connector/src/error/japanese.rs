@@ -35,6 +35,8 @@ pub(super) fn of(error: &ConnectorError) -> String {
         ),
         E::Document { position, problem } => format!("{}: {}", at(position), problem.japanese),
         E::Egress { position, .. } => format!("{}: 要求が失敗しました", at(position)),
+        E::Unreached { position, .. } => format!("{}: 接続できません", at(position)),
+        E::Database { position, problem, .. } => format!("{}: {}", at(position), problem.japanese),
         E::Status { position, status, .. } => format!("{}: サーバーが {status} を返しました", at(position)),
         E::Loop { position, problem } => format!("{}: ページが循環しています。{}", at(position), problem.japanese),
         E::Answer { position, message, .. } => {

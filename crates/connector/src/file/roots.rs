@@ -159,6 +159,35 @@ impl FileRoots {
         Ok(file)
     }
 
+    /// Opens the one regular file that `path` names, and says how an error of reading it is told. Blocks.
+    pub(crate) fn named(
+        &self,
+        path: &str,
+    ) -> Result<(std::fs::File, impl Fn(io::Error) -> ConnectorError), ConnectorError> {
+        let listed = self.one(path)?;
+        let file = self.open_file(&listed)?;
+        let failed = move |error| self.io_error(&listed.shown, "reading it", error);
+        Ok((file, failed))
+    }
+
+    /// Where the one database file that `path` names really is: SQLite opens it, and what stands beside it, by name. Blocks.
+    pub(crate) fn database(&self, path: &str) -> Result<PathBuf, ConnectorError> {
+        let listed = self.one(path)?;
+        // It exists, is a regular file, and no symbolic link leads out on the way to it.
+        self.open_file(&listed)?;
+        let root = &self.roots[listed.root];
+        let real = root.dir.canonicalize(&listed.relative);
+        Ok(root.real.join(real.map_err(|error| self.io_error(&listed.shown, "opening it", error))?))
+    }
+
+    fn one(&self, path: &str) -> Result<Listed, ConnectorError> {
+        let mut found = self.find(path)?;
+        match (found.pop(), found.is_empty()) {
+            (Some(listed), true) => Ok(listed),
+            _ => Err(ConnectorError::TooManyFiles { path: path.to_owned(), limit: 1 }),
+        }
+    }
+
     fn io_error(&self, shown: &Arc<str>, action: &'static str, source: io::Error) -> ConnectorError {
         // The sandbox's own refusal comes without a number of the system's.
         if source.kind() == io::ErrorKind::PermissionDenied && source.raw_os_error().is_none() {

@@ -1,0 +1,49 @@
+//! Rows out of a database: a table, a view or a query of PostgreSQL or SQLite.
+
+mod config;
+mod fault;
+mod incremental;
+mod order;
+mod postgres;
+mod reader;
+mod relay;
+mod session;
+mod sqlite;
+mod state;
+mod trust;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use matome_egress::Dialer;
+
+pub(crate) use config::parse as parse_config;
+pub use config::{DatabaseConfig, Engine, Place, Relation, Server, Tls, TlsMode};
+pub use incremental::{Incremental, Nulls};
+
+use crate::error::ConnectorError;
+use crate::file::FileRoots;
+use crate::read::{Connector, ReadRequest, Reader};
+
+/// Reads what a config names.
+pub struct DatabaseConnector {
+    config: Arc<DatabaseConfig>,
+    roots: Arc<FileRoots>,
+    dialer: Dialer,
+}
+
+impl DatabaseConnector {
+    /// Servers are reached through `dialer`; SQLite files and certificates are beneath `roots`.
+    pub fn new(config: DatabaseConfig, roots: Arc<FileRoots>, dialer: Dialer) -> Self {
+        Self { config: Arc::new(config), roots, dialer }
+    }
+}
+
+impl Connector for DatabaseConnector {
+    fn read(&self, request: ReadRequest) -> BoxFuture<'_, Result<Box<dyn Reader>, ConnectorError>> {
+        Box::pin(async move {
+            let reader = reader::start(self.config.clone(), self.roots.clone(), self.dialer.clone(), request).await?;
+            Ok(Box::new(reader) as Box<dyn Reader>)
+        })
+    }
+}

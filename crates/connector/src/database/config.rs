@@ -1,0 +1,397 @@
+//! The options of a `database` source.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use matome_model::field_error::Words;
+use matome_model::source::{Dedupe, HostUse};
+use secrecy::SecretString;
+use serde_json::Value;
+use url::Url;
+
+use super::incremental::Incremental;
+use crate::config::{CommonConfig, FieldError, Fields, parse_common};
+
+/// Which database it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// PostgreSQL.
+    Postgres,
+    /// SQLite.
+    Sqlite,
+}
+
+impl Engine {
+    const WORDS: [(&str, Self); 3] =
+        [("postgres", Self::Postgres), ("postgresql", Self::Postgres), ("sqlite", Self::Sqlite)];
+
+    /// The word in configs, and the scheme of its addresses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A server.
+    Server(Server),
+    /// `path`: an SQLite file beneath a file root.
+    File(String),
+}
+
+/// A server, and who asks it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `host`: a name or an address.
+    pub host: String,
+    /// `port`: 5432 by default.
+    pub port: u16,
+    /// `database`: its name.
+    pub database: String,
+    /// `user`: who reads; best a role that may do nothing else.
+    pub user: String,
+    /// `password`: a secret.
+    pub password: Option<SecretString>,
+    /// `tls`: how the connection is encrypted.
+    pub tls: Tls,
+}
+
+/// `tls`: how a connection is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// `mode`: `verify-full` (default), `require` or `disable`.
+    pub mode: TlsMode,
+    /// `ca_file`: certificates (PEM) of authorities to trust besides, beneath a file root.
+    pub ca_file: Option<String>,
+}
+
+/// `tls.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// TLS, with a certificate of a known authority for `host`.
+    VerifyFull,
+    /// TLS with any certificate: nobody listens in, but who answers is not known.
+    Require,
+    /// No TLS.
+    Disable,
+}
+
+/// What is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// `table`, in `schema` if there is one: names exactly as the database has them.
+    Table {
+        /// `schema`.
+        schema: Option<String>,
+        /// `table`.
+        table: String,
+    },
+    /// `query`: one statement that only reads.
+    Query(String),
+}
+
+/// A `database` source.
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    /// `engine`: `postgres` or `sqlite`.
+    pub engine: Engine,
+    /// Where it is.
+    pub place: Place,
+    /// `table` or `query`.
+    pub relation: Relation,
+    /// `incremental`: reads only what is new.
+    pub incremental: Option<Incremental>,
+    /// `statement_timeout_secs`: how long a statement may take, the transfer of its rows included; 1 to 604800. Default:
+    /// what the server has for the user.
+    pub statement_timeout: Option<Duration>,
+    /// `options`: settings of the session.
+    pub options: BTreeMap<String, String>,
+    /// Options of every source.
+    pub common: CommonConfig,
+}
+
+impl DatabaseConfig {
+    /// What is read, as records name it: no user, no password.
+    pub(super) fn document(&self) -> String {
+        let base = match &self.place {
+            Place::Server(server) => {
+                let (engine, port, database) = (self.engine.as_str(), server.port, &server.database);
+                let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
+                format!("{engine}://{host}:{port}/{database}")
+            }
+            Place::File(path) => path.clone(),
+        };
+        match &self.relation {
+            Relation::Table { schema: None, table } => format!("{base}#{table}"),
+            Relation::Table { schema: Some(schema), table } => format!("{base}#{schema}.{table}"),
+            Relation::Query(_) => base,
+        }
+    }
+
+    /// The host of its server.
+    pub fn host(&self) -> Option<HostUse> {
+        match &self.place {
+            Place::Server(server) => Some(HostUse { host: server.host.clone(), concurrent: None }),
+            Place::File(_) => None,
+        }
+    }
+
+    /// Whether a read that was interrupted goes on where it stopped, whatever the table is.
+    pub fn goes_on(&self) -> bool {
+        self.incremental.is_some() && self.common.dedupe != Dedupe::Rows
+    }
+}
+
+/// The settings that `options` may name.
+const POSTGRES_OPTIONS: &[&str] = &["search_path", "role", "work_mem", "application_name"];
+
+/// Checks the options of a `database` source.
+pub(crate) fn parse(mut fields: Fields) -> Result<DatabaseConfig, Vec<FieldError>> {
+    let is_incremental = fields.has("incremental");
+    // `rows` needs to see all of a table each time.
+    let common = parse_common(&mut fields, if is_incremental { Dedupe::Hash } else { Dedupe::Rows });
+    if is_incremental && common.dedupe == Dedupe::Rows {
+        let words = Words::new(
+            "An incremental read does not see all rows, so it can not count equal ones. Use `key` (best), `hash` or `none`.",
+            "差分の読み取りでは全行を見ないため、同じ行を数えられません。`key` (推奨)、`hash`、`none` のどれかにしてください。",
+        );
+        fields.fail("dedupe", words);
+    }
+    let url = fields.has("url").then(|| url(&mut fields)).flatten();
+    let has_engine = fields.has("engine");
+    let engine = fields.choice("engine", &Engine::WORDS);
+    let engine = match (engine, &url) {
+        (Some(engine), Some((other, _))) if engine != *other => {
+            let words = Words::new("It is another one than that of `url`.", "`url` のものと異なります。");
+            fields.fail("engine", words);
+            None
+        }
+        (None, _) if has_engine => None,
+        (None, None) if fields.has("path") => Some(Engine::Sqlite),
+        (None, None) => {
+            let words = Words::new(
+                "Say which database it is: `postgres` or `sqlite`.",
+                "データベースの種類を指定してください: `postgres` か `sqlite`。",
+            );
+            fields.fail("engine", words);
+            None
+        }
+        (engine, url) => engine.or(url.as_ref().map(|(engine, _)| *engine)),
+    };
+    let place = match engine {
+        Some(Engine::Postgres) => server(&mut fields, url.map(|(_, url)| url)).map(Place::Server),
+        Some(Engine::Sqlite) => file(&mut fields).map(Place::File),
+        None => None,
+    };
+    let relation = relation(&mut fields);
+    if let (Some(Engine::Sqlite), Some(Relation::Query(query))) = (engine, &relation)
+        && query.contains(';')
+    {
+        // The driver would run what stands behind it as a further statement, which could attach another file.
+        let words = Words::new(
+            "A query is one statement without `;`. In a text write `char(59)` for it.",
+            "クエリーは `;` を含まない1つの文です。文字列の中では `char(59)` と書いてください。",
+        );
+        fields.fail("query", words);
+    }
+    let incremental = Incremental::parse(&mut fields, common.dedupe);
+    let statement_timeout = fields.integer("statement_timeout_secs", 1, 7 * 86_400).map(Duration::from_secs);
+    let options = options(&mut fields, engine);
+    if engine.is_none() {
+        // Without it nobody knows which of the other options there are.
+        fields.forget_rest();
+    }
+    fields.finish()?;
+    // What is missing here has left an error, so that `finish` has returned already.
+    let (Some(engine), Some(place), Some(relation)) = (engine, place, relation) else { return Err(Vec::new()) };
+    Ok(DatabaseConfig { engine, place, relation, incremental, statement_timeout, options, common })
+}
+
+/// `url`, and the engine that its scheme names.
+fn url(fields: &mut Fields) -> Option<(Engine, Url)> {
+    let text = fields.string("url")?;
+    let wrong = match Url::parse(&text) {
+        Ok(url) if !matches!(url.scheme(), "postgres" | "postgresql") || url.host_str().is_none_or(str::is_empty) => {
+            Words::new(
+                "Give the address of a server, such as `postgres://host:5432/database`.",
+                "サーバーのアドレスを指定してください。例: `postgres://host:5432/database`。",
+            )
+        }
+        Ok(url) if url.password().is_some() => Words::new(
+            "Leave the password out and give it as `password`: there it is encrypted and never shown.",
+            "パスワードは外して `password` に書いてください。そこでは暗号化され、表示されません。",
+        ),
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => Words::new(
+            "Leave out what begins with `?` or `#`; use `tls` and `options`.",
+            "`?` や `#` から後は外し、`tls` と `options` を使ってください。",
+        ),
+        Ok(url) => return Some((Engine::Postgres, url)),
+        Err(error) => Words::new(
+            format!("Not an address: {error}. Write for example `postgres://host:5432/database`."),
+            format!("アドレスではありません: {error}。例: `postgres://host:5432/database`。"),
+        ),
+    };
+    fields.fail("url", wrong);
+    None
+}
+
+fn server(fields: &mut Fields, url: Option<Url>) -> Option<Server> {
+    let decoded = |text: &str| percent_decoded(text);
+    let mut given = |name: &str, inside: Option<String>| -> Option<String> {
+        if inside.is_some() && fields.has(name) {
+            fields.raw(name);
+            let words = Words::new("`url` says it already.", "`url` にもう書かれています。");
+            fields.fail(name, words);
+            return inside;
+        }
+        inside.or_else(|| fields.required_string(name))
+    };
+    let part = |text: &str| (!text.is_empty()).then(|| decoded(text));
+    let host = given("host", url.as_ref().and_then(Url::host_str).map(|host| host.trim_matches(['[', ']']).to_owned()));
+    let database = given("database", url.as_ref().and_then(|url| part(url.path().trim_start_matches('/'))));
+    let user = given("user", url.as_ref().and_then(|url| part(url.username())));
+    let port = match url.as_ref().and_then(Url::port) {
+        Some(port) => Some(u64::from(port)),
+        None => fields.integer("port", 1, u64::from(u16::MAX)),
+    };
+    let password = match fields.has("password") {
+        true => fields.string("password").map(SecretString::from),
+        false => None,
+    };
+    let tls = tls(fields);
+    for (name, value) in [("database", &database), ("user", &user)] {
+        if value.as_deref().is_some_and(|value| value.contains('\0')) {
+            fields.fail(name, no_nul());
+        }
+    }
+    let host = host.and_then(|host| named(fields, &host));
+    let port = port.and_then(|port| u16::try_from(port).ok()).unwrap_or(5432);
+    Some(Server { host: host?, port, database: database?, user: user?, password, tls })
+}
+
+/// The host in the one spelling that is dialled and that certificates are for.
+fn named(fields: &mut Fields, host: &str) -> Option<String> {
+    if let Ok(address) = host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>() {
+        return Some(address.to_string());
+    }
+    let words = match url::Host::parse(host) {
+        Ok(host) => return Some(host.to_string()),
+        Err(_) if host.starts_with('/') => Words::new(
+            "Sockets in the file system are not reached. Give a host name or an address.",
+            "ファイルシステムのソケットには接続しません。ホスト名かアドレスを指定してください。",
+        ),
+        Err(_) => Words::new("It is no host name and no address.", "ホスト名でもアドレスでもありません。"),
+    };
+    fields.fail("host", words);
+    None
+}
+
+fn percent_decoded(text: &str) -> String {
+    url::form_urlencoded::parse(format!("x={}", text.replace('+', "%2B")).as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
+}
+
+fn tls(fields: &mut Fields) -> Tls {
+    let mut tls = Tls { mode: TlsMode::VerifyFull, ca_file: None };
+    let Some(mut own) = fields.nested("tls") else { return tls };
+    let words = [("verify-full", TlsMode::VerifyFull), ("require", TlsMode::Require), ("disable", TlsMode::Disable)];
+    tls.mode = own.choice("mode", &words).unwrap_or(TlsMode::VerifyFull);
+    tls.ca_file = own.string("ca_file");
+    if tls.ca_file.is_some() && tls.mode != TlsMode::VerifyFull {
+        let words = Words::new(
+            "Certificates are looked at with the mode `verify-full` only.",
+            "証明書を確かめるのはモード `verify-full` だけです。",
+        );
+        own.fail("ca_file", words);
+    }
+    fields.absorb(own);
+    tls
+}
+
+fn file(fields: &mut Fields) -> Option<String> {
+    let path = fields.required_string("path")?;
+    if path.split('/').any(|part| part == "..") {
+        fields.fail("path", Words::new("The path may not contain `..`.", "パスに `..` は使えません。"));
+    } else if path.contains('\0') {
+        fields.fail("path", no_nul());
+    }
+    Some(path)
+}
+
+fn relation(fields: &mut Fields) -> Option<Relation> {
+    let (has_table, has_query) = (fields.has("table"), fields.has("query"));
+    let (table, schema, query) = (fields.string("table"), fields.string("schema"), fields.string("query"));
+    for (name, value) in [("table", &table), ("schema", &schema), ("query", &query)] {
+        if value.as_deref().is_some_and(|value| value.contains('\0')) {
+            fields.fail(name, no_nul());
+        }
+    }
+    match (has_table, has_query) {
+        (true, true) => {
+            let words =
+                Words::new("Give `table` or `query`, not both.", "`table` か `query` の一方だけにしてください。");
+            fields.fail("query", words);
+        }
+        (false, false) => {
+            let words = Words::new(
+                "Say what to read: the name of a table or view, or a `query`.",
+                "何を読むかを指定してください: テーブルかビューの名前、または `query`。",
+            );
+            fields.fail("table", words);
+        }
+        (false, true) if schema.is_some() => {
+            let words = Words::new(
+                "It goes with `table`. In a query write `schema.table`.",
+                "`table` と一緒に使います。クエリーの中では `schema.table` と書いてください。",
+            );
+            fields.fail("schema", words);
+        }
+        _ => {}
+    }
+    if let Some(query) = query {
+        let query = query.trim_end_matches(|c: char| c.is_whitespace() || c == ';').to_owned();
+        if query.is_empty() {
+            fields.fail("query", Words::blank());
+        }
+        return Some(Relation::Query(query));
+    }
+    let table = table?;
+    Some(match (schema, table.split_once('.')) {
+        (None, Some((schema, table))) => Relation::Table { schema: Some(schema.to_owned()), table: table.to_owned() },
+        (schema, _) => Relation::Table { schema, table },
+    })
+}
+
+fn options(fields: &mut Fields, engine: Option<Engine>) -> BTreeMap<String, String> {
+    let known = match engine {
+        Some(Engine::Postgres) => POSTGRES_OPTIONS,
+        Some(Engine::Sqlite) => return BTreeMap::new(),
+        None => {
+            fields.raw("options");
+            return BTreeMap::new();
+        }
+    };
+    let mut options = BTreeMap::new();
+    let Some(mut own) = fields.nested("options") else { return options };
+    for name in known {
+        if let Some(value) = own.value(name) {
+            match value {
+                Value::String(text) if !text.contains('\0') => drop(options.insert((*name).to_owned(), text)),
+                Value::Number(number) => drop(options.insert((*name).to_owned(), number.to_string())),
+                _ => own.fail(name, Words::no_string()),
+            }
+        }
+    }
+    fields.absorb(own);
+    options
+}
+
+fn no_nul() -> Words {
+    Words::new("It may not contain the NUL character.", "NUL 文字は使えません。")
+}

@@ -1,0 +1,167 @@
+//! SQLite files: values of every type, only beneath a root, only read.
+
+use std::path::Path;
+
+use matome_connector::{ConnectorError, DatabaseFault, ReadRequest};
+use serde_json::{Value, json};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _};
+use tempfile::TempDir;
+
+use crate::support::{behind, connector_beneath, error_of, field, read, texts, told};
+
+async fn run(file: &Path, script: &str) {
+    let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+    let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(script.to_owned())).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+}
+
+async fn made(script: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    run(&dir.path().join("data.db"), script).await;
+    dir
+}
+
+fn config(options: Value) -> Value {
+    let mut config = json!({"engine": "sqlite", "path": "data.db"});
+    for (name, value) in options.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    config
+}
+
+#[tokio::test]
+async fn every_value_is_exact_whatever_its_column_says() {
+    let dir = made(
+        "create table t (v);
+        insert into t values (9223372036854775807), (-9223372036854775808), (0.1), (1e300), (5.0), (9e999), (-9e999), ('日本 \"\\'),
+            (x'00ff10'), (null), ('12'), (''), (cast(x'61ff62' as text)), (1.7976931348623157e308 / 3)",
+    )
+    .await;
+    let batches = read(&*connector_beneath(dir.path(), &config(json!({"table": "t"}))), ReadRequest::default()).await;
+    let all = texts(&batches);
+    let big = format!("{{\"v\":1{}}}", "0".repeat(300));
+    let wanted = [
+        r#"{"v":9223372036854775807}"#,
+        r#"{"v":-9223372036854775808}"#,
+        r#"{"v":0.1}"#,
+        &big,
+        r#"{"v":5}"#,
+        r#"{"v":"Infinity"}"#,
+        r#"{"v":"-Infinity"}"#,
+        r#"{"v":"日本 \"\\"}"#,
+        r#"{"v":"\\x00ff10"}"#,
+        r#"{"v":null}"#,
+        r#"{"v":"12"}"#,
+        r#"{"v":""}"#,
+    ];
+    assert_eq!(all[..wanted.len()], wanted);
+    assert!(all[12].contains("InvalidUtf8"), "{}", all[12]);
+    let digits = all[13].strip_prefix(r#"{"v":"#).and_then(|rest| rest.strip_suffix('}')).unwrap();
+    assert_eq!(digits.parse::<f64>().unwrap(), 1.7976931348623157e308 / 3.0);
+}
+
+#[tokio::test]
+async fn a_read_goes_on_behind_any_page_and_only_what_is_new_is_read() {
+    let dir = made(
+        "create table t (id integer primary key, mixed, at text);
+        with recursive n (n) as (select 1 union all select n + 1 from n where n < 40)
+        insert into t select n, case n % 4 when 0 then n when 1 then n / 3.0 when 2 then 't''' || n else cast(x'00ff' || n as blob) end,
+            strftime('%Y-%m-%d %H:%M:%f', '2026-01-01', (n / 3) || ' hours') from n",
+    )
+    .await;
+    for (cursor, dedupe) in [("id", "key"), ("mixed", "hash"), ("at", "hash"), ("id", "none"), ("at", "none")] {
+        let mut options = json!({"table": "t", "dedupe": dedupe, "incremental": {"cursor": cursor}});
+        if dedupe == "key" {
+            options["key"] = json!("id");
+        }
+        let connector = connector_beneath(dir.path(), &config(options));
+        let whole = read(&*connector, behind(None, 4)).await;
+        let all = field(&whole, "id");
+        assert_eq!(all.len(), 40, "{cursor}");
+        for cut in 0..whole.len() - 1 {
+            let rest = read(&*connector, behind(Some(&whole[cut]), 100)).await;
+            let ids: Vec<i64> = field(&whole[..=cut], "id").into_iter().chain(field(&rest, "id")).collect();
+            assert_eq!(ids, all, "{cursor}, cut behind page {cut}");
+        }
+        let next = field(&read(&*connector, behind(whole.last(), 100)).await, "id");
+        match (cursor, dedupe) {
+            (_, "none") => assert!(next.is_empty(), "{next:?}"),
+            // Ids have an overlap by themselves.
+            ("id", _) => assert_eq!(next.len(), 40),
+            _ => assert!(next.len() < 4 && all.ends_with(&next), "{next:?}"),
+        }
+    }
+    run(
+        &dir.path().join("data.db"),
+        "insert into t values (41, 1, '2999-01-01'), (42, 1, '2026-06-01'), (43, 1, null)",
+    )
+    .await;
+    let by_time = connector_beneath(
+        dir.path(),
+        &config(json!({"table": "t", "dedupe": "hash", "incremental": {"cursor": "at"}})),
+    );
+    let whole = read(&*by_time, behind(None, 100)).await;
+    // A time that is not yet is no mark.
+    assert_eq!(field(&read(&*by_time, behind(whole.last(), 100)).await, "id"), [42, 41, 43]);
+}
+
+#[tokio::test]
+async fn files_are_only_read_and_only_beneath_a_root() {
+    let dir =
+        made("create table t (id integer primary key); insert into t values (1); create view v as select id from t")
+            .await;
+    let outside = made("create table secret (s); insert into secret values ('s3cret')").await;
+    std::os::unix::fs::symlink(outside.path().join("data.db"), dir.path().join("link.db")).unwrap();
+    std::fs::write(
+        dir.path().join("no.db"),
+        "this is a text, and a long one at that; no database begins so ".repeat(40),
+    )
+    .unwrap();
+    let error = |options: Value| {
+        let connector = connector_beneath(dir.path(), &config(options));
+        async move { error_of(&*connector).await }
+    };
+    for path in ["link.db", &outside.path().join("data.db").display().to_string()] {
+        let error = error(json!({"table": "secret", "path": path})).await;
+        assert!(matches!(error, ConnectorError::OutsideRoots { .. }), "{error:?}");
+    }
+    let gone = error(json!({"table": "t", "path": "gone.db"})).await;
+    assert!(matches!(gone, ConnectorError::NoMatch { .. }), "{gone:?}");
+    assert!(!dir.path().join("gone.db").exists());
+    for (options, fault, part) in [
+        (json!({"table": "t", "path": "no.db"}), DatabaseFault::Query, "no SQLite database"),
+        (json!({"table": "u"}), DatabaseFault::Missing, "no such table: u"),
+        (json!({"query": "select x from t"}), DatabaseFault::Missing, "no such column: x"),
+        (json!({"query": "select id frm, from t"}), DatabaseFault::Query, "syntax error"),
+        (json!({"query": "delete from t returning *"}), DatabaseFault::Query, "syntax error"),
+        (json!({"table": "v", "dedupe": "none"}), DatabaseFault::Query, "`incremental.tie_break`"),
+    ] {
+        let error = error(options.clone()).await;
+        assert!(
+            matches!(&error, ConnectorError::Database { fault: found, .. } if *found == fault),
+            "{options}: {error:?}"
+        );
+        assert!(told(&error).contains(part), "{options}: {}", told(&error));
+    }
+    let fine = connector_beneath(dir.path(), &config(json!({"query": "select id from v -- all"})));
+    assert_eq!(field(&read(&*fine, ReadRequest::default()).await, "id"), [1]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_read_as_it_stands() {
+    let dir =
+        made("pragma journal_mode = wal; create table t (id integer primary key); insert into t values (1)").await;
+    let file = dir.path().join("data.db");
+    let mut writer = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&file)).await.unwrap();
+    sqlx::raw_sql("insert into t values (2); begin immediate; insert into t values (3)")
+        .execute(&mut writer)
+        .await
+        .unwrap();
+    let connector = connector_beneath(dir.path(), &config(json!({"table": "t"})));
+    assert_eq!(field(&read(&*connector, ReadRequest::default()).await, "id"), [1, 2]);
+    sqlx::raw_sql("commit").execute(&mut writer).await.unwrap();
+    assert_eq!(field(&read(&*connector, ReadRequest::default()).await, "id"), [1, 2, 3]);
+    writer.close().await.unwrap();
+}

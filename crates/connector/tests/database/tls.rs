@@ -1,0 +1,88 @@
+//! TLS to a server whose name is verified, though the driver dials a socket of ours.
+
+use std::sync::Arc;
+
+use matome_connector::DatabaseFault;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use url::Url;
+
+use crate::support::{Bed, connector_beneath, read_until, texts, told};
+
+/// Certificates for `localhost`, `127.0.0.1` and `one.matome.test`, made for tests.
+fn fixtures() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/tls")
+}
+
+/// Speaks TLS as a PostgreSQL server does, with the certificate `name`, in front of the real one.
+async fn in_front_of(url: &str, name: &str) -> u16 {
+    let url = Url::parse(url).unwrap();
+    let behind = (url.host_str().unwrap().to_owned(), url.port().unwrap());
+    let chain =
+        CertificateDer::pem_file_iter(fixtures().join(format!("{name}.crt"))).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(fixtures().join(format!("{name}.key"))).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (acceptor, behind) = (acceptor.clone(), behind.clone());
+            tokio::spawn(async move {
+                // SSLRequest: its length, and the number that stands for it.
+                let mut request = [0; 8];
+                client.read_exact(&mut request).await.unwrap();
+                assert_eq!(request, [0, 0, 0, 8, 4, 210, 22, 47]);
+                client.write_all(b"S").await.unwrap();
+                let Ok(mut client) = acceptor.accept(client).await else { return };
+                let mut server = TcpStream::connect(behind).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_server_is_believed_only_with_a_certificate_for_its_name() {
+    let bed = Bed::new("create table t (id int primary key); insert into t values (1)").await;
+    let port = in_front_of(&bed.url, "one").await;
+    let tried = |host: &str, tls: Value| {
+        let config = bed.config(json!({"table": "t", "host": host, "port": port, "tls": tls}));
+        async move { read_until(&*connector_beneath(&fixtures(), &config), Default::default()).await }
+    };
+    for tls in [
+        json!({"ca_file": "one.crt"}),
+        json!({"mode": "verify-full", "ca_file": "one.crt"}),
+        json!({"mode": "require"}),
+    ] {
+        let (batches, error) = tried("127.0.0.1", tls.clone()).await;
+        assert!(error.is_none(), "{tls}: {}", told(&error.unwrap()));
+        assert_eq!(texts(&batches), [r#"{"id":1}"#]);
+    }
+    // The same server under an address that the certificate is not for.
+    for (host, tls, part) in [
+        ("127.0.0.2", json!({"ca_file": "one.crt"}), "for another name"),
+        ("127.0.0.1", json!({}), "nobody known here has signed"),
+        ("127.0.0.1", json!({"ca_file": "two.crt"}), "nobody known here has signed"),
+    ] {
+        let error = tried(host, tls.clone()).await.1.unwrap();
+        let text = told(&error);
+        assert!(text.contains(part), "{host} {tls}: {text}");
+        assert!(
+            matches!(error, matome_connector::ConnectorError::Database { fault: DatabaseFault::Tls, .. }),
+            "{error:?}"
+        );
+    }
+    let error = tried("127.0.0.1", json!({"ca_file": "none.crt"})).await.1.unwrap();
+    assert!(told(&error).contains("no file matches `none.crt`"), "{error:?}");
+    let error = tried("127.0.0.1", json!({"ca_file": "one.key"})).await.1.unwrap();
+    assert!(told(&error).contains("nobody known here has signed"), "{}", told(&error));
+}
