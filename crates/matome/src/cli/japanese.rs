@@ -411,6 +411,10 @@ const TEXTS: &[(&str, &str)] = &[
         "集約のこの実行が作った行 (残っているあいだ)。実行は `matome aggregate runs` で一覧できる",
     ),
     (
+        "What the aggregation showed after this run, as long as that is kept",
+        "この実行のあとに集約が表示していたもの (残っているあいだ)",
+    ),
+    (
         "Writes all stored records of a source, or all current rows of an aggregation",
         "データソースの保存済みレコードすべて、または集約の今の行すべてを書き出します",
     ),
