@@ -18,6 +18,7 @@ mod docs;
 mod endpoint;
 mod error;
 mod export;
+mod gaps;
 mod health;
 mod history;
 mod host;
@@ -75,6 +76,7 @@ fn endpoints() -> Vec<Endpoint> {
     let mut all = roots::endpoints();
     all.extend(sources::endpoints());
     all.extend(source_schema::endpoints());
+    all.extend(gaps::endpoints());
     all.extend(aggregations::endpoints());
     let mut records = records::endpoints();
     removals::add_to(&mut records);

@@ -436,6 +436,7 @@ fn schemas() -> Value {
     });
     extend(&mut schemas, crate::quarantine::schemas());
     extend(&mut schemas, crate::source_schema::schemas());
+    extend(&mut schemas, crate::gaps::schemas());
     let link = json!({"type": ["string", "null"], "format": "uri"});
     let paged = [
         "DataSource",

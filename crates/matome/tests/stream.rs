@@ -157,6 +157,14 @@ async fn a_stream_is_stored_once_and_whole_through_kills_of_its_worker_and_anoth
     // What was not there to be heard is told.
     let gaps = async || web.get(&live_task).await["progress"]["gaps"].as_u64().unwrap_or(0);
     until("the gaps of the live stream", async || gaps().await >= kills).await;
+    let told = web.get(&format!("/api/acquisition/sources/{live}/gaps/")).await;
+    let gaps = told["gaps"].as_array().unwrap();
+    assert!(told["count"].as_u64().unwrap() >= kills && gaps.iter().any(|gap| gap["reason"] == "stopped"), "{told}");
+    let shown: Value = serde_json::from_str(
+        &home.ok(&["source", "gaps", "feed", "-o", "json", "--server", &web.base, "--token", &web.token]),
+    )
+    .unwrap();
+    assert_eq!(shown["count"], 0, "{shown}");
     ends_whole(&home, &web, &feed, source, &task, &mut tally).await;
     assert_eq!(web.get(&task).await["progress"]["gaps"], Value::Null, "a stream that resumes has none");
 }

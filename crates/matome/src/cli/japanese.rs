@@ -311,6 +311,10 @@ const TEXTS: &[(&str, &str)] = &[
         "Has the next read take in all that is new, also where `drift` is freeze or quarantine",
         "`drift` が freeze や quarantine でも、次の読み取りで新しいものをすべて受け入れる",
     ),
+    (
+        "Shows when a stream was not listened to and could not be resumed",
+        "ストリームを受信しておらず、続きからも受け取れなかった時間を表示します",
+    ),
     ("Deletes a source and its data", "データソースとそのデータを削除します"),
     // aggregate.
     ("Adds an aggregation", "集約を追加します"),

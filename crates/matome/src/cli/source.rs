@@ -115,6 +115,8 @@ pub enum SourceCommand {
         #[arg(long)]
         accept: bool,
     },
+    /// Shows when a stream was not listened to and could not be resumed.
+    Gaps(Target),
     /// Deletes a source and its data.
     Delete(DeleteTarget),
 }

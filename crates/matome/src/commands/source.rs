@@ -124,6 +124,13 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             print_row(console, &target.client.output, &answer.into_json()?)?;
             client.close().await;
         }
+        SourceCommand::Gaps(target) => {
+            let client = Client::connect(&target.client, console, false).await?;
+            let id = find(&client, SOURCES, &target.name).await?;
+            let row = client.get(&format!("{SOURCES}{id}/gaps/")).await?.into_json()?;
+            print_row(console, &target.client.output, &row)?;
+            client.close().await;
+        }
         SourceCommand::Delete(delete) => super::delete(&delete, console, SOURCES).await?,
     }
     Ok(())
