@@ -4,6 +4,7 @@
 
 mod canonical;
 mod csv;
+mod events;
 mod ndjson;
 
 use matome_connector::file::{self, FileConfig};
@@ -12,6 +13,7 @@ use matome_model::source::SourceType;
 
 pub use canonical::canonical;
 pub use csv::csv;
+pub use events::events;
 pub use ndjson::ndjson;
 
 fn config(text: &str) -> FileConfig {

@@ -27,6 +27,27 @@ use crate::api::Tokens;
 use crate::error::ConnectorError;
 use crate::read::{Connector, ReadRequest, Reader};
 
+/// A server-sent event as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its data; the beginning when `size` is more.
+    pub body: Vec<u8>,
+    /// How long the data is.
+    pub size: usize,
+    /// Its type, if it says one.
+    pub event: Option<String>,
+    /// The id that stands since then.
+    pub id: Option<String>,
+}
+
+/// Takes the text of events apart that comes in pieces, as a read does; data longer than `limit` is cut. For fuzzing.
+pub fn take_apart<'p>(limit: usize, pieces: impl IntoIterator<Item = &'p [u8]>) -> Vec<Event> {
+    let mut parser = events::EventParser::new(limit);
+    pieces.into_iter().for_each(|piece| parser.feed(piece));
+    let event = |message::Message { body, size, event, id }| Event { body, size, event, id };
+    std::iter::from_fn(|| parser.take()).map(event).collect()
+}
+
 /// Listens where a config says.
 pub struct WebsocketConnector {
     config: Arc<WebsocketConfig>,

@@ -47,6 +47,10 @@ const TOKENS: &[&[u8]] = &[
     b"a,b\n",
     b"=1+1",
     b";",
+    b"data: ",
+    b"id: ",
+    b"event:",
+    b"\n\n",
 ];
 
 /// SplitMix64: the same inputs on every machine.
@@ -134,4 +138,9 @@ fn every_line_is_a_record_wherever_the_pieces_end() {
 #[test]
 fn every_row_is_a_record_or_rejected_whole_wherever_the_pieces_end() {
     run("csv", targets::csv);
+}
+
+#[test]
+fn every_event_is_what_a_simpler_reader_finds_wherever_the_pieces_end() {
+    run("events", targets::events);
 }

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 use super::dial::Lost;
 use super::message::{KEPT_BYTES, Message};
 
+/// So much of a line is held whatever the limit of data is.
+const LINE_BYTES: usize = 8 * 1024;
+
 /// A connection on which events come.
 pub(super) struct Events {
     response: Response,
@@ -46,7 +49,7 @@ impl Events {
     }
 }
 
-/// Takes the text of events apart, piece by piece as it comes. Holds two lines of the limit at most.
+/// Takes the text of events apart, piece by piece as it comes. Holds a line and the data of one event, both up to the limit.
 pub(super) struct EventParser {
     limit: usize,
     line: Vec<u8>,
@@ -105,8 +108,8 @@ impl EventParser {
 
     fn hold(&mut self, piece: &[u8]) {
         self.line_size += piece.len();
-        // The name of the field and its colon come on top of a value of the limit.
-        let room = (self.limit + 16).saturating_sub(self.line.len());
+        // Ids and types are short, but not bound to the limit of data; the name of the field comes on top.
+        let room = (self.limit.max(LINE_BYTES) + 16).saturating_sub(self.line.len());
         self.line.extend_from_slice(&piece[..room.min(piece.len())]);
     }
 
