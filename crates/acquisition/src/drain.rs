@@ -106,6 +106,7 @@ impl AcquisitionHandler {
                 settles: None,
                 progress: Some(Progress(Arc::new(after))),
                 inbox: Some(Taken { records: taken, read_ended: held.read_ended }),
+                pushes: None,
                 schema: prepared.schema,
             };
             let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;

@@ -40,6 +40,7 @@ pub(crate) fn too_many_bad(quarantined: u64, read: u64) -> TaskError {
 fn reason(err: &ConnectorError) -> &'static str {
     match err {
         ConnectorError::Draft => "draft",
+        ConnectorError::Pushed => "pushed",
         ConnectorError::Config(_) => "config",
         ConnectorError::NoFileRoot { .. } | ConnectorError::OutsideRoots { .. } => "file_roots",
         ConnectorError::NoMatch { .. } => "no_file",
@@ -75,6 +76,7 @@ fn reason(err: &ConnectorError) -> &'static str {
         ConnectorError::Silent { .. } => "silence",
         ConnectorError::NoStream { .. } => "no_stream",
         ConnectorError::Checkpoint(_) => "checkpoint",
+        ConnectorError::Store(_) => "database",
         ConnectorError::Cancelled => "interrupted",
         ConnectorError::Broken => "broken",
     }

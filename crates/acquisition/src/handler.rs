@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use matome_connector::{
-    Connector, ConnectorError, Quality, QuarantineLimit, ReadRequest, ReadStats, Registry, validate_config,
+    Connector, ConnectorError, ParsedConfig, Quality, QuarantineLimit, ReadRequest, ReadStats, Registry,
+    validate_config,
 };
 use matome_model::canonical::Limits;
 use matome_model::clock::Clock;
@@ -39,6 +40,7 @@ use crate::commit::commit;
 use crate::drain::Drain;
 use crate::failure::{from_connector, from_refused, too_many_bad};
 use crate::prepare::{Prepared, Preparer, Refused, StoredSchema};
+use crate::pushed::{self, PushConnector};
 
 /// Batches with fewer bytes are prepared where they are; the others leave the async threads alone.
 const PREPARE_INLINE_BYTES: usize = 64 << 10;
@@ -184,6 +186,8 @@ pub(crate) struct Read {
     quality: Quality,
     /// It has no end.
     is_stream: bool,
+    /// Whether it reads what was sent.
+    is_push: bool,
 }
 
 impl Handler for AcquisitionHandler {
@@ -216,7 +220,16 @@ impl AcquisitionHandler {
             self.count_for(task.lane_id, source.id, host).await?;
         }
         let goes_on = config.goes_on();
-        let connector = self.registry.connector(config).map_err(|err| from_connector(&err))?;
+        let is_push = matches!(config, ParsedConfig::Push(_));
+        let connector: Box<dyn Connector> = match config {
+            ParsedConfig::Push(config) => Box::new(PushConnector {
+                db: self.db.clone(),
+                source_id: source.id,
+                stream: task.stream.clone(),
+                config: *config,
+            }),
+            config => self.registry.connector(config).map_err(|err| from_connector(&err))?,
+        };
 
         if let Some(pending) = adopted {
             let (source_id, config_rev, record_key) = (source.id, source.config_rev, record_key.clone());
@@ -253,7 +266,8 @@ impl AcquisitionHandler {
         self.settle_left(&task, &key, source.config_rev, &ctx, &mut counts).await?;
         let identity = (dedupe, record_key);
         let read = self.begin(&task, &ctx, key, &source, identity, quality, options.full).await?;
-        if read.begun.read_ended {
+        // What was sent meanwhile waits for this task, however often it was begun.
+        if read.begun.read_ended && !is_push {
             // One of them committed the last page and died before it could say so.
             return Ok(TaskOutcome::new(&counts));
         }
@@ -362,6 +376,7 @@ impl AcquisitionHandler {
         };
         let occurrences = occurrences.map(|occurrences| Arc::new(Mutex::new(occurrences)));
         let keyed = keyed.map(|keyed| Arc::new(Mutex::new(keyed)));
+        let is_push = source.source_type == SourceType::Push;
         Ok(Read {
             task_id: task.id,
             dedupe,
@@ -373,6 +388,7 @@ impl AcquisitionHandler {
             keyed,
             quality,
             is_stream,
+            is_push,
         })
     }
 
@@ -497,6 +513,7 @@ impl AcquisitionHandler {
             counts.add(page, stats, warned);
             counts.to_json()
         };
+        let pushes = read.is_push.then(|| pushed::progress(&prepared.checkpoint));
         Page {
             fence: ctx.fence,
             task_id: read.task_id,
@@ -518,6 +535,7 @@ impl AcquisitionHandler {
             settles: None,
             progress: Some(Progress(Arc::new(after))),
             inbox: None,
+            pushes,
             schema: prepared.schema,
         }
     }

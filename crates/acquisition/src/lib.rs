@@ -14,6 +14,7 @@ mod failure;
 mod handler;
 mod listen;
 mod prepare;
+mod pushed;
 mod retention;
 mod sample;
 mod settle;

@@ -87,6 +87,7 @@ impl AcquisitionHandler {
                 settles: Some(Room { rows: self.db.page_rows(), bytes: self.db.page_bytes() }),
                 progress: Some(Progress(Arc::new(after))),
                 inbox: None,
+                pushes: None,
                 schema: SchemaStep::default(),
             };
             let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;

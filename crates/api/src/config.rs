@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use matome_connector::KEPT_SECRET;
 use matome_model::field_error::FieldError;
 use matome_store::secrets::{PLACEHOLDER, is_placeholder, leaf, with_leaf};
 use secrecy::SecretString;
@@ -82,7 +83,7 @@ pub(crate) fn filled_in(config: &RawValue, secret_paths: &[String]) -> Box<RawVa
     let mut filled = config.to_owned();
     for path in secret_paths {
         if leaf(&filled, path).is_some_and(is_placeholder) {
-            filled = with_leaf(&filled, path, "\"kept\"").unwrap_or(filled);
+            filled = with_leaf(&filled, path, &format!("\"{KEPT_SECRET}\"")).unwrap_or(filled);
         }
     }
     filled

@@ -3,7 +3,7 @@
 //! The router, the permission check, `Allow`, `OPTIONS` and the OpenAPI document all come from [`Endpoint`]s.
 //! An [`Operation`] cannot be made without a [`Permission`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::RequestPartsExt as _;
@@ -54,6 +54,8 @@ pub(crate) struct Operation {
     pub(crate) handler: Handler,
     /// Answers a request without a query string, and checks the token itself. For [`Permission::Read`].
     pub(crate) first_page: Option<FirstPage>,
+    /// The handler reads the body itself, as [`Call::take_body`].
+    pub(crate) is_streamed: bool,
     /// None: not in the OpenAPI document.
     pub(crate) doc: Option<OperationDoc>,
 }
@@ -74,6 +76,8 @@ pub(crate) struct Call {
     /// The path's parameter, as it is written.
     pub(crate) parameter: Option<String>,
     pub(crate) bytes: Bytes,
+    /// The body, of an operation that reads it itself; what is left of it is read for the next request.
+    body: Arc<Mutex<HttpBody>>,
 }
 
 impl Call {
@@ -87,6 +91,11 @@ impl Call {
     /// The body's fields.
     pub(crate) fn body(&self) -> Result<Body> {
         Body::parse(&self.headers, &self.bytes)
+    }
+
+    /// The body as it comes, once; for an operation that is [`Endpoint::streamed`].
+    pub(crate) fn take_body(&mut self) -> HttpBody {
+        std::mem::take(&mut *self.body.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The last value of a query parameter, as Django takes it.
@@ -113,7 +122,14 @@ impl Endpoint {
         R: Future<Output = Result<Response>> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |call| Box::pin(handler(call)));
-        self.operations.push(Operation { method, permission, handler, first_page: None, doc: None });
+        self.operations.push(Operation {
+            method,
+            permission,
+            handler,
+            first_page: None,
+            is_streamed: false,
+            doc: None,
+        });
         self
     }
 
@@ -128,6 +144,14 @@ impl Endpoint {
             operation.first_page = Some(Arc::new(move |call, token| {
                 Box::pin(async move { list.first_page(&call, &token, total, view).await })
             }));
+        }
+        self
+    }
+
+    /// Has the method that was added last read its body itself, whose size it bounds.
+    pub(crate) fn streamed(mut self) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            operation.is_streamed = true;
         }
         self
     }
@@ -276,8 +300,9 @@ async fn answer(
         && let Some(first_page) = endpoint.operation(&parts.method).and_then(|found| found.first_page.as_ref())
     {
         let (token, path) = (shown(&parts.headers)?.to_owned(), parts.uri.path().to_owned());
-        let (query, parameter, bytes) = (Vec::new(), None, Bytes::new());
-        return first_page(Call { state, origin, path, query, headers: parts.headers, parameter, bytes }, token).await;
+        let (query, parameter, bytes, body) = (Vec::new(), None, Bytes::new(), Arc::default());
+        let call = Call { state, origin, path, query, headers: parts.headers, parameter, bytes, body };
+        return first_page(call, token).await;
     }
     let role = match () {
         () if is_local => Some(Role::Admin),
@@ -301,14 +326,25 @@ async fn answer(
         return Err(ApiError::DiskFull);
     }
     let has_body = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
-    let bytes = if has_body { read(std::mem::take(body)).await? } else { Bytes::new() };
+    let mut unread = Arc::<Mutex<HttpBody>>::default();
+    let bytes = match has_body {
+        true if operation.is_streamed => {
+            unread = Arc::new(Mutex::new(std::mem::take(body)));
+            Bytes::new()
+        }
+        true => read(std::mem::take(body)).await?,
+        false => Bytes::new(),
+    };
     let parameter = match parts.extract::<RawPathParams>().await {
         Ok(params) => params.iter().next().map(|(_, value)| value.to_owned()),
         Err(_) => Some(String::new()),
     };
     let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let path = parts.uri.path().to_owned();
-    (operation.handler)(Call { state, origin, path, query, headers: parts.headers, parameter, bytes }).await
+    let call = Call { state, origin, path, query, headers: parts.headers, parameter, bytes, body: unread.clone() };
+    let answered = (operation.handler)(call).await;
+    *body = std::mem::take(&mut *unread.lock().unwrap_or_else(PoisonError::into_inner));
+    answered
 }
 
 /// Whether a request would need room. What gives room back, stops work or only looks is let through to a full disk.

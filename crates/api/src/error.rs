@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
+use matome_model::field_error::Words;
 use matome_store::error::StoreError;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -44,6 +45,19 @@ pub enum ApiError {
     },
     /// The body is of another media type.
     UnsupportedMediaType(String),
+    /// The body is of a media type or an encoding that is not taken here.
+    MediaType(Words),
+    /// What it asks for cannot be, whatever the state of the thing.
+    Unprocessable(Message),
+    /// Enough waits already.
+    TooMany {
+        /// What waits.
+        message: Message,
+        /// Seconds after which it may be different.
+        secs: u64,
+    },
+    /// Other requests take what there is.
+    Busy,
     /// There is no room for more data.
     DiskFull,
     /// The store failed.
@@ -73,7 +87,8 @@ impl ApiError {
         Self::Fields(errors)
     }
 
-    fn status(&self) -> StatusCode {
+    /// The status of its answer.
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Fields(_) | Self::BadRequest(_) | Self::BadHost(_) => StatusCode::BAD_REQUEST,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
@@ -83,7 +98,10 @@ impl ApiError {
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedMediaType(_) | Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::Store(StoreError::DiskFull(_)) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(err) if err.is_transient() || matches!(err, StoreError::Closed) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -99,7 +117,19 @@ impl ApiError {
         let mut extra = None;
         let body = match self {
             Self::Fields(errors) => errors.into_json(language),
-            Self::BadRequest(message) | Self::NotFound(message) | Self::Conflict(message) => detail(message),
+            Self::BadRequest(message)
+            | Self::NotFound(message)
+            | Self::Conflict(message)
+            | Self::Unprocessable(message) => detail(message),
+            Self::MediaType(words) => detail(Message::Said(words)),
+            Self::TooMany { message, secs } => {
+                extra = Some((header::RETRY_AFTER, HeaderValue::from(secs)));
+                detail(message)
+            }
+            Self::Busy => {
+                extra = Some((header::RETRY_AFTER, HeaderValue::from_static("1")));
+                detail(Message::Busy)
+            }
             Self::BadHost(host) => detail(Message::BadHost { host }),
             Self::Unauthenticated(message) => {
                 extra = Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"api\"")));
@@ -211,8 +241,6 @@ impl FieldErrors {
 
 #[cfg(test)]
 mod tests {
-    use matome_model::field_error::Words;
-
     use super::*;
 
     #[test]

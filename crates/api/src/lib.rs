@@ -22,11 +22,13 @@ mod gaps;
 mod health;
 mod history;
 mod host;
+mod intake;
 mod lanes;
 mod list;
 mod message;
 mod monitoring;
 mod openapi;
+mod pushes;
 mod quarantine;
 mod records;
 mod removals;
@@ -46,7 +48,9 @@ use axum::extract::Request;
 pub use adoption::{Settled, settle_adopted};
 pub use auth::{LocalOwner, Permission};
 pub use body::BODY_LIMIT;
+
 pub use health::{Health, health_router, not_started};
+pub use intake::Intake;
 pub use monitoring::{Metrics, metrics_router};
 pub use state::{ApiSettings, ApiState, Preview, Previewer, TrialError};
 
@@ -58,6 +62,7 @@ pub fn router(state: ApiState) -> Router {
         let state = state.clone();
         move |request: Request| endpoint::not_found(state.clone(), request)
     };
+    pushes::begin_metrics();
     let router = endpoints().into_iter().fold(Router::new(), |router, endpoint| endpoint.mount(router, &state));
     router.fallback(fallback)
 }
@@ -77,6 +82,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(sources::endpoints());
     all.extend(source_schema::endpoints());
     all.extend(gaps::endpoints());
+    all.extend(pushes::endpoints());
     all.extend(aggregations::endpoints());
     let mut records = records::endpoints();
     removals::add_to(&mut records);

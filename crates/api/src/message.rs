@@ -110,6 +110,15 @@ pub enum Message {
     },
     RawNoObject,
     RawOfParent,
+    BadSignature,
+    KeyOfOther {
+        id: i64,
+    },
+    TooMuchWaits {
+        pushes: i64,
+        bytes: i64,
+    },
+    Busy,
     /// What a lower crate says in both languages.
     Said(Words),
 }
@@ -268,6 +277,34 @@ impl Message {
                     .into(),
                 "親のリストのレコードで、親は保存されません。ソースの側で親を直すか、プレースホルダーを直してください。次の読み込みが子を読みます。"
                     .into(),
+            ),
+            Self::BadSignature => (
+                "The signature is missing or not valid.".into(),
+                "署名がないか、正しくありません。".into(),
+            ),
+            Self::KeyOfOther { id } => (
+                format!(
+                    "Push {id} was sent under this Idempotency-Key with another body. Send the same bytes again, or use \
+                     another key."
+                ),
+                format!(
+                    "この Idempotency-Key では別の本文がプッシュ {id} として送られています。同じバイト列を送り直すか、別のキーを使って\
+                     ください。"
+                ),
+            ),
+            Self::TooMuchWaits { pushes, bytes } => (
+                format!(
+                    "{pushes} pushes of {bytes} bytes wait to be read already. Look at the tasks of the source (it may be \
+                     paused, or they fail), and send this again later."
+                ),
+                format!(
+                    "読まれるのを待っているプッシュがすでに {pushes} 件 ({bytes} バイト) あります。データソースのタスクを確かめ \
+                     (停止中か、失敗しているかもしれません)、あとで送り直してください。"
+                ),
+            ),
+            Self::Busy => (
+                "The server takes in as much as it can at the moment. Send this again in a second.".into(),
+                "サーバーは今これ以上受け取れません。1 秒ほどあとで送り直してください。".into(),
             ),
             Self::Said(words) => both(words.clone()),
         };

@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use http::{HeaderValue, header};
 use matome_model::clock::Clock;
 use matome_store::db::Db;
-use matome_store::pulse;
+use matome_store::{pulse, pushes};
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -67,7 +67,13 @@ impl Metrics {
     }
 
     async fn look_at_database(&self) -> Result<(), matome_store::error::StoreError> {
-        let pulse = pulse::look(&mut self.db.read().await?.conn(), self.clock.now()).await?;
+        let (pulse, waiting) = {
+            let mut reader = self.db.read().await?;
+            let mut conn = reader.conn();
+            (pulse::look(&mut conn, self.clock.now()).await?, pushes::all_waiting(&mut conn).await?)
+        };
+        gauge!("matome_push_waiting").set(count(waiting.pushes));
+        gauge!("matome_push_waiting_bytes").set(count(waiting.bytes));
         for state in &pulse.queues {
             let queue = state.queue.as_str();
             gauge!("matome_queue_tasks", "queue" => queue, "state" => "waiting").set(count(state.waiting));
@@ -100,8 +106,9 @@ fn number(n: usize) -> f64 {
     f64::from(u32::try_from(n).unwrap_or(u32::MAX))
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a gauge is no exact number above 2^53")]
 fn count(n: i64) -> f64 {
-    f64::from(u32::try_from(n.max(0)).unwrap_or(u32::MAX))
+    n.max(0) as f64
 }
 
 fn seconds(time: TimeDelta) -> f64 {

@@ -23,6 +23,8 @@ pub(crate) struct OperationDoc {
     pub(crate) query: &'static [(&'static str, &'static str)],
     /// Further parameters of the query string.
     pub(crate) parameters: &'static [Parameter],
+    /// Adds what no other operation has.
+    pub(crate) amend: Option<fn(&mut Value)>,
 }
 
 /// A parameter of the query string.
@@ -48,7 +50,7 @@ pub(crate) enum Answer {
 
 impl OperationDoc {
     pub(crate) const fn new(id: &'static str, summary: &'static str, status: u16, answer: Answer) -> Self {
-        Self { id, summary, body: None, status, answer, filters: None, query: &[], parameters: &[] }
+        Self { id, summary, body: None, status, answer, filters: None, query: &[], parameters: &[], amend: None }
     }
 
     pub(crate) const fn taking(mut self, schema: &'static str) -> Self {
@@ -63,6 +65,11 @@ impl OperationDoc {
 
     pub(crate) const fn with(mut self, parameters: &'static [Parameter]) -> Self {
         self.parameters = parameters;
+        self
+    }
+
+    pub(crate) const fn amended(mut self, amend: fn(&mut Value)) -> Self {
+        self.amend = Some(amend);
         self
     }
 
@@ -190,6 +197,9 @@ fn describe(endpoint: &Endpoint, operation: &Operation, doc: &OperationDoc) -> V
     if let Some(name) = doc.body {
         described["requestBody"] = json!({"required": true, "content": content(reference(name))});
     }
+    if let Some(amend) = doc.amend {
+        amend(&mut described);
+    }
     described
 }
 
@@ -300,7 +310,7 @@ fn schemas() -> Value {
         "SourceTypeEnum": {"type": "string", "enum": matome_store::data_sources::SOURCE_TYPES},
         "SourceStatusEnum": {"type": "string", "enum": matome_store::data_sources::STATUSES},
         "TaskStatusEnum": {"type": "string", "enum": matome_store::task_history::STATUSES},
-        "TriggerEnum": {"type": "string", "enum": ["manual", "schedule", "retry", "after"]},
+        "TriggerEnum": {"type": "string", "enum": ["manual", "schedule", "retry", "after", "push"]},
         "RoleEnum": {"type": "string", "enum": matome_store::api_tokens::Role::WORDS},
         "DataSource": view(with(&source, json!({
             "id": id, "last_fetched_at": time_or_null, "created_at": time, "updated_at": time,
@@ -437,6 +447,7 @@ fn schemas() -> Value {
     extend(&mut schemas, crate::quarantine::schemas());
     extend(&mut schemas, crate::source_schema::schemas());
     extend(&mut schemas, crate::gaps::schemas());
+    extend(&mut schemas, crate::pushes::schemas());
     let link = json!({"type": ["string", "null"], "format": "uri"});
     let paged = [
         "DataSource",

@@ -16,6 +16,7 @@ use matome_store::counters;
 use matome_store::data_sources::{self, DataSource, LISTING, SourceFields};
 use matome_store::db::Conn;
 use matome_store::error::StoreError;
+use matome_store::migrate;
 use matome_store::removals::{self, Reset};
 use matome_store::secrets;
 use matome_store::source_schemas;
@@ -295,11 +296,15 @@ async fn create_source(call: Call) -> Result<Response> {
         description: changes.description.or_nullable(None),
         status: changes.status.or(SourceStatus::Active),
         config: checked.as_ref().map_or_else(empty, |checked| checked.stored.clone()),
-        fetch_interval: changes.fetch_interval.or(3600),
+        // Its tasks come with what is sent.
+        fetch_interval: changes.fetch_interval.or(if source_type == SourceType::Push { 0 } else { 3600 }),
     };
     let (vault, now) = (call.state.vault.clone(), call.state.clock.now());
     let written = call.state.db.write(move |conn| {
         Box::pin(async move {
+            if fields.source_type == SourceType::Push && !takes_pushes(conn).await? {
+                return Ok(None);
+            }
             let id = data_sources::create(conn, &fields, now).await?;
             if let Some(checked) = &checked {
                 for (path, secret) in &checked.secrets {
@@ -310,9 +315,23 @@ async fn create_source(call: Call) -> Result<Response> {
             data_sources::find(conn, id).await
         })
     });
-    let source = written.await.map_err(name_taken)?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
+    let source = written.await.map_err(name_taken)?.ok_or_else(upgrade_first)?;
     let location = format!("/api/acquisition/sources/{}/", source.id);
     Ok(json_at(StatusCode::CREATED, &location, &view(source)))
+}
+
+/// Whether all processes of the installation know sources of the type push.
+async fn takes_pushes(conn: &mut Conn<'_>) -> Result<bool, StoreError> {
+    Ok(migrate::version(conn).await? >= migrate::PUSH_SOURCES)
+}
+
+fn upgrade_first() -> ApiError {
+    ApiError::Conflict(Message::Said(Words::new(
+        "A process of an older matome may still run, which knows no sources of the type \"push\". Upgrade all of them, run \
+         `matome migrate`, and try again.",
+        "\"push\" 型を知らない古い版の matome がまだ動いているかもしれません。すべてを新しくし、`matome migrate` を実行してから、\
+         もう一度試してください。",
+    )))
 }
 
 /// Brings the schedule and the lane of a source in line with it.
@@ -383,6 +402,9 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
                 config: changes.config.as_ref().map_or(current.config, |checked| checked.stored.clone()),
                 fetch_interval: changes.fetch_interval.or(current.fetch_interval),
             };
+            if fields.source_type == SourceType::Push && source_type != SourceType::Push && !takes_pushes(conn).await? {
+                return Ok(Written::TooSoon);
+            }
             let what = match fields.source_type == source_type {
                 true => change(&canonical(&before), &canonical(&fields.config)),
                 false => Change::Identity(vec!["source_type"]),
@@ -412,6 +434,7 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
     let source = match written.await.map_err(name_taken)? {
         Written::Done(source) => *source,
         Written::Missing => return Err(ApiError::NotFound(Message::NoMatch { noun: NOUN })),
+        Written::TooSoon => return Err(upgrade_first()),
         Written::Asks(asked) => return Err(ApiError::field("on_change", Message::Said(asked))),
     };
     call.state.bus.wake(Queue::Acquisition);
@@ -421,6 +444,8 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
 /// What became of a change.
 enum Written {
     Missing,
+    /// It becomes one of a type that processes of an older binary cannot read.
+    TooSoon,
     /// It was not made: the client has to say what becomes of the records.
     Asks(Words),
     Done(Box<DataSource>),
@@ -535,6 +560,7 @@ pub(crate) fn check_runnable(source: &DataSource) -> Result<()> {
                 SourceType::File => "`path`",
                 SourceType::Api | SourceType::Websocket => "`url`",
                 SourceType::Database => "`engine`, where it is, and `table` or `query`",
+                SourceType::Push => "`format`, for example \"auto\"",
             };
             errors.add(&["config"], Message::DraftCannotRun { needs });
         }

@@ -14,6 +14,7 @@ use matome_store::secrets::Vault;
 use serde_json::value::RawValue;
 
 use crate::health::Health;
+use crate::intake::Intake;
 use crate::monitoring::Metrics;
 
 /// What handlers work with.
@@ -35,6 +36,8 @@ pub struct ApiState {
     pub metrics: Option<Metrics>,
     /// What `/readyz` looks at.
     pub health: Health,
+    /// What bodies of pushes take of the memory.
+    pub intake: Intake,
     /// Settings.
     pub settings: Arc<ApiSettings>,
 }
@@ -61,6 +64,8 @@ pub struct ApiSettings {
     pub time_zone: Option<String>,
     /// Time that `test` and `preview` may take.
     pub trial_limit: Duration,
+    /// Bytes that the body of a push may have, also when it is inflated.
+    pub push_limit: usize,
 }
 
 impl Default for ApiSettings {
@@ -72,6 +77,7 @@ impl Default for ApiSettings {
             cors_origins: Vec::new(),
             time_zone: None,
             trial_limit: Duration::from_secs(30),
+            push_limit: 16 << 20,
         }
     }
 }

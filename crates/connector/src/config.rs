@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use crate::api::ApiConfig;
 use crate::database::DatabaseConfig;
 use crate::file::FileConfig;
+use crate::push::PushConfig;
 use crate::websocket::WebsocketConfig;
 
 pub use change::{Change, change};
@@ -49,6 +50,8 @@ pub enum ParsedConfig {
     Websocket(Box<WebsocketConfig>),
     /// Reads a database.
     Database(Box<DatabaseConfig>),
+    /// Takes what is sent to it.
+    Push(Box<PushConfig>),
 }
 
 impl ParsedConfig {
@@ -60,6 +63,7 @@ impl ParsedConfig {
             Self::Api(config) => Some(&config.common),
             Self::Websocket(config) => Some(&config.common),
             Self::Database(config) => Some(&config.common),
+            Self::Push(config) => Some(&config.common),
         }
     }
 
@@ -72,6 +76,7 @@ impl ParsedConfig {
     pub fn goes_on(&self) -> bool {
         match self {
             Self::Draft => false,
+            Self::Push(_) => true,
             Self::File(config) => config.common.dedupe == Dedupe::None,
             Self::Api(config) => config.common.dedupe != Dedupe::Rows,
             Self::Websocket(config) => config.common.dedupe != Dedupe::Rows,
@@ -83,7 +88,7 @@ impl ParsedConfig {
     pub fn host(&self) -> Option<HostUse> {
         match self {
             // A stream would hold its place for ever.
-            Self::Draft | Self::File(_) | Self::Websocket(_) => None,
+            Self::Draft | Self::File(_) | Self::Websocket(_) | Self::Push(_) => None,
             Self::Api(config) => config.host(),
             Self::Database(config) => config.host(),
         }
@@ -134,6 +139,7 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
     match source_type {
         SourceType::File => crate::file::parse_config(fields).map(|config| ParsedConfig::File(Box::new(config))),
         SourceType::Api => crate::api::parse_config(fields).map(|config| ParsedConfig::Api(Box::new(config))),
+        SourceType::Push => crate::push::parse_config(fields).map(|config| ParsedConfig::Push(Box::new(config))),
         SourceType::Websocket => {
             crate::websocket::parse_config(fields).map(|config| ParsedConfig::Websocket(Box::new(config)))
         }

@@ -47,6 +47,12 @@ pub enum ConnectorError {
     /// The source has no config that could run.
     #[error("the source is a draft: its config does not say yet what to read")]
     Draft,
+    /// Records are sent to the source.
+    #[error(
+        "there is nothing to read: records are sent to this source with `matome source push NAME FILE` \
+         (POST `records/`)"
+    )]
+    Pushed,
     /// The config is wrong; the fields are in the order of the config.
     #[error("the config is not valid: {}", crate::config::in_one_line(.0))]
     Config(Vec<crate::FieldError>),
@@ -279,6 +285,9 @@ pub enum ConnectorError {
     /// A checkpoint that this version did not write.
     #[error("the checkpoint can not be read; save a change of the source's config to read it anew")]
     Checkpoint(#[source] serde_json::Error),
+    /// The place where what was sent is kept does not answer.
+    #[error("what was sent to the source can not be read from the database")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The caller cancelled the read.
     #[error("the read was cancelled")]
     Cancelled,
@@ -342,8 +351,14 @@ impl ConnectorError {
             },
             Self::Answer { retry: Some(after), .. } => Advice::Retry { after: *after },
             Self::Spent { wait, .. } => Advice::Retry { after: Some(*wait) },
-            Self::Cancelled | Self::Broken | Self::Closed { .. } | Self::Silent { .. } | Self::Frames { .. } => retry,
+            Self::Store(_)
+            | Self::Cancelled
+            | Self::Broken
+            | Self::Closed { .. }
+            | Self::Silent { .. }
+            | Self::Frames { .. } => retry,
             Self::Draft
+            | Self::Pushed
             | Self::Config(_)
             | Self::NoFileRoot { .. }
             | Self::OutsideRoots { .. }

@@ -2,6 +2,7 @@
 
 mod config;
 mod csv;
+mod document;
 mod lines;
 mod reader;
 mod roots;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 pub(crate) use config::parse as parse_config;
-pub use config::{ColumnType, ColumnTypes, Compression, CsvConfig, FileConfig, Format, Header};
+pub use config::{ColumnType, ColumnTypes, Compression, CsvConfig, DocumentConfig, FileConfig, Format, Header};
+pub(crate) use document::Document;
 pub use roots::FileRoots;
 
 use crate::error::ConnectorError;
@@ -45,7 +47,7 @@ impl Connector for FileConnector {
 /// no ASCII at all, decoded: what was found, and what made the rest unreadable. For fuzzing; a byte order mark is text here.
 pub fn take_apart<'p>(config: &FileConfig, pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Item>, Option<String>) {
     let mut found = Found::new("".into(), None, 0);
-    let mut parser = reader::parser_of(config, None);
+    let mut parser = document::parser_of(&config.document, None);
     let mut fed = pieces.into_iter().try_for_each(|piece| parser.feed(piece, &mut found));
     if fed.is_ok() {
         fed = parser.finish(&mut found);

@@ -9,6 +9,7 @@ pub mod database;
 mod error;
 pub mod file;
 pub mod json;
+pub mod push;
 mod read;
 mod record;
 mod registry;
@@ -23,6 +24,6 @@ pub use file::FileRoots;
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};
 pub use record::{Batch, Item, Position, ReadStats};
 pub use registry::Registry;
-pub use secrets::secret_paths;
+pub use secrets::{KEPT_SECRET, secret_paths};
 // What a `Registry` is made with.
 pub use matome_egress::{EgressRule, HttpClient, Policy};

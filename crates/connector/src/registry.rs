@@ -36,6 +36,8 @@ impl Registry {
     pub fn connector(&self, config: ParsedConfig) -> Result<Box<dyn Connector>, ConnectorError> {
         match config {
             ParsedConfig::Draft => Err(ConnectorError::Draft),
+            // What was sent is in the store, which nobody here knows.
+            ParsedConfig::Push(_) => Err(ConnectorError::Pushed),
             ParsedConfig::File(config) => Ok(Box::new(FileConnector::new(*config, self.roots.clone()))),
             ParsedConfig::Database(config) => {
                 Ok(Box::new(DatabaseConnector::new(*config, self.roots.clone(), self.client.dialer())))

@@ -2,9 +2,12 @@
 
 use serde_json::Value;
 
+/// Stands for a secret that is stored already where a config is validated without it.
+pub const KEPT_SECRET: &str = "kept";
+
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
-/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`; `/password`; `/url` if it
-/// has a password in it.
+/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`; `/webhook/secret`,
+/// `/webhook/previous_secret`; `/password`; `/url` if it has a password in it.
 ///
 /// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
 pub fn secret_paths(config: &str) -> Vec<String> {
@@ -12,10 +15,11 @@ pub fn secret_paths(config: &str) -> Vec<String> {
     #[derive(serde::Deserialize)]
     struct Config {
         auth: Option<Value>,
+        webhook: Option<Value>,
         password: Option<Value>,
         url: Option<Value>,
     }
-    let Ok(Config { auth, password, url }) = serde_json::from_str(config) else { return Vec::new() };
+    let Ok(Config { auth, webhook, password, url }) = serde_json::from_str(config) else { return Vec::new() };
     let mut paths = Vec::new();
     if let Some(Value::Object(auth)) = auth {
         let leaves: &[&str] = match auth.get("type").and_then(Value::as_str) {
@@ -26,6 +30,10 @@ pub fn secret_paths(config: &str) -> Vec<String> {
             _ => &["token", "password", "value", "client_secret"],
         };
         paths.extend(leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")));
+    }
+    if let Some(Value::Object(webhook)) = webhook {
+        let leaves = ["secret", "previous_secret"];
+        paths.extend(leaves.iter().filter(|leaf| webhook.contains_key(**leaf)).map(|leaf| format!("/webhook/{leaf}")));
     }
     if password.is_some() {
         paths.push("/password".to_owned());
@@ -58,6 +66,11 @@ mod tests {
             (r#"{"host":"h","password":{"$secret":true}}"#, vec!["/password"]),
             (r#"{"url":"postgres://u:p@h/d"}"#, vec!["/url"]),
             (r#"{"url":"postgres://u@h/d"}"#, vec![]),
+            (
+                r#"{"webhook":{"scheme":"github","secret":"x","previous_secret":{"$secret":true}}}"#,
+                vec!["/webhook/secret", "/webhook/previous_secret"],
+            ),
+            (r#"{"auth":"x","webhook":[1]}"#, vec![]),
             ("{}", vec![]),
         ] {
             assert_eq!(secret_paths(config), paths, "{config}");

@@ -13,7 +13,7 @@ use matome_acquisition::AcquisitionHandler;
 use matome_aggregation::config::{AggregationConfig, bind};
 use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
 use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview, told};
-use matome_api::{ApiSettings, ApiState, Health, Metrics, Preview, Previewer, TrialError};
+use matome_api::{ApiSettings, ApiState, Health, Intake, Metrics, Preview, Previewer, TrialError};
 use matome_bus::Bus;
 use matome_bus::celery::mailbox::Mailbox;
 use matome_connector::{FileRoots, Registry};
@@ -119,6 +119,8 @@ pub struct Web<'a> {
     pub bind: Option<IpAddr>,
     /// Origins whose pages may read answers in a browser.
     pub cors_origins: &'a [String],
+    /// MiB that the body of a push may have.
+    pub max_push: Option<u16>,
     /// Whether it speaks TLS.
     pub is_tls: bool,
 }
@@ -195,11 +197,13 @@ impl App {
                 bus: bus.clone(),
                 metrics: metrics.clone(),
                 health,
+                intake: Intake::default(),
                 settings: Arc::new(ApiSettings {
                     allowed_hosts: web.allowed_hosts.to_vec(),
                     bind: web.bind,
                     scheme: if web.is_tls { "https" } else { "http" },
                     cors_origins: web.cors_origins.to_vec(),
+                    push_limit: web.max_push.map_or(ApiSettings::default().push_limit, |mib| usize::from(mib) << 20),
                     time_zone: Some(reach.time_zone.clone()).filter(|zone| *zone != "UTC"),
                     ..ApiSettings::default()
                 }),

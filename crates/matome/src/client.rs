@@ -35,6 +35,26 @@ pub enum Client {
     InProcess { app: Box<App>, language: Language },
 }
 
+/// What a request carries.
+#[derive(Debug)]
+pub struct Payload {
+    pub media_type: &'static str,
+    pub idempotency_key: Option<String>,
+    pub bytes: Bytes,
+}
+
+impl Payload {
+    fn json(text: String) -> Self {
+        Self { media_type: "application/json", idempotency_key: None, bytes: text.into() }
+    }
+
+    /// The headers that go with it.
+    fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let key = self.idempotency_key.as_deref().map(|key| ("idempotency-key", key));
+        std::iter::once(("content-type", self.media_type)).chain(key)
+    }
+}
+
 /// What the API answered.
 #[derive(Debug)]
 pub struct Answer {
@@ -89,6 +109,11 @@ impl Client {
 
     /// Sends one request; the answer is read whole (it is one page).
     pub async fn send(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer, Failure> {
+        self.request(method, path, body.map(Payload::json)).await
+    }
+
+    /// As [`Client::send`], with a body of any type.
+    pub async fn request(&self, method: &str, path: &str, payload: Option<Payload>) -> Result<Answer, Failure> {
         match self {
             Self::Http { client, base, token, target } => {
                 let method = method.parse().expect("methods are our own constants");
@@ -96,15 +121,16 @@ impl Client {
                 if let Some(token) = token {
                     request = request.bearer_auth(token);
                 }
-                if let Some(body) = body {
-                    request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+                if let Some(payload) = payload {
+                    request = payload.headers().fold(request, |request, (name, value)| request.header(name, value));
+                    request = request.body(payload.bytes);
                 }
                 let reply = request.send().await.map_err(|err| unreachable(target, &err))?;
                 let (status, location) = (reply.status().as_u16(), location(reply.headers()));
                 let body = reply.text().await.map_err(|err| unreachable(target, &err))?;
                 Ok(Answer { status, location, body })
             }
-            Self::InProcess { app, language } => read_whole(call(app, *language, method, path, body).await?).await,
+            Self::InProcess { app, language } => read_whole(call(app, *language, method, path, payload).await?).await,
         }
     }
 
@@ -181,19 +207,19 @@ async fn call(
     language: Language,
     method: &str,
     path: &str,
-    body: Option<String>,
+    payload: Option<Payload>,
 ) -> Result<Response, Failure> {
     let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header(header::HOST, "localhost")
         .header(header::ACCEPT_LANGUAGE, language.tag());
-    if body.is_some() {
-        request = request.header(header::CONTENT_TYPE, "application/json");
+    for (name, value) in payload.iter().flat_map(Payload::headers) {
+        request = request.header(name, value);
     }
     let request = request
         .extension(matome_api::LocalOwner)
-        .body(body.map(Body::from).unwrap_or_default())
+        .body(payload.map(|payload| Body::from(payload.bytes)).unwrap_or_default())
         .map_err(|err| Failure::from_error(Exit::Usage, &err))?;
     Ok(app.router().oneshot(request).await.unwrap_or_else(|never| match never {}))
 }

@@ -9,7 +9,7 @@ use matome_model::complaint::Complaint;
 use matome_store::adoption::ids;
 use matome_store::db::Db;
 use matome_store::error::Result;
-use matome_store::{aggregation_runs, aggregation_sources, data_sources, removals};
+use matome_store::{aggregation_runs, aggregation_sources, data_sources, pushes, removals};
 use tokio_util::sync::CancellationToken;
 
 /// Rows of one transaction.
@@ -116,10 +116,11 @@ async fn once(db: &Db, clock: &Clock) -> Result<bool> {
     let aggregations = db.write(|conn| aggregation_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let now = clock.now();
     let records = db.write_page(move |conn| removals::remove_batch(conn, BATCH, now).boxed()).await?;
+    let keys = db.write_page(move |conn| pushes::forget(conn, now, BATCH).boxed()).await?;
     // Found beside the writer, which has nothing to do most of the time.
     let leftover = aggregation_runs::leftover(&mut db.read().await?.conn()).await?;
     if let Some(leftover) = leftover {
         db.write(move |conn| async move { aggregation_runs::remove(conn, leftover, BATCH, now).await }.boxed()).await?;
     }
-    Ok(sources || records || aggregations || leftover.is_some())
+    Ok(sources || records || aggregations || keys > 0 || leftover.is_some())
 }

@@ -81,6 +81,11 @@ catalogue! {
     NoSourceType => "the type of the source is missing", "データソースの種類が指定されていません";
     GiveSourceType =>
         "give --path, --url, or --type with --config", "--path、--url、または --type と --config を指定してください";
+    NoFormat { file } => "the name `{file}` does not tell the format", "`{file}` という名前からは形式が分かりません";
+    GiveFormat => "give --format json, ndjson or csv", "--format json、ndjson、csv のどれかを指定してください";
+    PushAgain =>
+        "run the command again: what was sent already is not stored twice",
+        "もう一度実行してください。すでに送られた分が二重に保存されることはありません";
     ConfigNoJson => "--config is no JSON", "--config が JSON ではありません";
     WriteConfigJson =>
         "for example --config '{{\"url\": \"https://example.com/users\"}}', or --config @FILE",

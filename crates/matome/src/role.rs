@@ -182,6 +182,8 @@ struct Listening {
     address: Option<SocketAddr>,
     allowed_hosts: Vec<String>,
     cors_origins: Vec<String>,
+    /// In MiB.
+    max_push: u16,
     is_tls: bool,
     /// Where metrics are asked for, once there are any.
     metrics: Option<TcpListener>,
@@ -210,6 +212,7 @@ impl Role {
                 address: Some(address),
                 allowed_hosts: listen.allowed_hosts.clone(),
                 cors_origins: listen.cors_allowed_origins.clone(),
+                max_push: listen.max_push,
                 is_tls,
                 metrics: None,
             };
@@ -254,6 +257,7 @@ impl Role {
                 allowed_hosts: &names.allowed_hosts,
                 bind: names.address.map(|address| address.ip()),
                 cors_origins: &names.cors_origins,
+                max_push: Some(names.max_push),
                 is_tls: names.is_tls,
             };
             let opened = App::open(&self.storage, &self.reach, web, self.aggregation_memory, self.parts.clone());

@@ -44,6 +44,8 @@ words! {
         File = "file",
         /// A WebSocket feed.
         Websocket = "websocket",
+        /// Nothing: records are sent to it.
+        Push = "push",
     }
 }
 

@@ -49,6 +49,8 @@ words! {
         Retry = "retry",
         /// Something that the aggregation runs after has changed.
         After = "after",
+        /// Records were sent to the source.
+        Push = "push",
     }
 }
 

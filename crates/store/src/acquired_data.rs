@@ -28,6 +28,7 @@ use crate::db::Conn;
 use crate::error::{Result, StoreError};
 use crate::inbox::{self, Taken};
 use crate::lease;
+use crate::pushes;
 use crate::quarantine::{self, BadRecord};
 use crate::source_schemas::{self, NewVersion};
 use crate::tasks;
@@ -180,6 +181,8 @@ pub struct Page {
     pub progress: Option<Progress>,
     /// The records of the inbox that this page is made of, if it is.
     pub inbox: Option<Taken>,
+    /// How far it brings the pushes that it is made of, if it is.
+    pub pushes: Option<pushes::Progress>,
     /// What it brings to the schema of its source stream.
     pub schema: SchemaStep,
 }
@@ -284,6 +287,10 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
         let new: HashSet<usize> = selection.new.iter().map(|new| new.index).collect();
         inbox::settle(conn, &taken.records, &new, &page.quarantined, page.acquired_at).await?;
     }
+    let less_waits = match &page.pushes {
+        Some(progress) => Some(pushes::settle(conn, key.source_id, progress, page.acquired_at).await?),
+        None => None,
+    };
     if let Some(new) = &page.schema.new {
         source_schemas::add(conn, key.source_id, &key.stream, new, page.task_id, page.acquired_at).await?;
     }
@@ -308,6 +315,10 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, stored).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);
     counters::add(conn, counters::QUARANTINE, key.source_id, &key.stream, new_in_quarantine).await?;
+    if let Some(less) = less_waits {
+        counters::add(conn, counters::PUSHES, key.source_id, &key.stream, -less.pushes).await?;
+        counters::add(conn, counters::PUSH_BYTES, key.source_id, &key.stream, -less.bytes).await?;
+    }
     let progress = page.progress.as_ref().map(|Progress(of)| of(counts));
     tasks::made_progress(conn, &page.fence, progress.as_deref()).await?;
     Ok(Committed { counts, seen: selection.seen })

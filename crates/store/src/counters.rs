@@ -10,6 +10,10 @@ use crate::error::Result;
 pub const ACQUIRED_DATA: &str = "acquired_data";
 /// Table name of records in quarantine.
 pub const QUARANTINE: &str = "quarantine";
+/// Name under which pushes are counted that wait to be read.
+pub const PUSHES: &str = "pushes";
+/// Name under which their bytes are counted.
+pub const PUSH_BYTES: &str = "push_bytes";
 
 const ADD: &str = "insert into counters (table_name, source_id, stream, row_count)
 values ($1, $2, $3, $4)

@@ -61,7 +61,7 @@ const COLUMNS: &str = "t.id, t.name, t.source_type, t.description, t.status, t.c
 const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
 
 /// The words of [`SourceType`] as filters take them.
-pub const SOURCE_TYPES: &[&str] = &["api", "database", "file", "websocket"];
+pub const SOURCE_TYPES: &[&str] = &["api", "database", "file", "websocket", "push"];
 /// The words of [`SourceStatus`] as filters take them.
 pub const STATUSES: &[&str] = &["active", "inactive", "error"];
 

@@ -28,6 +28,7 @@ pub mod listing;
 pub mod migrate;
 pub mod pulse;
 mod purge;
+pub mod pushes;
 pub mod quarantine;
 pub mod removals;
 pub mod retention;

@@ -109,6 +109,16 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["inbox", "replay"], "insert into inbox (source_id, quarantine_id, raw) select source_id, id, raw from quarantine;
         update quarantine set status = 'replaying'; update inbox set stream = 'x'"),
     (&["owner", "inbox"], "insert into inbox (source_id, quarantine_id, raw) select 1000, id, raw from quarantine"),
+    // Read, and kept although nobody can ask for it.
+    (&["push"], "insert into pushes (source_id, identity_hash, format, body_bytes, record_count, task_id, received_at, read_at)
+        select source_id, '', 'json', 2, 1, 1, created_at, created_at from quarantine limit 1"),
+    (&["push", "push_count"], "insert into pushes (source_id, identity_hash, format, body_bytes, record_count, task_id, received_at)
+        select source_id, '', 'json', 2, 1, 1, created_at from quarantine limit 1"),
+    (&["push_count"], "insert into counters (table_name, source_id, stream, row_count)
+        select 'push_bytes', source_id, '', 7 from quarantine limit 1"),
+    (&["owner"], "insert into pushes
+        (source_id, idempotency_key, identity_hash, format, body_bytes, record_count, task_id, received_at, read_at)
+        select 1000, 'a', '', 'json', 2, 1, 1, created_at, created_at from quarantine limit 1"),
     (&["replay"], "update quarantine set status = 'replayed'"),
     (&["replay"], "update quarantine set outcome = 'quarantined'"),
     (&["current_run", "visible_rows"], "update aggregation_runs set status = 'current' where status = 'superseded'"),
@@ -432,6 +442,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             settles: None,
             progress: None,
             inbox: None,
+            pushes: None,
             schema: acquired_data::SchemaStep {
                 new: Some(source_schemas::NewVersion {
                     version: page_seq + 1,

@@ -472,6 +472,7 @@ impl Side {
             is_fetch: false,
             settles: None,
             inbox: None,
+            pushes: None,
             schema: Default::default(),
             progress: None,
         };

@@ -92,6 +92,16 @@ impl Bench {
         claimed.into_iter().next().expect("the lane is free")
     }
 
+    /// The task that waits, claimed by a worker of its own.
+    pub async fn claim_pending(&self) -> ClaimedTask {
+        let claimed = self.db.write(move |conn| {
+            Box::pin(
+                async move { tasks::claim(conn, Queue::Acquisition, Uuid::new_v4(), 1, Clock::system().now()).await },
+            )
+        });
+        claimed.await.unwrap().into_iter().next().expect("a task waits")
+    }
+
     /// The same task again, claimed by another worker after the death of its own.
     pub async fn take_over(&self, task: &ClaimedTask) -> ClaimedTask {
         let worker = task.fence.worker;

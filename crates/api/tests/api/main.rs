@@ -9,6 +9,7 @@ mod documents;
 mod history;
 mod lists;
 mod priorities;
+mod pushes;
 mod quarantine;
 mod records;
 mod removals;

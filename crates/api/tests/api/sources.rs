@@ -108,7 +108,7 @@ async fn values_at_the_limits_are_taken() {
             let row = api.make(SOURCES, json!({"name": name, "source_type": "api", "fetch_interval": interval})).await;
             assert_eq!(row["fetch_interval"], stored, "{}", api.name);
         }
-        for kind in ["api", "database", "file", "websocket"] {
+        for kind in ["api", "database", "file", "websocket", "push"] {
             api.make(SOURCES, json!({"name": kind, "source_type": kind})).await;
         }
     }

@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, StatusCode, header};
-use matome_api::{ApiSettings, ApiState, Health, Preview, Previewer, TrialError, router};
+use matome_api::{ApiSettings, ApiState, Health, Intake, Preview, Previewer, TrialError, router};
 use matome_bus::Bus;
 use matome_connector::{FileRoots, Registry};
 use matome_egress::{HttpClient, Policy};
@@ -79,6 +79,7 @@ impl TestApi {
             bus: Bus::in_process(),
             metrics: None,
             health: Health { db: bed.db.clone(), bus: Bus::in_process(), draining: draining.clone(), heart: None },
+            intake: Intake::default(),
             settings: Arc::new(ApiSettings { trial_limit: Duration::from_secs(5), ..ApiSettings::default() }),
         };
         let [admin, viewer] = tokens(&bed.db).await;

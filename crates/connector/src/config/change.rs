@@ -24,6 +24,7 @@ const BESIDES: &[&str] = &[
     "password",
     "tls",
     "statement_timeout_secs",
+    "webhook",
 ];
 
 /// Options that say which records there are and which of them are the same.

@@ -9,6 +9,9 @@ pub(super) fn of(error: &ConnectorError) -> String {
     use ConnectorError as E;
     match error {
         E::Draft => "データソースは下書きです。何を読むかが config にまだありません".to_owned(),
+        E::Pushed => "読むものがありません。このデータソースには `matome source push NAME FILE` (POST `records/`) で\
+                      レコードを送ります"
+            .to_owned(),
         E::Config(errors) => format!("config が正しくありません: {}", in_one_line(errors)),
         E::NoFileRoot { path } => format!(
             "`{path}` を読めません。ファイルルートが設定されていません。matome を `--file-root DIR` (または \
@@ -88,6 +91,7 @@ pub(super) fn of(error: &ConnectorError) -> String {
         E::Checkpoint(_) => {
             "チェックポイントを読めません。データソースの config を変更して保存すると、初めから読み直します".to_owned()
         }
+        E::Store(_) => "データソースに送られたものをデータベースから読めません".to_owned(),
         E::Cancelled => "読み取りは取り消されました".to_owned(),
         E::Broken => "読み取りが予期せず終わりました".to_owned(),
     }

@@ -1,6 +1,7 @@
 //! The options of a `file` source.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use encoding_rs::Encoding;
 use matome_model::field_error::Words;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 use crate::json::JsonPath;
 
-/// How the bytes of a file are records.
+/// How the bytes of a file, or of what is sent, are records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object a line.
@@ -78,12 +79,10 @@ pub struct CsvConfig {
     pub types: ColumnTypes,
 }
 
-/// A `file` source.
+/// How a document is taken apart.
 #[derive(Clone, Debug)]
-pub struct FileConfig {
-    /// `path`: beneath a file root, relative to it or absolute; `*`, `?`, `[...]`, `{a,b}` and `**` match several.
-    pub path: String,
-    /// `format`: `ndjson`, `json` or `csv`; by the extension of `path` if absent.
+pub struct DocumentConfig {
+    /// `format`: `ndjson`, `json` or `csv`.
     pub format: Format,
     /// `records`: where the records of a JSON document are; default `$`.
     pub records: JsonPath,
@@ -91,6 +90,41 @@ pub struct FileConfig {
     pub csv: CsvConfig,
     /// `encoding`: a label of the WHATWG Encoding Standard (`utf-8`, `shift_jis`, `euc-jp`, `utf-16le`, ...).
     pub encoding: &'static Encoding,
+}
+
+impl DocumentConfig {
+    /// Takes the options besides the format. `delimiter`: of CSV when it is not given.
+    pub(crate) fn parse(fields: &mut Fields, format: Format, delimiter: u8) -> Self {
+        let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
+        let delimiter = self::delimiter(fields).unwrap_or(delimiter);
+        let header = header(fields).unwrap_or(Header::FirstRow);
+        let types = types(fields).unwrap_or_else(|| ColumnTypes::Declared(HashMap::new()));
+        let csv = CsvConfig { delimiter, header, types };
+        Self { format, records, csv, encoding: encoding(fields) }
+    }
+}
+
+impl Format {
+    /// The words in a config.
+    pub const WORDS: [(&'static str, Self); 3] = [("ndjson", Self::Ndjson), ("json", Self::Json), ("csv", Self::Csv)];
+
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ndjson => "ndjson",
+            Self::Json => "json",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+/// A `file` source.
+#[derive(Clone, Debug)]
+pub struct FileConfig {
+    /// `path`: beneath a file root, relative to it or absolute; `*`, `?`, `[...]`, `{a,b}` and `**` match several.
+    pub path: String,
+    /// How its files are taken apart; `format` by the extension of `path` if absent.
+    pub document: Arc<DocumentConfig>,
     /// `compression`: `auto` (default), `gzip` or `none`.
     pub compression: Compression,
     /// Options of every source.
@@ -118,7 +152,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     }
     let extension = path.as_deref().map(extension).unwrap_or_default();
     let has_format = fields.has("format");
-    let declared = fields.choice("format", &[("ndjson", Format::Ndjson), ("json", Format::Json), ("csv", Format::Csv)]);
+    let declared = fields.choice("format", &Format::WORDS);
     let inferred = match extension.as_str() {
         "ndjson" | "jsonl" | "ldjson" => Some(Format::Ndjson),
         "json" => Some(Format::Json),
@@ -151,11 +185,29 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
             );
         }
     }
-    let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
-    let delimiter = delimiter(&mut fields).unwrap_or(if extension == "tsv" { b'\t' } else { b',' });
-    let header = header(&mut fields).unwrap_or(Header::FirstRow);
-    let types = types(&mut fields).unwrap_or_else(|| ColumnTypes::Declared(HashMap::new()));
-    let encoding = match fields.string("encoding") {
+    let delimiter = if extension == "tsv" { b'\t' } else { b',' };
+    // Without a format there is an error already.
+    let document = DocumentConfig::parse(&mut fields, format.unwrap_or(Format::Json), delimiter);
+    let compression = fields.choice(
+        "compression",
+        &[("auto", Compression::Auto), ("gzip", Compression::Gzip), ("none", Compression::None)],
+    );
+    fields.finish()?;
+    // What is missing here has left an error, so that `finish` has returned already.
+    let (Some(path), Some(_)) = (path, format) else { return Err(Vec::new()) };
+    Ok(FileConfig { path, document: Arc::new(document), compression: compression.unwrap_or(Compression::Auto), common })
+}
+
+/// The extension in lower case, without that of the compression.
+fn extension(path: &str) -> String {
+    let path = path.to_ascii_lowercase();
+    let path = path.strip_suffix(".gz").unwrap_or(&path);
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.rsplit_once('.').map(|(_, extension)| extension.to_owned()).unwrap_or_default()
+}
+
+fn encoding(fields: &mut Fields) -> &'static Encoding {
+    match fields.string("encoding") {
         None => encoding_rs::UTF_8,
         Some(label) => Encoding::for_label_no_replacement(label.as_bytes()).unwrap_or_else(|| {
             fields.fail(
@@ -167,31 +219,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
             );
             encoding_rs::UTF_8
         }),
-    };
-    let compression = fields.choice(
-        "compression",
-        &[("auto", Compression::Auto), ("gzip", Compression::Gzip), ("none", Compression::None)],
-    );
-    fields.finish()?;
-    // What is missing here has left an error, so that `finish` has returned already.
-    let (Some(path), Some(format)) = (path, format) else { return Err(Vec::new()) };
-    Ok(FileConfig {
-        path,
-        format,
-        records,
-        csv: CsvConfig { delimiter, header, types },
-        encoding,
-        compression: compression.unwrap_or(Compression::Auto),
-        common,
-    })
-}
-
-/// The extension in lower case, without that of the compression.
-fn extension(path: &str) -> String {
-    let path = path.to_ascii_lowercase();
-    let path = path.strip_suffix(".gz").unwrap_or(&path);
-    let name = path.rsplit('/').next().unwrap_or(path);
-    name.rsplit_once('.').map(|(_, extension)| extension.to_owned()).unwrap_or_default()
+    }
 }
 
 fn delimiter(fields: &mut Fields) -> Option<u8> {
@@ -316,10 +344,10 @@ mod tests {
             ("*.json", Format::Json),
             ("a.tsv", Format::Csv),
         ] {
-            assert_eq!(config(&format!(r#"{{"path":"{path}"}}"#)).format, format, "{path}");
+            assert_eq!(config(&format!(r#"{{"path":"{path}"}}"#)).document.format, format, "{path}");
         }
-        assert_eq!(config(r#"{"path":"a.tsv"}"#).csv.delimiter, b'\t');
-        assert_eq!(config(r#"{"path":"a.dat","format":"csv"}"#).format, Format::Csv);
+        assert_eq!(config(r#"{"path":"a.tsv"}"#).document.csv.delimiter, b'\t');
+        assert_eq!(config(r#"{"path":"a.dat","format":"csv"}"#).document.format, Format::Csv);
         assert_eq!(errors(SourceType::File, r#"{"path":"a.dat"}"#)[0].0, "format");
     }
 

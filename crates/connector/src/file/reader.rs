@@ -1,26 +1,22 @@
 //! Reads one file after the other on a thread of its own and hands batches over a small channel.
 
-use matome_model::say;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use encoding_rs::Encoding;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::mpsc;
 
-use super::config::{FileConfig, Format};
-use super::csv::Csv;
-use super::lines::Lines;
+use super::config::FileConfig;
+use super::document::Document;
 use super::roots::{FileRoots, Listed};
-use super::text::{CHUNK_BYTES, Decoding, Input, decode_piece, fill};
+use super::text::{CHUNK_BYTES, Input, fill};
 use crate::error::ConnectorError;
-use crate::json::Splitter;
 use crate::read::{ReadRequest, Reader};
-use crate::record::{Batch, DocumentError, Found, Item, Parse, Position, ReadStats};
+use crate::record::{Batch, DocumentError, Found, Item, Position, ReadStats};
 
 /// Batches that wait to be asked for.
 const WAITING_BATCHES: usize = 2;
@@ -158,7 +154,7 @@ impl Pump {
         let mut input =
             Input::new(file, self.config.compression).map_err(|error| failed(here.clone(), "reading it", error))?;
         let mut buffer = vec![0; CHUNK_BYTES];
-        let mut parser: Option<(Box<dyn Parse>, Decoding)> = None;
+        let mut document = Document::new(self.config.document.clone());
         let mut counted = 0;
         loop {
             if self.request.cancel.is_cancelled() {
@@ -170,27 +166,8 @@ impl Pump {
             })?;
             self.stats.bytes += input.taken() - counted;
             counted = input.taken();
-            let mut bytes = &buffer[..read];
-            let (parser, decoding) = parser.get_or_insert_with(|| {
-                let (decoding, mark) = Decoding::of(&self.config, bytes);
-                bytes = &bytes[mark..];
-                (parser_of(&self.config, decoding.of_records()), decoding)
-            });
             let last = read < buffer.len();
-            let text;
-            if let Decoding::Stream(decoder) = decoding {
-                let name = decoder.encoding().name();
-                let malformed = |()| {
-                    DocumentError::anywhere(say!(
-                        "the text is not valid {name}",
-                        "テキストが {name} として正しくありません"
-                    ))
-                };
-                text = decode_piece(decoder, bytes, last).map_err(|error| self.broken(&mut found, malformed(error)))?;
-                bytes = &text;
-            }
-            let parsed =
-                parser.feed(bytes, &mut found).and_then(|()| if last { parser.finish(&mut found) } else { Ok(()) });
+            let parsed = document.feed(&buffer[..read], last, &mut found);
             let (max_items, max_bytes) = (self.request.max_items, self.request.max_bytes);
             while let Some(items) = found.take_full(max_items, max_bytes) {
                 self.send(items)?;
@@ -233,15 +210,6 @@ impl Pump {
         let is_exact = self.request.resume_inside;
         let batch = Batch { items, checkpoint, is_exact, stats: std::mem::take(&mut self.stats) };
         self.sender.blocking_send(Ok(batch)).map_err(|_| Stop::Abandoned)
-    }
-}
-
-/// The parser of a format; `encoding` is that of records whose document is read as ASCII.
-pub(super) fn parser_of(config: &FileConfig, encoding: Option<&'static Encoding>) -> Box<dyn Parse> {
-    match config.format {
-        Format::Ndjson => Box::new(Lines::new(encoding)),
-        Format::Json => Box::new(Splitter::new(config.records.clone(), &[])),
-        Format::Csv => Box::new(Csv::new(config.csv.clone(), encoding)),
     }
 }
 

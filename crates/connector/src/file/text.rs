@@ -8,7 +8,7 @@ use std::rc::Rc;
 use encoding_rs::{Decoder, DecoderResult, Encoding};
 use flate2::bufread::MultiGzDecoder;
 
-use super::config::{Compression, FileConfig, Format};
+use super::config::{Compression, DocumentConfig, Format};
 
 /// How much is read at once.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
@@ -105,8 +105,8 @@ pub(super) enum Decoding {
 }
 
 impl Decoding {
-    /// The decoding of a file that begins with `start`, and the length of its byte order mark.
-    pub(super) fn of(config: &FileConfig, start: &[u8]) -> (Self, usize) {
+    /// The decoding of a document that begins with `start`, and the length of its byte order mark.
+    pub(super) fn of(config: &DocumentConfig, start: &[u8]) -> (Self, usize) {
         let (encoding, mark) = Encoding::for_bom(start).unwrap_or((config.encoding, 0));
         if encoding == encoding_rs::UTF_8 {
             return (Self::Utf8, mark);

@@ -200,6 +200,10 @@ const TEXTS: &[(&str, &str)] = &[
         "応答を読んでよい Web ページのオリジン、コンマ区切り: https://app.example.org。* はすべて [既定: なし]",
     ),
     (
+        "Size that the body of a push may have, in MiB, also when it is inflated",
+        "プッシュの本文の大きさの上限 (MiB)。展開したあとの大きさも同じ",
+    ),
+    (
         "Address for /metrics without a token, for those who watch alone [default: /metrics of the API with one]",
         "監視だけのための、トークンの要らない /metrics のアドレス [既定: トークンの要る API の /metrics]",
     ),
@@ -254,8 +258,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("Adds a data source", "データソースを追加します"),
     ("Its name; the table name in SQL", "名前。SQL での表の名前になる"),
     (
-        "api, file, database or websocket [default: by --path or --url]",
-        "api、file、database、websocket [既定: --path か --url による]",
+        "api, file, database, websocket or push [default: by --path or --url]",
+        "api、file、database、websocket、push [既定: --path か --url による]",
     ),
     ("File or glob beneath a file root", "ファイルルートの下のファイルかグロブ"),
     ("Address of a REST API or, ws:// or wss://, of a WebSocket", "REST API か WebSocket (ws://、wss://) のアドレス"),
@@ -301,6 +305,19 @@ const TEXTS: &[(&str, &str)] = &[
     (
         "Reads the first records and shows them with what is wrong: duplicates, broken rules, drift. Stores nothing",
         "最初のレコードを読み、問題 (重複、規則違反、形の変化) とともに表示します。何も保存しません",
+    ),
+    (
+        "Sends records to a source of the type push. What was sent before, in a run that broke off, is not stored again",
+        "push 型のデータソースにレコードを送ります。途中で切れた前回の実行で送られた分は、もう一度保存されません",
+    ),
+    (
+        "A file, or - for stdin. NDJSON of any size goes in pieces",
+        "ファイル、または標準入力を表す -。NDJSON はどんな大きさでも分けて送る",
+    ),
+    ("json, ndjson or csv [default: by the extension of FILE]", "json、ndjson、csv [既定: FILE の拡張子による]"),
+    (
+        "What is sent again under the same key is not stored again [default: made of the content]",
+        "同じキーで送り直したものは、もう一度保存されない [既定: 内容から作る]",
     ),
     ("Records at most, up to 1000", "最大のレコード数、1000 まで"),
     (

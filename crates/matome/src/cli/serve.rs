@@ -39,6 +39,9 @@ pub struct ListenArgs {
     /// Origins of web pages that may read answers, comma-separated: https://app.example.org; * for all [default: none]
     #[arg(long, value_delimiter = ',', value_name = "ORIGIN", value_parser = origin)]
     pub cors_allowed_origins: Vec<String>,
+    /// Size that the body of a push may have, in MiB, also when it is inflated.
+    #[arg(long, default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub max_push: u16,
     /// File with the certificates of TLS, in PEM form; read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub tls_cert_file: Option<PathBuf>,

@@ -1,5 +1,7 @@
 //! `matome source ...`
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::{ClientArgs, DeleteTarget, RunTarget, Target};
@@ -17,7 +19,7 @@ pub enum SourceCommand {
         client: ClientArgs,
         /// Its name; the table name in SQL.
         name: String,
-        /// api, file, database or websocket [default: by --path or --url]
+        /// api, file, database, websocket or push [default: by --path or --url]
         #[arg(long = "type", value_name = "TYPE")]
         source_type: Option<String>,
         /// File or glob beneath a file root.
@@ -98,6 +100,22 @@ pub enum SourceCommand {
         /// Does not ask before records are removed.
         #[arg(long, short)]
         yes: bool,
+    },
+    /// Sends records to a source of the type push. What was sent before, in a run that broke off, is not stored again.
+    #[command(after_help = "Examples:\n  matome source push events today.ndjson\n  \
+        curl https://example.com/users | matome source push users - --format json")]
+    Push {
+        #[command(flatten)]
+        target: Target,
+        /// A file, or - for stdin. NDJSON of any size goes in pieces.
+        #[arg(default_value = "-", value_name = "FILE")]
+        file: PathBuf,
+        /// json, ndjson or csv [default: by the extension of FILE]
+        #[arg(long, value_parser = ["json", "ndjson", "csv"])]
+        format: Option<String>,
+        /// What is sent again under the same key is not stored again [default: made of the content]
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
     },
     /// Reads the first records and shows them with what is wrong: duplicates, broken rules, drift. Stores nothing.
     Test {

@@ -113,6 +113,9 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             print_row(console, &target.client.output, &row)?;
             client.close().await;
         }
+        SourceCommand::Push { target, file, format, idempotency_key } => {
+            super::push::run(&target, &file, format.as_deref(), idempotency_key, console).await?;
+        }
         SourceCommand::Schema { target, accept } => {
             let client = Client::connect(&target.client, console, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;
@@ -165,6 +168,10 @@ fn definition(
         }
     }
     set_all(&mut config, options)?;
+    // It needs no option, and a config without any is a draft.
+    if source_type == "push" && config == json!({}) {
+        config["format"] = "auto".into();
+    }
     let mut body = json!({ "name": name, "source_type": source_type, "config": config });
     if let Some(secs) = interval {
         body["fetch_interval"] = secs.into();

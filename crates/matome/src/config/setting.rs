@@ -113,6 +113,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("health_bind", &["MATOME_HEALTH_BIND"], Kind::Address, ""),
     setting("allowed_hosts", &["ALLOWED_HOSTS", "MATOME_ALLOWED_HOSTS"], Kind::List, ""),
     setting("cors_allowed_origins", &["CORS_ALLOWED_ORIGINS", "MATOME_CORS_ALLOWED_ORIGINS"], Kind::Origins, ""),
+    setting("max_push", &["MATOME_MAX_PUSH"], Kind::Count, "16"),
     setting("tls_cert_file", &["TLS_CERT_FILE", "MATOME_TLS_CERT_FILE"], Kind::Path, ""),
     setting("tls_key_file", &["TLS_KEY_FILE", "MATOME_TLS_KEY_FILE"], Kind::Path, ""),
     setting("time_zone", &["TIME_ZONE", "MATOME_TIME_ZONE"], Kind::Zone, "UTC"),

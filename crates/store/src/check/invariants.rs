@@ -137,12 +137,13 @@ select x.table_name || ' of source ' || x.source_id as place from (
     select distinct 'acquired_data' as table_name, source_id from acquired_data
     union all select distinct 'quarantine' as table_name, source_id from quarantine
     union all select distinct 'inbox' as table_name, source_id from inbox
+    union all select distinct 'push' as table_name, source_id from pushes
     union all select distinct 'source_schema' as table_name, source_id from source_schemas
     union all select distinct 'repeat' as table_name, source_id from repeats
     union all select distinct 'met_version' as table_name, source_id from met_versions
     union all select distinct 'checkpoint' as table_name, source_id from checkpoints
     union all select distinct 'counter' as table_name, source_id from counters
-        where table_name in ('acquired_data', 'quarantine')
+        where table_name in ('acquired_data', 'quarantine', 'pushes', 'push_bytes')
 ) x where not exists (select 1 from data_sources s where s.id = x.source_id)
 union all
 select x.table_name || ' of aggregation ' || x.source_id as place from (
@@ -272,6 +273,32 @@ where (status = 'replayed' and (outcome is null or replayed_at is null or replay
     or (status = 'replaying' and (outcome is not null or replay_task is null))
     or outcome not in ('stored', 'duplicate', 'quarantined')
     or (outcome = 'quarantined') <> (outcome_detail is not null)",
+    },
+    Invariant {
+        name: "push",
+        rule: "what was sent to a source has its body exactly while it waits to be read, and no more of it was read than is in it",
+        violations: "select 'push ' || p.id as place from pushes p left join push_bodies b on b.push_id = p.id
+where ((p.read_at is null) <> (b.push_id is not null) or length(b.body) <> p.body_bytes or p.records_read < 0
+        or (p.read_at is not null and p.idempotency_key is null))
+    and p.source_id not in (select id from data_sources where deleted_at is not null)",
+    },
+    Invariant {
+        name: "push_count",
+        rule: "the counters of what waits to be read are the numbers of pushes and of their bytes",
+        violations: "select 'source ' || x.source_id || ' ' || x.what || ': counter ' || sum(x.counted) || ', found '
+    || sum(x.found) as place
+from (
+    select source_id, table_name as what, row_count as counted, 0 as found from counters
+    where table_name in ('pushes', 'push_bytes')
+    union all
+    select source_id, 'pushes' as what, 0 as counted, count(*) as found from pushes
+    where read_at is null group by source_id
+    union all
+    select source_id, 'push_bytes' as what, 0 as counted, sum(body_bytes) as found from pushes
+    where read_at is null group by source_id
+) x
+where x.source_id not in (select id from data_sources where deleted_at is not null)
+group by x.source_id, x.what having sum(x.counted) <> sum(x.found)",
     },
     Invariant {
         name: "current_run",

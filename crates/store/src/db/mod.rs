@@ -61,6 +61,8 @@ pub struct Db {
     backend: Arc<Backend>,
     room: Arc<Room>,
     hook: Option<Arc<dyn CommitHook>>,
+    /// Instead of what suits the database.
+    page_rows: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -188,13 +190,19 @@ impl Db {
     }
 
     fn of(backend: Backend) -> Self {
-        Self { backend: Arc::new(backend), room: Arc::default(), hook: None }
+        Self { backend: Arc::new(backend), room: Arc::default(), hook: None, page_rows: None }
     }
 
     /// The same database, whose units of work `hook` sees.
     #[must_use]
     pub fn with_commit_hook(&self, hook: Arc<dyn CommitHook>) -> Self {
         Self { hook: Some(hook), ..self.clone() }
+    }
+
+    /// The same database with pages of at most so many rows, so that a few records are several pages.
+    #[must_use]
+    pub fn with_page_rows(&self, rows: usize) -> Self {
+        Self { page_rows: Some(rows), ..self.clone() }
     }
 
     /// Whether there is no room to write: new work has to wait. See [`Db::look_for_room`].
@@ -253,10 +261,10 @@ impl Db {
 
     /// Records of one page transaction at most: SQLite's writer must not be held long (11 ms for 1,000 rows).
     pub fn page_rows(&self) -> usize {
-        match self.dialect() {
+        self.page_rows.unwrap_or(match self.dialect() {
             Dialect::Postgres => 5_000,
             Dialect::Sqlite => 1_000,
-        }
+        })
     }
 
     /// Bytes of raw records of one page transaction at most, unless a single record is larger.

@@ -46,6 +46,9 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 12, min_binary: 3, text: include_str!("../../migrations/0012_schema_accepts.sql") },
     Migration { version: 13, min_binary: 3, text: include_str!("../../migrations/0013_celery_calls.sql") },
     Migration { version: 14, min_binary: 3, text: include_str!("../../migrations/0014_hosts.sql") },
+    Migration { version: 15, min_binary: 3, text: include_str!("../../migrations/0015_pushes.sql") },
+    // Older binaries cannot read a source of the type push, nor a task that a push causes: there are none before this.
+    Migration { version: PUSH_SOURCES, min_binary: 15, text: include_str!("../../migrations/0016_push_sources.sql") },
     #[cfg(feature = "next")]
     Migration { version: 9001, min_binary: 3, text: include_str!("../../migrations/next/expand.sql") },
     #[cfg(feature = "next")]
@@ -53,7 +56,10 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// What this binary's statements use is there from this version on. Migrations behind it only take away what it does not use.
-const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 14 };
+const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 15 };
+
+/// From this version of the schema on there may be sources of the type push: no older process works beside it.
+pub const PUSH_SOURCES: i64 = 16;
 
 /// The schema version that this binary makes.
 pub const SCHEMA_VERSION: i64 = Schema::BUILT.version();

@@ -52,6 +52,12 @@ impl NewTask {
         }
     }
 
+    /// A run that reads what was sent to a source.
+    pub fn pushed(source_id: i64, stream: &str, now: Timestamp) -> Self {
+        let manual = Self::manual(LaneKind::Source, source_id, now);
+        Self { stream: stream.to_owned(), cause: Trigger::Push, priority: None, ..manual }
+    }
+
     /// A run that a schedule asks for at its nominal time.
     pub fn scheduled(kind: LaneKind, object_id: i64, schedule_id: i64, nominal: Timestamp) -> Self {
         Self {
@@ -98,8 +104,8 @@ where id = $1 and (run_at > $2 or priority <> $4) returning ",
 
 /// Accepts a task: in the caller's transaction, so that it is queued with what causes it or not at all.
 ///
-/// A lane has at most one waiting manual task of each payload, one waiting scheduled task and one that waits because
-/// something changed: a second one is the first. A run by hand takes a task that waits for a retry, if there is one, and starts it now;
+/// A lane has at most one waiting manual task of each payload, one waiting scheduled task, one that waits because
+/// something changed, and one for what was sent: a second one is the first. A run by hand takes a task that waits for a retry, if there is one, and starts it now;
 /// it also ends the time that a failing lane is held back.
 ///
 /// # Errors
@@ -135,7 +141,7 @@ fn same(new: &NewTask, waiting: Vec<TaskRow>) -> Option<TaskRow> {
         Trigger::Manual => {
             (task.cause == Trigger::Manual || task.attempt > 0) && same_options(&task.payload, &new.payload)
         }
-        Trigger::Schedule | Trigger::After => task.cause == new.cause,
+        Trigger::Schedule | Trigger::After | Trigger::Push => task.cause == new.cause,
         Trigger::Retry => task.retry_of.is_some() && task.retry_of == new.retry_of,
     };
     let exact = waiting.iter().position(|task| is_same(task) && task.cause == new.cause);

@@ -159,6 +159,7 @@ impl Reading {
             settles: None,
             progress: None,
             inbox: None,
+            pushes: None,
             schema: acquired_data::SchemaStep::default(),
         }
     }
