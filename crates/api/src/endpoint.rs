@@ -326,9 +326,10 @@ async fn answer(
         return Err(ApiError::DiskFull);
     }
     let has_body = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+    let is_streamed = has_body && operation.is_streamed;
     let mut unread = Arc::<Mutex<HttpBody>>::default();
     let bytes = match has_body {
-        true if operation.is_streamed => {
+        true if is_streamed => {
             unread = Arc::new(Mutex::new(std::mem::take(body)));
             Bytes::new()
         }
@@ -343,7 +344,9 @@ async fn answer(
     let path = parts.uri.path().to_owned();
     let call = Call { state, origin, path, query, headers: parts.headers, parameter, bytes, body: unread.clone() };
     let answered = (operation.handler)(call).await;
-    *body = std::mem::take(&mut *unread.lock().unwrap_or_else(PoisonError::into_inner));
+    if is_streamed {
+        *body = std::mem::take(&mut *unread.lock().unwrap_or_else(PoisonError::into_inner));
+    }
     answered
 }
 

@@ -30,6 +30,8 @@ async fn a_connection_serves_on_after_a_request_whose_body_nobody_wanted() {
             ("PUT", "/api/acquisition/sources/", "405"),
             ("DELETE", "/api/acquisition/sources/7/", "404"),
             ("POST", "/api/nothing/", "404"),
+            ("POST", "/api/acquisition/sources/7/records/", "404"),
+            ("POST", "/api/acquisition/sources/7/webhook/", "404"),
         ] {
             for _ in 0..10 {
                 let head = format!(
