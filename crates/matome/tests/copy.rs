@@ -47,7 +47,8 @@ async fn empty_postgres() -> Home {
     Home { database_url: Some(postgres_schema().await), name: "postgres", ..sqlite_home() }
 }
 
-/// Something in most of the tables: records with versions and quarantine, results, a schedule, a secret, ended tasks.
+/// Something in most of the tables: records with versions and quarantine, results, a schedule, a secret, ended tasks, a
+/// push that waits.
 fn fill(home: &Home) {
     let lines = "{\"id\":1,\"名前\":\"山田\\t\\\\\",\"n\":12345678901234567890.5}\n{\"id\":2,\"名前\":\"😀\\n\\\"\"}\n{bad\n{\"id\":3,\"x\":null}\n";
     write(&home.files().join("orders.ndjson"), lines);
@@ -72,9 +73,12 @@ fn fill(home: &Home) {
     home.ok(&["source", "add", "api", "--url", "https://example.com/users", "--set", auth, "--interval", "3600"]);
     home.ok(&["aggregate", "add", "件数", "--sql", "select count(*) as n from \"受注\""]);
     with_files(home, &["aggregate", "run", "件数", "--wait"]);
+    home.ok(&["source", "add", "sent", "--type", "push"]);
     // Ids that were given and removed are not given again.
     home.ok(&["source", "add", "gone", "--path", "gone.csv"]);
     home.ok(&["source", "delete", "gone", "--yes"]);
+    // Last, so that it waits with its body: no command behind it works.
+    home.ok(&["source", "push", "sent", &home.files().join("orders.ndjson").display().to_string()]);
 }
 
 /// What a home answers about all that it keeps.
@@ -104,7 +108,7 @@ fn goes_on(home: &Home) {
     write(&home.files().join("more.ndjson"), "{\"n\":1}\n");
     with_files(home, &["source", "add", "more", "--path", "more.ndjson"]);
     let sources: Vec<Value> = serde_json::from_str(&home.ok(&["source", "list", "-o", "json"])).unwrap();
-    assert_eq!(sources.last().unwrap()["id"], 4, "id 3 was given to what is gone: {sources:?}");
+    assert_eq!(sources.last().unwrap()["id"], 5, "id 4 was given to what is gone: {sources:?}");
     with_files(home, &["source", "run", "more", "--wait"]);
 }
 
