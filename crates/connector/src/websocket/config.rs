@@ -128,16 +128,10 @@ pub(super) enum Outgoing {
 
 impl Outgoing {
     fn parse(raw: &RawValue, known: Known) -> Result<Self, Words> {
-        let not_valid = |error: serde_json::Error| {
-            Words::new(format!("Not valid here: {error}."), format!("ここでは使えない値です: {error}"))
-        };
-        match raw.get().as_bytes().first() {
-            Some(b'"') => {
-                let text: String = serde_json::from_str(raw.get()).map_err(not_valid)?;
-                Template::parse(&text, known).map(Self::Text)
-            }
-            Some(b'{' | b'[') => JsonTemplate::parse(raw, known).map(Self::Json),
-            _ => Err(Words::new(
+        match JsonTemplate::parse(raw, known)? {
+            JsonTemplate::Text(text) => Ok(Self::Text(text)),
+            json @ (JsonTemplate::Array(_) | JsonTemplate::Object(_)) => Ok(Self::Json(json)),
+            JsonTemplate::Plain(_) => Err(Words::new(
                 "A message is an object, an array or a string.",
                 "メッセージはオブジェクト、配列、文字列のいずれかで指定してください。",
             )),
