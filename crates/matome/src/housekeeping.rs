@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Rows of one transaction.
 const BATCH: i64 = 500;
+/// What one transaction that removes records should take: on SQLite everybody who writes waits for it.
+const HELD: Duration = Duration::from_millis(12);
 /// Between two looks when there was nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
 /// Between two looks whether there is room to write.
@@ -30,8 +32,26 @@ pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
     tokio::join!(retain(&db, &clock, &shutdown), clear(&db, &clock, &shutdown), watch_ids(&db, &shutdown));
 }
 
+/// How many records are removed at a time: as many as fit into [`HELD`] on this machine with these records.
+#[derive(Clone, Copy, Debug)]
+struct Pace(i64);
+
+impl Pace {
+    const FEWEST: i64 = 50;
+    const MOST: i64 = 5_000;
+
+    /// After at most `self` records took so long. One batch says little, the last one of a removal nothing: it may have had a
+    /// single record. So it goes halfway, and up by an eighth at most.
+    fn after(self, took: Duration) -> Self {
+        let fits = HELD.as_micros().saturating_mul(u128::from(self.0.unsigned_abs())) / took.as_micros().max(1);
+        let fits = i64::try_from(fits).unwrap_or(Self::MOST).min(self.0 + self.0 / 4);
+        Self(i64::midpoint(self.0, fits).clamp(Self::FEWEST, Self::MOST))
+    }
+}
+
 async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
     let mut looked = None::<Instant>;
+    let mut pace = Pace(BATCH);
     let (mut unmeasured, mut stuck) = (Complaint::default(), Complaint::default());
     while !shutdown.is_cancelled() {
         if looked.is_none_or(|at| at.elapsed() >= LOOK) {
@@ -42,7 +62,7 @@ async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
                 tracing::warn!(error = %err, kept_back, "how much room there is cannot be found out");
             }
         }
-        let pause = match once(db, clock).await {
+        let pause = match once(db, clock, &mut pace).await {
             Ok(true) => Duration::from_millis(10),
             Ok(false) => IDLE,
             Err(err) => {
@@ -110,12 +130,25 @@ async fn retain(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
 }
 
 /// One batch of each kind; returns whether there may be more.
-async fn once(db: &Db, clock: &Clock) -> Result<bool> {
+async fn once(db: &Db, clock: &Clock, pace: &mut Pace) -> Result<bool> {
     // As pages of data: claims and heartbeats go first.
     let sources = db.write_page(|conn| data_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let aggregations = db.write(|conn| aggregation_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let now = clock.now();
-    let records = db.write_page(move |conn| removals::remove_batch(conn, BATCH, now).boxed()).await?;
+    let rows = pace.0;
+    let removed = db.write_page(move |conn| {
+        async move {
+            // Not counting what it waited for its turn.
+            let began = Instant::now();
+            let more = removals::remove_batch(conn, rows, now).await?;
+            Ok((more, began.elapsed()))
+        }
+        .boxed()
+    });
+    let (records, took) = removed.await?;
+    if records {
+        *pace = pace.after(took);
+    }
     let keys = db.write_page(move |conn| pushes::forget(conn, now, BATCH).boxed()).await?;
     // Found beside the writer, which has nothing to do most of the time.
     let leftover = aggregation_runs::leftover(&mut db.read().await?.conn()).await?;
@@ -123,4 +156,24 @@ async fn once(db: &Db, clock: &Clock) -> Result<bool> {
         db.write(move |conn| async move { aggregation_runs::remove(conn, leftover, BATCH, now).await }.boxed()).await?;
     }
     Ok(sources || records || aggregations || keys > 0 || leftover.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_becomes_as_large_as_fits_its_time() {
+        let mut pace = Pace(BATCH);
+        // A machine that removes ten records a millisecond.
+        for _ in 0..20 {
+            pace = pace.after(Duration::from_micros(pace.0.unsigned_abs() * 100));
+        }
+        assert!((119..=122).contains(&pace.0), "{pace:?}");
+        assert_eq!(Pace(800).after(Duration::ZERO).0, 900);
+        for _ in 0..20 {
+            pace = pace.after(Duration::from_secs(1));
+        }
+        assert_eq!(pace.0, Pace::FEWEST);
+    }
 }

@@ -19,6 +19,9 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 /// Messages a second.
 const RATE: u64 = 5000;
 
+/// Within which another worker must go on with a stream.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+
 /// Numbers its messages, `RATE` a second from the first connection on, and can send any of them again.
 struct Feed {
     begun: OnceLock<Instant>,
@@ -128,36 +131,48 @@ fn seconds() -> u64 {
     std::env::var("MATOME_TEST_SECONDS").map_or(6, |text| text.parse().unwrap())
 }
 
+/// Whether this is `scripts/fault/stream`, which holds the budget.
+fn is_measured() -> bool {
+    std::env::var_os("MATOME_TEST_SECONDS").is_some()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_stored_once_and_whole_through_kills_of_its_worker_and_another_one_goes_on_soon() {
     let (address, feed) = Feed::start(seconds()).await;
+    // Of its own, so that the other one's messages have not all been sent before this one is listened to.
+    let (live_address, _live_feed) = Feed::start(seconds()).await;
     let home = postgres_home().await;
     let _beat = home.beat();
-    let home = home.reaching(address);
+    let home = home.reaching(address).reaching(live_address);
     let web = home.web().await;
     let mut worker = home.worker("acquisition", 2);
+    let live = web.source("live", "websocket", config(live_address, "?live", &json!({}))).await;
+    let live_task = web.start("acquisition", live).await;
+    goes_on(&web, live, 0).await;
     let resume = json!({ "resume": { "cursor": "$.n", "param": "after" } });
     let source = web.source("feed", "websocket", config(address, "", &resume)).await;
-    let live = web.source("live", "websocket", config(address, "?live", &json!({}))).await;
-    let (task, live_task) = (web.start("acquisition", source).await, web.start("acquisition", live).await);
+    let task = web.start("acquisition", source).await;
     let mut tally = Tally::new("stream", "postgres");
     tally.tasks = 2;
     goes_on(&web, source, 0).await;
+    let gaps_path = format!("/api/acquisition/sources/{live}/gaps/");
+    let gaps = async || web.get(&gaps_path).await["count"].as_u64().unwrap();
     let (begun, mut kills) = (Instant::now(), 0);
     while kills < 2 || begun.elapsed() < Duration::from_secs(seconds()) {
         let heir = home.worker("acquisition", 2);
         worker.kill();
-        let before = stored(&web, source).await;
+        let (before, gaps_before) = (stored(&web, source).await, gaps().await);
         let took = goes_on(&web, source, before).await;
-        assert!(took < Duration::from_secs(10), "another worker goes on after {took:?}");
+        // A budget is measured where nothing else runs.
+        assert!(took < TAKE_OVER || !is_measured(), "another worker goes on after {took:?}");
         tally.recovered(took);
+        // What was not there to be heard is told.
+        until("the gap of the live stream", async || gaps().await > gaps_before).await;
         worker = heir;
         kills += 1;
     }
-    // What was not there to be heard is told.
-    let gaps = async || web.get(&live_task).await["progress"]["gaps"].as_u64().unwrap_or(0);
-    until("the gaps of the live stream", async || gaps().await >= kills).await;
-    let told = web.get(&format!("/api/acquisition/sources/{live}/gaps/")).await;
+    assert!(web.get(&live_task).await["progress"]["gaps"].as_u64() > Some(0));
+    let told = web.get(&gaps_path).await;
     let gaps = told["gaps"].as_array().unwrap();
     assert!(told["count"].as_u64().unwrap() >= kills && gaps.iter().any(|gap| gap["reason"] == "stopped"), "{told}");
     let shown: Value = serde_json::from_str(

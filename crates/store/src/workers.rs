@@ -182,17 +182,18 @@ pub async fn leased(conn: &mut Conn<'_>) -> Result<Vec<Fence>> {
 }
 
 const END_SESSIONS: &str = "select pg_terminate_backend(pid) as ended from pg_stat_activity
-where application_name = $1 and pid <> pg_backend_pid()";
+where application_name = $1 and pid <> pg_backend_pid()
+and exists (select 1 from workers where boot = $2 and beat_seq = $3 and gone_at is null)";
 
-/// Ends the database sessions of a worker that was declared dead, so that none of them keeps a lane locked.
+/// Ends the database sessions of a worker whose counter still stands at `beat_seq`, so that none of them keeps a lane locked.
 /// Returns how many there were; always 0 on SQLite.
 ///
 /// # Errors
 /// When the database refuses the statement or is gone.
-pub async fn end_sessions(conn: &mut Conn<'_>, boot: Uuid) -> Result<usize> {
+pub async fn end_sessions(conn: &mut Conn<'_>, boot: Uuid, beat_seq: i64) -> Result<usize> {
     if conn.dialect() == Dialect::Sqlite {
         return Ok(0);
     }
     let name = format!("matome-{boot}");
-    Ok(conn.fetch_all(END_SESSIONS, &[(&name).into()]).await?.len())
+    Ok(conn.fetch_all(END_SESSIONS, &[(&name).into(), boot.into(), beat_seq.into()]).await?.len())
 }

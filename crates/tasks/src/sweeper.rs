@@ -80,6 +80,7 @@ impl Sweeper {
         };
         let mut stolen = Stolen::default();
         for (boot, beat_seq) in self.still(beats) {
+            end_sessions(db, boot, beat_seq).await?;
             let declared = db.write(move |conn| {
                 Box::pin(async move {
                     match workers::declare_dead(conn, boot, beat_seq, now).await? {
@@ -91,7 +92,6 @@ impl Sweeper {
             if let Some(taken) = declared.await? {
                 tracing::warn!(worker = %boot, tasks = taken.total(), "a worker is dead");
                 add(&mut stolen, taken);
-                end_sessions(db, boot).await?;
             }
         }
         for boot in gone.into_iter().filter(|boot| Some(*boot) != self.own) {
@@ -144,11 +144,13 @@ impl Sweeper {
     }
 }
 
-/// A session of the dead that still holds a lock would keep its lanes from being taken back.
-async fn end_sessions(db: &Db, boot: Uuid) -> Result<()> {
-    let ended = db.write(move |conn| Box::pin(async move { workers::end_sessions(conn, boot).await })).await?;
+/// Ends what a worker that stands still may have locked: whoever takes its lanes back would wait for a session that was stopped
+/// within a transaction. One that was only slow loses that transaction and tries again.
+async fn end_sessions(db: &Db, boot: Uuid, beat_seq: i64) -> Result<()> {
+    let ended =
+        db.write(move |conn| Box::pin(async move { workers::end_sessions(conn, boot, beat_seq).await })).await?;
     if ended > 0 {
-        tracing::warn!(worker = %boot, sessions = ended, "database sessions of a dead worker were ended");
+        tracing::warn!(worker = %boot, sessions = ended, "database sessions of a worker that stands still were ended");
     }
     Ok(())
 }

@@ -395,6 +395,47 @@ async fn a_worker_whose_heartbeat_stops_is_swept_and_a_living_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_worker_that_was_stopped_within_a_heartbeat_is_swept_at_once() {
+    let url = matome_testbed::postgres_schema().await;
+    let db = Db::connect_postgres(&url, Uuid::new_v4(), 4).await.unwrap();
+    matome_store::migrate::migrate(&db).await.unwrap();
+    let (stopped, id) = (introduce(), enqueue(&db, 1).await);
+    let (boot, now) = (stopped.boot, Clock::system().now());
+    let of_stopped = Db::connect_postgres(&url, boot, 2).await.unwrap();
+    let register = of_stopped.write(move |conn| {
+        Box::pin(async move {
+            workers::register(conn, &stopped, Schema::BUILT, now).await?;
+            tasks::claim(conn, Queue::Acquisition, boot, 1, now).await
+        })
+    });
+    register.await.unwrap();
+    let (locked, is_locked) = tokio::sync::oneshot::channel();
+    let heartbeat = tokio::spawn(async move {
+        let beat = of_stopped.write(move |conn| {
+            Box::pin(async move {
+                workers::beat(conn, boot, false, now).await?;
+                locked.send(()).unwrap();
+                std::future::pending::<matome_store::error::Result<()>>().await
+            })
+        });
+        beat.await
+    });
+    is_locked.await.unwrap();
+    let mut sweeper = Sweeper::new(None, Duration::ZERO);
+    let swept = async {
+        while sweeper.look(&db, now).await.unwrap().total() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // The server itself ends such a session after a minute.
+    tokio::time::timeout(Duration::from_secs(30), swept)
+        .await
+        .expect("nobody waits for the session of the stopped one");
+    assert_eq!(find(&db, id).await.status, TaskStatus::Pending);
+    heartbeat.abort();
+}
+
+#[tokio::test]
 async fn two_beats_make_one_task_of_each_fire_and_wake_the_worker() {
     for bed in databases().await {
         let (db, actor) = (&bed.db, Actor::new(&[]));
