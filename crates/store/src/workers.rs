@@ -183,10 +183,10 @@ pub async fn leased(conn: &mut Conn<'_>) -> Result<Vec<Fence>> {
 
 const END_SESSIONS: &str = "select pg_terminate_backend(pid) as ended from pg_stat_activity
 where application_name = $1 and pid <> pg_backend_pid()
-and exists (select 1 from workers where boot = $2 and beat_seq = $3 and gone_at is null)";
+and not exists (select 1 from workers where boot = $2 and beat_seq <> $3 and gone_at is null)";
 
-/// Ends the database sessions of a worker whose counter still stands at `beat_seq`, so that none of them keeps a lane locked.
-/// Returns how many there were; always 0 on SQLite.
+/// Ends the database sessions of a worker, so that none of them keeps anything locked; unless it lives and its counter has
+/// moved on from `beat_seq`. Returns how many there were; always 0 on SQLite.
 ///
 /// # Errors
 /// When the database refuses the statement or is gone.

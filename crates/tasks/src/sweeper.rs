@@ -95,6 +95,8 @@ impl Sweeper {
             }
         }
         for boot in gone.into_iter().filter(|boot| Some(*boot) != self.own) {
+            // Declared dead by somebody else: by a migration, say.
+            end_sessions(db, boot, ANY_BEAT).await?;
             add(&mut stolen, db.write(move |conn| Box::pin(async move { steal(conn, boot, now).await })).await?);
         }
         for fence in self.overdue(&leases) {
@@ -143,6 +145,9 @@ impl Sweeper {
         dead
     }
 }
+
+/// Of those that are gone no beat is too new.
+const ANY_BEAT: i64 = 0;
 
 /// Ends what a worker that stands still may have locked: whoever takes its lanes back would wait for a session that was stopped
 /// within a transaction. One that was only slow loses that transaction and tries again.

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
 use matome_bus::Bus;
-use matome_model::clock::Clock;
+use matome_model::clock::{Clock, Timestamp};
 use matome_model::schedule::Plan;
-use matome_model::task::{LaneKind, Queue, TaskStatus};
-use matome_store::db::Db;
+use matome_model::task::{Fence, LaneKind, Queue, TaskStatus};
+use matome_store::db::{Conn, Db};
+use matome_store::error::Result as StoreResult;
+
 use matome_store::migrate::Schema;
 use matome_store::tasks::{self, NewTask, RetryPolicy, TaskRow};
 use matome_store::workers::NewWorker;
@@ -394,45 +396,78 @@ async fn a_worker_whose_heartbeat_stops_is_swept_and_a_living_one_is_not() {
     }
 }
 
-#[tokio::test]
-async fn a_worker_that_was_stopped_within_a_heartbeat_is_swept_at_once() {
-    let url = matome_testbed::postgres_schema().await;
-    let db = Db::connect_postgres(&url, Uuid::new_v4(), 4).await.unwrap();
-    matome_store::migrate::migrate(&db).await.unwrap();
-    let (stopped, id) = (introduce(), enqueue(&db, 1).await);
-    let (boot, now) = (stopped.boot, Clock::system().now());
-    let of_stopped = Db::connect_postgres(&url, boot, 2).await.unwrap();
-    let register = of_stopped.write(move |conn| {
-        Box::pin(async move {
-            workers::register(conn, &stopped, Schema::BUILT, now).await?;
-            tasks::claim(conn, Queue::Acquisition, boot, 1, now).await
-        })
-    });
-    register.await.unwrap();
-    let (locked, is_locked) = tokio::sync::oneshot::channel();
-    let heartbeat = tokio::spawn(async move {
-        let beat = of_stopped.write(move |conn| {
+/// A process that has claimed task `id` and was stopped within a transaction.
+struct Stopped {
+    db: Db,
+    id: i64,
+    boot: Uuid,
+    within: JoinHandle<()>,
+}
+
+impl Stopped {
+    async fn within<F>(work: F) -> Self
+    where
+        F: for<'a, 'c> FnOnce(&'a mut Conn<'c>, Fence, Timestamp) -> BoxFuture<'a, StoreResult<()>> + Send + 'static,
+    {
+        let url = matome_testbed::postgres_schema().await;
+        let db = Db::connect_postgres(&url, Uuid::new_v4(), 4).await.unwrap();
+        matome_store::migrate::migrate(&db).await.unwrap();
+        let (stopped, id) = (introduce(), enqueue(&db, 1).await);
+        let (boot, now) = (stopped.boot, Clock::system().now());
+        let own = Db::connect_postgres(&url, boot, 2).await.unwrap();
+        let claimed = own.write(move |conn| {
             Box::pin(async move {
-                workers::beat(conn, boot, false, now).await?;
-                locked.send(()).unwrap();
-                std::future::pending::<matome_store::error::Result<()>>().await
+                workers::register(conn, &stopped, Schema::BUILT, now).await?;
+                tasks::claim(conn, Queue::Acquisition, boot, 1, now).await
             })
         });
-        beat.await
+        let fence = claimed.await.unwrap()[0].fence;
+        let (reached, is_reached) = tokio::sync::oneshot::channel();
+        let within = tokio::spawn(async move {
+            let stopped = own.write(move |conn| {
+                Box::pin(async move {
+                    work(conn, fence, now).await?;
+                    reached.send(()).unwrap();
+                    std::future::pending::<StoreResult<()>>().await
+                })
+            });
+            let _ = stopped.await;
+        });
+        is_reached.await.unwrap();
+        Self { db, id, boot, within }
+    }
+
+    /// The server itself would end such a session after a minute.
+    async fn ends_swept(self) {
+        let mut sweeper = Sweeper::new(None, Duration::ZERO);
+        let now = Clock::system().now();
+        let swept = async {
+            while sweeper.look(&self.db, now).await.unwrap().total() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), swept)
+            .await
+            .expect("nobody waits for the session of the stopped one");
+        assert_eq!(find(&self.db, self.id).await.status, TaskStatus::Pending);
+        self.within.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_was_stopped_within_a_heartbeat_is_swept_at_once() {
+    let stopped = Stopped::within(|conn, fence, now| {
+        async move { workers::beat(conn, fence.worker, false, now).await.map(drop) }.boxed()
     });
-    is_locked.await.unwrap();
-    let mut sweeper = Sweeper::new(None, Duration::ZERO);
-    let swept = async {
-        while sweeper.look(&db, now).await.unwrap().total() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    // The server itself ends such a session after a minute.
-    tokio::time::timeout(Duration::from_secs(30), swept)
-        .await
-        .expect("nobody waits for the session of the stopped one");
-    assert_eq!(find(&db, id).await.status, TaskStatus::Pending);
-    heartbeat.abort();
+    stopped.await.ends_swept().await;
+}
+
+#[tokio::test]
+async fn a_lane_that_a_stopped_worker_holds_is_taken_back_whoever_declared_it_dead() {
+    let stopped = Stopped::within(|conn, fence, _| async move { lease::lock(conn, &fence).await }.boxed()).await;
+    let (boot, now) = (stopped.boot, Clock::system().now());
+    stopped.db.write(move |conn| workers::gone(conn, boot, now).boxed()).await.unwrap();
+    stopped.ends_swept().await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::db::{Conn, Db, Dialect};
 use crate::error::{Result, StoreError};
+use crate::workers;
 
 pub use older::OlderMember;
 
@@ -128,7 +129,7 @@ impl Schema {
     /// # Errors
     /// [`StoreError::SchemaVersion`] when the database was made by a newer matome that this build cannot serve.
     pub async fn migrate(self, db: &Db) -> Result<Migrated> {
-        self.migrate_watching(db, crate::workers::DEAD_AFTER).await
+        self.migrate_watching(db, workers::DEAD_AFTER).await
     }
 
     /// As [`Schema::migrate`], where a process is dead whose heartbeat stands still for so long.
@@ -151,6 +152,11 @@ impl Schema {
             if !watched.living.is_empty() {
                 let held_back = Some(HeldBack { members: watched.living, ..held_back });
                 return Ok(Migrated { from, to: migrated.to, held_back });
+            }
+            // What they have locked, the migration would wait for.
+            for (boot, beat_seq) in watched.still.iter().copied() {
+                db.write(move |conn| Box::pin(async move { workers::end_sessions(conn, boot, beat_seq).await }))
+                    .await?;
             }
             dead = watched.still;
         }
