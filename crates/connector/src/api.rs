@@ -27,7 +27,7 @@ use matome_model::field_error::Words;
 pub(crate) use config::{belongs_into_auth, is_set_by_matome, not_a_header_name, set_by_matome};
 pub(crate) use exchange::retry_after;
 pub(crate) use list::{headers as header_templates, set_param};
-pub(crate) use template::{JsonTemplate, Known, Template, Unfit, Values};
+pub(crate) use template::{JsonTemplate, Known, Placeholder, Template, Unfit, Values};
 
 pub use answers::{Action, Rule, Statuses};
 pub use auth::Auth;

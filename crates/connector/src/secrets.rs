@@ -7,7 +7,7 @@ pub const KEPT_SECRET: &str = "kept";
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
 /// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`; `/webhook/secret`,
-/// `/webhook/previous_secret`; `/password`; `/url` if it has a password in it.
+/// `/webhook/previous_secret`; each of `/secrets`; `/password`; `/url` if it has a password in it.
 ///
 /// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
 pub fn secret_paths(config: &str) -> Vec<String> {
@@ -16,10 +16,11 @@ pub fn secret_paths(config: &str) -> Vec<String> {
     struct Config {
         auth: Option<Value>,
         webhook: Option<Value>,
+        secrets: Option<Value>,
         password: Option<Value>,
         url: Option<Value>,
     }
-    let Ok(Config { auth, webhook, password, url }) = serde_json::from_str(config) else { return Vec::new() };
+    let Ok(Config { auth, webhook, secrets, password, url }) = serde_json::from_str(config) else { return Vec::new() };
     let mut paths = Vec::new();
     if let Some(Value::Object(auth)) = auth {
         let leaves: &[&str] = match auth.get("type").and_then(Value::as_str) {
@@ -34,6 +35,11 @@ pub fn secret_paths(config: &str) -> Vec<String> {
     if let Some(Value::Object(webhook)) = webhook {
         let leaves = ["secret", "previous_secret"];
         paths.extend(leaves.iter().filter(|leaf| webhook.contains_key(**leaf)).map(|leaf| format!("/webhook/{leaf}")));
+    }
+    if let Some(Value::Object(secrets)) = secrets {
+        // Whatever its name is, refused or not.
+        let escaped = |name: &String| format!("/secrets/{}", name.replace('~', "~0").replace('/', "~1"));
+        paths.extend(secrets.keys().map(escaped));
     }
     if password.is_some() {
         paths.push("/password".to_owned());
@@ -70,7 +76,8 @@ mod tests {
                 r#"{"webhook":{"scheme":"github","secret":"x","previous_secret":{"$secret":true}}}"#,
                 vec!["/webhook/secret", "/webhook/previous_secret"],
             ),
-            (r#"{"auth":"x","webhook":[1]}"#, vec![]),
+            (r#"{"secrets":{"key":"x","a/b~":{"$secret":true}}}"#, vec!["/secrets/a~1b~0", "/secrets/key"]),
+            (r#"{"auth":"x","webhook":[1],"secrets":"x"}"#, vec![]),
             ("{}", vec![]),
         ] {
             assert_eq!(secret_paths(config), paths, "{config}");

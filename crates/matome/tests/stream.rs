@@ -8,11 +8,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use rand::{RngExt as _, SeedableRng as _};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use support::{Home, Server, Tally, postgres_home, sqlite_home, until, write};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
@@ -30,14 +35,42 @@ struct Feed {
 
 impl Feed {
     async fn start(seconds: u64) -> (SocketAddr, Arc<Self>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen("127.0.0.1:0", seconds, |stream| std::future::ready(Some(stream))).await
+    }
+
+    /// The same, with a certificate for `localhost`, `127.0.0.1` and `one.matome.test`, on all addresses.
+    async fn start_tls(seconds: u64) -> (SocketAddr, Arc<Self>) {
+        let (certificate, key) = (tls_file("one.crt"), tls_file("one.key"));
+        let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap());
+        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+        Self::listen("0.0.0.0:0", seconds, move |stream| acceptor.accept(stream).map(Result::ok)).await
+    }
+
+    async fn listen<S, F>(
+        at: &str,
+        seconds: u64,
+        open: impl Fn(TcpStream) -> F + Clone + Send + 'static,
+    ) -> (SocketAddr, Arc<Self>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = Option<S>> + Send,
+    {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let feed = Arc::new(Self { begun: OnceLock::new(), total: seconds * RATE });
         let of = feed.clone();
         tokio::spawn(async move {
             for seed in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(of.clone().serve(stream, seed));
+                let (of, open) = (of.clone(), open.clone());
+                tokio::spawn(async move {
+                    if let Some(stream) = open(stream).await {
+                        of.serve(stream, seed).await;
+                    }
+                });
             }
         });
         (address, feed)
@@ -57,7 +90,7 @@ impl Feed {
     }
 
     /// Drops each connection after a second or so.
-    async fn serve(self: Arc<Self>, stream: TcpStream, seed: u64) {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(self: Arc<Self>, stream: S, seed: u64) {
         let mut asked = String::new();
         #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
         let look = |request: &Request, response: Response| {
@@ -87,6 +120,10 @@ impl Feed {
             }
         }
     }
+}
+
+fn tls_file(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
 }
 
 fn config(address: SocketAddr, path: &str, more: &Value) -> Value {
@@ -265,4 +302,27 @@ async fn streams_take_no_slot_follow_their_config_stop_when_paused_and_drain() {
     let (code, sample) = web.send("POST", &format!("/api/acquisition/sources/{one}/test/"), Some(json!({}))).await;
     assert_eq!(code, 200, "{sample}");
     assert_eq!(sample["records"].as_array().map(Vec::len), Some(10), "{sample}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wss_source_is_believed_only_with_a_certificate_for_its_name() {
+    let (address, feed) = Feed::start_tls(1).await;
+    let mut home = sqlite_home();
+    for host in ["127.0.0.1", "127.0.0.2"] {
+        home.extra.extend(["--egress-allow".to_owned(), format!("{host}/32:{}", address.port())]);
+    }
+    let config =
+        |host: &str| json!({ "url": format!("wss://{host}:{}/", address.port()), "batch": { "wait_ms": 100 } });
+    // Its own authority, as far as this server can tell.
+    home.through = vec!["env".to_owned(), format!("SSL_CERT_FILE={}", tls_file("one.crt").display())];
+    let server = home.serve().await;
+    let source = server.source("named", "websocket", config("127.0.0.1")).await;
+    let task = server.start("acquisition", source).await;
+    until("everything is stored", async || stored(&server, source).await >= feed.total).await;
+    assert_eq!(server.send("POST", &format!("{task}cancel/"), None).await.0, 200);
+    let source = server.source("another", "websocket", config("127.0.0.2")).await;
+    let path = format!("/api/acquisition/sources/{source}/test/");
+    let (status, told) = server.send("POST", &path, Some(json!({}))).await;
+    assert_eq!((status, &told["ok"]), (200, &json!(false)), "{told}");
+    assert!(told["error"].to_string().contains("certificate not valid for name"), "{told}");
 }

@@ -66,7 +66,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
         cursor: is_incremental,
         start: incremental.as_ref().is_some_and(|incremental| incremental.start.is_some()),
         parent: fields.has("parent"),
-        page: false,
+        ..Known::default()
     };
     let list = List::parse(&mut fields, known);
     let parent = list.as_ref().and_then(|list| Parent::parse(&mut fields, list));

@@ -1,10 +1,11 @@
-//! Texts with placeholders: `{cursor}`, `{start}`, `{now}`, `{page}`, `{parent.NAME}`. No logic, no nesting.
+//! Texts with placeholders: `{cursor}`, `{start}`, `{now}`, `{page}`, `{parent.NAME}`, `{secret.NAME}`. No logic, no nesting.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use matome_model::field_error::Words;
 use matome_model::say;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;
 
 use crate::json::JsonPath;
@@ -22,6 +23,8 @@ pub(crate) enum Placeholder {
     Page,
     /// A value of the parent record, by its path.
     Parent(JsonPath),
+    /// A secret of the source, by its name.
+    Secret(String),
 }
 
 /// Which placeholders a config may use.
@@ -31,6 +34,7 @@ pub(crate) struct Known {
     pub(crate) start: bool,
     pub(crate) page: bool,
     pub(crate) parent: bool,
+    pub(crate) secret: bool,
 }
 
 impl Known {
@@ -41,6 +45,7 @@ impl Known {
             (self.start, "{start}"),
             (self.page, "{page}"),
             (self.parent, "{parent.NAME}"),
+            (self.secret, "{secret.NAME}"),
         ];
         let known = all.iter().filter(|(known, _)| *known).map(|(_, name)| format!("`{name}`"));
         known.collect::<Vec<_>>().join(", ")
@@ -52,6 +57,9 @@ impl Known {
             "cursor" if self.cursor => Some(Placeholder::Cursor),
             "start" if self.start => Some(Placeholder::Start),
             "page" if self.page => Some(Placeholder::Page),
+            _ if self.secret && name.starts_with("secret.") => {
+                Some(Placeholder::Secret(name["secret.".len()..].to_owned()))
+            }
             _ => {
                 let path = name.strip_prefix("parent.").filter(|_| self.parent)?;
                 let path: JsonPath = format!("$.{path}").parse().ok()?;
@@ -211,6 +219,7 @@ pub(crate) struct Values<'a> {
     /// Pages are counted: they are written as numbers in JSON.
     pub(crate) page_is_number: bool,
     pub(crate) parent: Option<&'a BTreeMap<String, String>>,
+    pub(crate) secrets: Option<&'a BTreeMap<String, SecretString>>,
     /// Leave the placeholders as they are, to tell one config from another.
     pub(crate) by_name: bool,
 }
@@ -223,6 +232,10 @@ impl<'a> Values<'a> {
             Placeholder::Start => Ok(self.start.unwrap_or_default().into()),
             Placeholder::Now => Ok(self.now.into()),
             Placeholder::Page => Ok(self.page.unwrap_or_default().into()),
+            Placeholder::Secret(name) => match self.secrets.and_then(|secrets| secrets.get(name)) {
+                Some(secret) => Ok(secret.expose_secret().into()),
+                None => Err(Unfit(say!("there is no secret `{name}`", "シークレット `{name}` がありません"))),
+            },
             Placeholder::Parent(path) => {
                 let raw = self.parent_value(path)?;
                 match raw.as_bytes().first() {
@@ -257,7 +270,7 @@ impl<'a> Values<'a> {
             Placeholder::Parent(path) => return Ok(self.parent_value(path)?.to_owned()),
             Placeholder::Page => self.page_is_number,
             Placeholder::Cursor | Placeholder::Start => self.cursor_is_number,
-            Placeholder::Now => false,
+            Placeholder::Now | Placeholder::Secret(_) => false,
         };
         let text = self.text(placeholder)?;
         Ok(if number { text.into_owned() } else { quoted(&text) })
@@ -352,7 +365,7 @@ impl JsonTemplate {
 mod tests {
     use super::*;
 
-    const ALL: Known = Known { cursor: true, start: true, page: true, parent: true };
+    const ALL: Known = Known { cursor: true, start: true, page: true, parent: true, secret: false };
 
     fn parent(values: &[(&str, &str)]) -> BTreeMap<String, String> {
         values.iter().map(|(path, json)| ((*path).to_owned(), (*json).to_owned())).collect()

@@ -1,17 +1,20 @@
 //! The options of a `websocket` source.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use matome_egress::header::{HeaderName, HeaderValue};
 use matome_model::field_error::Words;
+use matome_model::say;
 use matome_model::schedule::{Misfire, Overlap};
 use matome_model::source::Dedupe;
+use secrecy::SecretString;
 use serde_json::value::RawValue;
 use url::Url;
 
 use crate::api::{
-    Auth, JsonTemplate, Known, Template, Unfit, Values, belongs_into_auth, header_templates, is_set_by_matome,
-    not_a_header_name, set_by_matome, value_path,
+    Auth, JsonTemplate, Known, Placeholder, Template, Unfit, Values, belongs_into_auth, header_templates,
+    is_set_by_matome, not_a_header_name, set_by_matome, value_path,
 };
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 use crate::json::JsonPath;
@@ -22,6 +25,11 @@ const MESSAGE_BYTES: u64 = 1 << 20;
 const MOST_MESSAGE_BYTES: u64 = 16 << 20;
 /// Messages that are sent after connecting.
 const SUBSCRIBE_LIMIT: usize = 100;
+/// Secrets of one source, and characters of the name of one.
+const SECRETS_LIMIT: usize = 20;
+const SECRET_NAME_CHARS: usize = 64;
+/// What the messages that are sent without a cursor may have in them.
+const PLAIN: Known = Known { cursor: false, start: false, page: false, parent: false, secret: true };
 
 /// A `websocket` source.
 #[derive(Clone, Debug)]
@@ -34,6 +42,8 @@ pub struct WebsocketConfig {
     pub(super) headers: Vec<(HeaderName, Template)>,
     /// `auth`: credentials, for the origin of `url`.
     pub auth: Option<Auth>,
+    /// `secrets`: what stands for `{secret.NAME}` in messages that are sent.
+    pub(super) secrets: BTreeMap<String, SecretString>,
     /// `subscribe`: what is sent after connecting.
     pub(super) subscribe: Vec<Outgoing>,
     /// `format`: what a message is.
@@ -150,15 +160,13 @@ impl Outgoing {
         }
     }
 
-    fn has_placeholder(&self) -> bool {
+    fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
+        let mut templates = Vec::new();
         match self {
-            Self::Text(text) => text.placeholders().next().is_some(),
-            Self::Json(json) => {
-                let mut all = Vec::new();
-                json.templates(&mut all);
-                all.into_iter().any(|template| template.placeholders().next().is_some())
-            }
+            Self::Text(text) => templates.push(text),
+            Self::Json(json) => json.templates(&mut templates),
         }
+        templates.into_iter().flat_map(Template::placeholders)
     }
 }
 
@@ -199,7 +207,8 @@ pub(crate) fn parse(mut fields: Fields) -> Result<WebsocketConfig, Vec<FieldErro
         fields.raw("subscribe");
         fields.fail("subscribe", only_for_sockets());
     }
-    let subscribe = outgoing_list(&mut fields, "subscribe", Known::default());
+    let subscribe = outgoing_list(&mut fields, "subscribe", PLAIN);
+    let secrets = secrets(&mut fields);
     let formats = [("json", MessageFormat::Json), ("ndjson", MessageFormat::Ndjson), ("text", MessageFormat::Text)];
     let format = fields.choice("format", &formats).unwrap_or(MessageFormat::Json);
     let has_records = fields.has("records");
@@ -214,6 +223,23 @@ pub(crate) fn parse(mut fields: Fields) -> Result<WebsocketConfig, Vec<FieldErro
     let heartbeat = heartbeat(&mut fields, is_events);
     let reconnect = reconnect(&mut fields);
     let resume = resume(&mut fields, is_events);
+    let of_resume = resume.iter().flat_map(|resume| &resume.subscribe);
+    let messages = subscribe.iter().chain(&heartbeat.message).chain(of_resume);
+    let named = messages.flat_map(Outgoing::placeholders).filter_map(|placeholder| match placeholder {
+        Placeholder::Secret(name) => Some(name),
+        _ => None,
+    });
+    for name in named.collect::<BTreeSet<_>>() {
+        if !secrets.contains_key(name) {
+            fields.fail(
+                "secrets",
+                say!(
+                    "A message has `{{secret.{name}}}` in it: give a value for `{name}` here.",
+                    "メッセージに `{{secret.{name}}}` があります。`{name}` の値をここに指定してください。"
+                ),
+            );
+        }
+    }
     if resume.is_some() && format == MessageFormat::Text {
         fields.fail("resume", Words::new("Text has no cursor.", "テキストにはカーソルがありません。"));
     }
@@ -227,6 +253,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<WebsocketConfig, Vec<FieldErro
         is_events,
         headers,
         auth,
+        secrets,
         subscribe,
         format,
         records,
@@ -294,6 +321,30 @@ fn url(fields: &mut Fields) -> Option<(Url, bool)> {
     None
 }
 
+fn secrets(fields: &mut Fields) -> BTreeMap<String, SecretString> {
+    let given = fields.texts("secrets");
+    if given.len() > SECRETS_LIMIT {
+        fields.fail("secrets", say!("At most {SECRETS_LIMIT} are possible.", "{SECRETS_LIMIT}個までです。"));
+    }
+    let mut secrets = BTreeMap::new();
+    for (name, value) in given {
+        let is_name = (1..=SECRET_NAME_CHARS).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if is_name {
+            secrets.insert(name, SecretString::from(value));
+        } else {
+            fields.fail(
+                "secrets",
+                say!(
+                    "A name has letters, digits and `_` only, {SECRET_NAME_CHARS} at most.",
+                    "名前に使えるのは英数字と `_` で、{SECRET_NAME_CHARS}文字までです。"
+                ),
+            );
+        }
+    }
+    secrets
+}
+
 fn outgoing_list(fields: &mut Fields, name: &str, known: Known) -> Vec<Outgoing> {
     let Some(raw) = fields.raw(name) else { return Vec::new() };
     let items: Vec<Box<RawValue>> = match serde_json::from_str(raw.get()) {
@@ -358,7 +409,7 @@ fn heartbeat(fields: &mut Fields, is_events: bool) -> Heartbeat {
         }
         ping = own.integer("ping_secs", 0, 3600);
         silence = own.integer("silence_secs", 1, 86_400);
-        message = own.raw("message").and_then(|raw| match Outgoing::parse(&raw, Known::default()) {
+        message = own.raw("message").and_then(|raw| match Outgoing::parse(&raw, PLAIN) {
             Ok(message) => Some(message),
             Err(words) => {
                 own.fail("message", words);
@@ -439,9 +490,12 @@ fn resume(fields: &mut Fields, is_events: bool) -> Option<Resume> {
         own.fail("subscribe", only_for_sockets());
     }
     let has_subscribe = own.has("subscribe");
-    let known = Known { cursor: true, ..Known::default() };
+    let known = Known { cursor: true, ..PLAIN };
     let subscribe = outgoing_list(&mut own, "subscribe", known);
-    if has_subscribe && !subscribe.is_empty() && !subscribe.iter().any(Outgoing::has_placeholder) {
+    if has_subscribe
+        && !subscribe.is_empty()
+        && !subscribe.iter().flat_map(Outgoing::placeholders).any(|name| *name == Placeholder::Cursor)
+    {
         own.fail(
             "subscribe",
             Words::new(

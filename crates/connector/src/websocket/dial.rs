@@ -129,12 +129,14 @@ impl Dialer {
 
     /// Opens a connection; `None` when the source says that there will be no more events (204).
     pub(super) async fn open(&mut self, wanted: Wanted<'_>) -> Result<Option<Connection>, ConnectorError> {
+        let config = self.config.clone();
         let text = wanted.token.map(text_of);
         let now = matome_model::clock::iso8601(wanted.now);
         let values = Values {
             cursor: text.as_deref(),
             cursor_is_number: wanted.token.is_some_and(|token| !token.get().starts_with('"')),
             now: &now,
+            secrets: Some(&config.secrets),
             ..Values::default()
         };
         let position = &wanted.position;
@@ -185,7 +187,8 @@ impl Dialer {
     /// What a connection was lost over, without credentials that the source may repeat.
     pub(super) fn discreet(&self, lost: Lost) -> Lost {
         let Lost::Closed { code, mut reason } = lost else { return lost };
-        let secrets = self.config.auth.as_ref().map(|auth| auth.secret()).into_iter().chain(&self.token);
+        let sent = self.config.auth.as_ref().map(|auth| auth.secret()).into_iter().chain(&self.token);
+        let secrets = sent.chain(self.config.secrets.values());
         for secret in secrets.map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty()) {
             reason = reason.replace(secret, "***");
         }

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use futures::SinkExt as _;
 use matome_connector::{Item, ReadRequest};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use crate::peer::{Peer, first, raws, read};
+use crate::peer::{Peer, first, raws, read, told};
 
 #[tokio::test]
 async fn a_page_ends_by_its_records_its_bytes_or_its_time() {
@@ -56,6 +58,31 @@ async fn messages_are_taken_apart_by_format_and_path() {
     assert_eq!(&*position.document, format!("ws://{}/a", peer.address), "no query: it may hold secrets");
     assert_eq!((position.request, position.record), (Some(1), 5));
     assert!(batches.last().unwrap().checkpoint.get().contains(r#""passed_over":1"#));
+}
+
+#[tokio::test]
+async fn secrets_stand_in_messages_and_nowhere_else() {
+    let peer = Peer::start(|mut accepted| async move {
+        let login = accepted.hear().await.unwrap();
+        assert_eq!(login, r#"{"key":"s3cr\"et","sign":"k=s3cr\"et;n=0042"}"#);
+        if accepted.number == 1 {
+            accepted.send(r#"{"n":1}"#).await;
+        }
+        let reason = CloseFrame { code: CloseCode::Policy, reason: r#"s3cr"et is not liked"#.into() };
+        accepted.socket.close(Some(reason)).await.unwrap();
+    })
+    .await;
+    let config = r#"{"url":"ws://HOST/","subscribe":[{"key":"{secret.key}","sign":"k={secret.key};n={secret.n_1}"}],
+        "secrets":{"key":"s3cr\"et","n_1":"0042"},"batch":{"wait_ms":50},"reconnect":{"attempts":1,"min_ms":1}}"#;
+    let connector = peer.connector(config);
+    let mut reader = connector.read(ReadRequest::default()).await.unwrap();
+    let batches = read(reader.as_mut(), 1).await.unwrap();
+    assert_eq!(raws(&batches), [r#"{"n":1}"#]);
+    assert!(!batches[0].checkpoint.get().contains("s3cr"), "{}", batches[0].checkpoint);
+    assert!(batches[0].checkpoint.get().contains("{secret.key}"), "what is listened to is told by names");
+    let error = read(reader.as_mut(), usize::MAX).await.unwrap_err();
+    let told = format!("{} {error:?}", told(&error));
+    assert!(told.contains("*** is not liked") && !told.contains("s3cr"), "{told}");
 }
 
 #[tokio::test]
