@@ -216,6 +216,9 @@ impl AcquisitionHandler {
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
         let (dedupe, record_key, quality) = (common.dedupe, common.key.clone(), common.quality.clone());
+        if let Some(deadline) = common.deadline {
+            ctx.set_deadline(deadline);
+        }
         if let Some(host) = config.host() {
             self.count_for(task.lane_id, source.id, host).await?;
         }

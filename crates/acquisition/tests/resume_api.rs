@@ -12,7 +12,7 @@ use matome_model::clock::Clock;
 use matome_model::source::SourceType;
 use matome_store::checkpoints::{self, CheckpointKey, LIVE};
 use matome_store::db::Db;
-use matome_tasks::{Handler as _, TaskContext};
+use matome_tasks::{Advice, Handler as _, TaskContext, run_to_its_deadline};
 use matome_testbed::databases;
 use support::Bench;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -184,6 +184,28 @@ async fn a_killed_read_stores_what_an_undisturbed_one_does() {
                 }
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_read_past_its_deadline_fails_and_keeps_what_it_committed() {
+    for bed in databases().await {
+        let server = Server::start(events).await;
+        server.reset(4);
+        let config = EVENTS.replacen('{', r#"{"deadline_secs":1,"#, 1);
+        let bench = bench(&bed.db, &server, &config).await;
+        let task = bench.claim().await;
+        let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
+        let err = run_to_its_deadline(&bench.handler(), task.clone(), &ctx).await.unwrap_err();
+        assert_eq!((err.advice, err.reason.as_str()), (Advice::Fail, "deadline"), "{}: {err}", bed.name);
+        assert!(err.message.english.contains("1 seconds") && err.message.japanese.contains("1 秒"), "{err}");
+        assert_eq!(support::count(&err.result.unwrap(), "stored"), 6, "{}", bed.name);
+        assert_eq!(bench.stored().await.len(), 6, "{}", bed.name);
+        bench.abandon(&task).await;
+        // The next one goes on behind these.
+        server.reset(usize::MAX);
+        bench.run().await.unwrap();
+        assert_eq!((bench.stored().await.len(), server.requests()), (12, 2), "{}", bed.name);
     }
 }
 

@@ -12,8 +12,11 @@ use serde_json::{Map, Value};
 
 pub use params::{Declared, Params, bind};
 
-/// Longest time a run may take, in seconds.
+/// Longest time a query may take, in seconds.
 const MAX_TIMEOUT_SECS: u64 = 86_400;
+
+/// Longest time a task may take, in seconds.
+const MAX_DEADLINE_SECS: u64 = 7 * 86_400;
 
 /// Columns of a key at most.
 const MAX_KEY_COLUMNS: usize = 16;
@@ -24,11 +27,12 @@ const MAX_KEPT_RUNS: u64 = 10_000;
 /// Days that versions may be kept.
 const MAX_KEPT_DAYS: u64 = 36_500;
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "sql",
     "params",
     "labels",
     "timeout_secs",
+    "deadline_secs",
     "refresh_interval_secs",
     "schedule",
     "priority",
@@ -53,8 +57,10 @@ pub struct AggregationConfig {
     pub params: Params,
     /// The user's own words about it; matome does not read them.
     pub labels: Map<String, Value>,
-    /// Seconds that a run may take, 1 to 86,400. Default 300.
+    /// Seconds that the query may take, 1 to 86,400. Default 300.
     pub timeout_secs: u64,
+    /// Seconds that a whole task may take, its inputs and the storing of its rows included, 1 to 604,800; then it fails.
+    pub deadline_secs: Option<u64>,
     /// Seconds from one scheduled run to the next, at least 1. `None`, the default: by hand only.
     pub refresh_interval_secs: Option<u64>,
     /// `cron` with `timezone`, `misfire`, `overlap`, `jitter_secs`; `cron` takes the place of `refresh_interval_secs`.
@@ -96,6 +102,7 @@ impl Default for AggregationConfig {
             params: Params::new(),
             labels: Map::new(),
             timeout_secs: 300,
+            deadline_secs: None,
             refresh_interval_secs: None,
             schedule: ScheduleOptions::default(),
             share: Share::default(),
@@ -124,6 +131,9 @@ impl AggregationConfig {
                 "sql" => sql(value).map(|sql| parsed.sql = Some(sql)),
                 "labels" => labels(value).map(|labels| parsed.labels = labels),
                 "timeout_secs" => whole_number(value, MAX_TIMEOUT_SECS).map(|seconds| parsed.timeout_secs = seconds),
+                "deadline_secs" => {
+                    whole_number(value, MAX_DEADLINE_SECS).map(|seconds| parsed.deadline_secs = Some(seconds))
+                }
                 "refresh_interval_secs" if value.is_null() => Ok(()),
                 "refresh_interval_secs" => {
                     whole_number(value, u64::from(u32::MAX)).map(|seconds| parsed.refresh_interval_secs = Some(seconds))
@@ -315,11 +325,11 @@ mod tests {
 
     #[test]
     fn every_fault_is_named_with_its_path() {
-        let config = json!({"sql": 1, "labels": [], "timeout_secs": 0, "refresh_interval_secs": 1.5, "mode": "merge", "query": ""});
+        let config = json!({"sql": 1, "labels": [], "timeout_secs": 0, "deadline_secs": 604_801, "refresh_interval_secs": 1.5, "mode": "merge", "query": ""});
         let errors = AggregationConfig::parse(&config).unwrap_err();
         let paths: Vec<&str> = errors.iter().map(|error| error.path[0].as_str()).collect();
-        assert_eq!(paths.len(), 6, "{errors:?}");
-        for key in ["sql", "labels", "timeout_secs", "refresh_interval_secs", "mode", "query"] {
+        assert_eq!(paths.len(), 7, "{errors:?}");
+        for key in ["sql", "labels", "timeout_secs", "deadline_secs", "refresh_interval_secs", "mode", "query"] {
             assert!(paths.contains(&key), "{key}");
         }
         assert!(AggregationConfig::parse(&json!({"sql": " \n"})).is_err());

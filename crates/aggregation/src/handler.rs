@@ -3,6 +3,7 @@
 //! Rows of a run are written in fenced pages that nobody sees; one last transaction makes the run visible.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -99,6 +100,9 @@ impl AggregationHandler {
             return Ok(outcome);
         }
         let (source, config) = self.config(source_id).await?;
+        if let Some(seconds) = config.deadline_secs {
+            ctx.set_deadline(Duration::from_secs(seconds));
+        }
         let sql = config.sql.as_deref().ok_or_else(|| {
             TaskError::fail(
                 "draft",

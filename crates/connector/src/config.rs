@@ -100,6 +100,9 @@ impl ParsedConfig {
     }
 }
 
+/// Longest `deadline_secs`: a week.
+const MAX_DEADLINE_SECS: u64 = 7 * 86_400;
+
 /// Options of every type of source.
 #[derive(Clone, Debug)]
 pub struct CommonConfig {
@@ -112,6 +115,8 @@ pub struct CommonConfig {
     pub retention: Option<Retention>,
     /// `timeout_secs`: how long to wait for the head of an answer and for each next piece; 1 to 3600, default 30.
     pub timeout: Duration,
+    /// `deadline_secs`: how long a whole task may take, after which it fails; 1 to 604800. Not for streams.
+    pub deadline: Option<Duration>,
     /// `validation`, `drift` and `quarantine`.
     pub quality: Quality,
     /// `schedule`: `cron` with `timezone`, `misfire`, `overlap`, `jitter_secs`.
@@ -154,11 +159,12 @@ pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig
     let (dedupe, key) = identity::parse(fields, default);
     let retention = retention::parse(fields, dedupe);
     let timeout = fields.integer("timeout_secs", 1, 3600).unwrap_or(30);
+    let deadline = fields.integer("deadline_secs", 1, MAX_DEADLINE_SECS).map(Duration::from_secs);
     fields.choice("mode", &[("full", ())]);
     let quality = quality::parse_quality(fields);
     let schedule = fields.schedule();
     let share = share::parse(fields);
-    CommonConfig { dedupe, key, retention, timeout: Duration::from_secs(timeout), quality, schedule, share }
+    CommonConfig { dedupe, key, retention, timeout: Duration::from_secs(timeout), deadline, quality, schedule, share }
 }
 
 /// The word that DRF has for a type of JSON.
@@ -221,12 +227,13 @@ pub(crate) mod tests {
     #[test]
     fn common_options_are_checked() {
         let errors =
-            errors(SourceType::File, r#"{"path":"a.csv","dedupe":"keys","timeout_secs":0,"mode":"incremental"}"#);
+            errors(SourceType::File, r#"{"path":"a.csv","dedupe":"keys","timeout_secs":0,"deadline_secs":604801,"mode":"incremental"}"#);
         assert_eq!(
             errors,
             [
                 ("dedupe".into(), "\"keys\" is not a valid choice. Choices are `rows`, `hash`, `key`, `none`.".into()),
                 ("timeout_secs".into(), "Ensure this value is greater than or equal to 1.".into()),
+                ("deadline_secs".into(), "Ensure this value is less than or equal to 604800.".into()),
                 ("mode".into(), "\"incremental\" is not a valid choice. Choices are `full`.".into()),
             ]
         );

@@ -24,7 +24,9 @@ use matome_model::task::{Fence, Queue};
 use matome_store::db::Db;
 use matome_store::secrets::Vault;
 use matome_store::tasks;
-use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
+use matome_tasks::{
+    Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome, run_to_its_deadline,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -44,12 +46,13 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Connections to PostgreSQL of a child.
 const CONNECTIONS: u32 = 4;
 
-const STOP_WORDS: [(StopReason, &str); 5] = [
+const STOP_WORDS: [(StopReason, &str); 6] = [
     (StopReason::Cancelled, "cancelled"),
     (StopReason::LeaseLost, "lease_lost"),
     (StopReason::Drain, "drain"),
     (StopReason::Yield, "yield"),
     (StopReason::Deadline, "deadline"),
+    (StopReason::Overdue, "overdue"),
 ];
 
 /// What every child of one process needs to know.
@@ -303,9 +306,9 @@ async fn work(order: Order) -> Result<TaskOutcome, TaskError> {
     listen(ctx.clone());
     let claimed = ClaimedTask { task, fence: order.fence };
     // A panic is a defect that the task meets in any process; it is told as such.
-    let ended = tokio::spawn(async move { handler.run(claimed, ctx).await }).await;
+    let ended = run_to_its_deadline(handler.as_ref(), claimed, &ctx).await;
     db.close().await;
-    ended.unwrap_or_else(|_| Err(TaskError::panicked()))
+    ended
 }
 
 /// Hears what the parent says; ends the process when the parent has ended.

@@ -90,6 +90,13 @@ async fn hostile_sql_is_refused_or_fails_and_the_server_lives_on() {
         let task = server.start("aggregation", row["id"].as_i64().unwrap()).await;
         let task = server.ended(&task).await;
         assert_eq!(task["status"], "failed", "{task}");
+        let slow = json!({ "name": "slow", "config": {
+            "sql": "select count(*) as n from t a, t b, t c where a.n + b.n + c.n = -1", "deadline_secs": 1 } });
+        let (status, row) = server.send("POST", "/api/aggregation/sources/", Some(slow)).await;
+        assert_eq!(status, 201, "{row}");
+        let task = server.start("aggregation", row["id"].as_i64().unwrap()).await;
+        let task = server.ended(&task).await;
+        assert_eq!((&task["status"], &task["error"]["reason"]), (&json!("failed"), &json!("deadline")), "{task}");
         assert_eq!(server.send("GET", "/livez", None).await.0, 200);
         let (status, rows) =
             server.send("POST", &format!("/api/aggregation/sources/{preview}/preview/"), Some(json!({}))).await;

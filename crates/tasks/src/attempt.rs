@@ -33,19 +33,54 @@ pub(crate) struct Done {
 pub(crate) async fn run(handler: &dyn Handler, task: ClaimedTask, ctx: TaskContext, deadline: Duration) -> Done {
     let (task_id, fence) = (task.task.id, task.fence);
     let started = Instant::now();
-    let work = AssertUnwindSafe(async { handler.run(task, ctx.clone()).await }).catch_unwind();
     let result = tokio::select! {
-        result = work => result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
-        () = stopped_too_long(&ctx) => Err(TaskError::interrupted()),
+        result = run_to_its_deadline(handler, task, &ctx) => result,
         () = stop_at(&ctx, deadline) => unreachable!("waits for the task"),
     };
     Done { finish: Finish { task_id, fence, end: end(task_id, result, &ctx, deadline) }, took: started.elapsed() }
+}
+
+/// Runs the handler until it returns, panics, or does not stop although it was asked to; for longer than it says that it
+/// may take ([`TaskContext::set_deadline`]) is a failure.
+///
+/// # Errors
+/// Those of the handler, and `panic`, `deadline` and [`Advice::Interrupted`].
+pub async fn run_to_its_deadline(
+    handler: &dyn Handler,
+    task: ClaimedTask,
+    ctx: &TaskContext,
+) -> Result<TaskOutcome, TaskError> {
+    let work = AssertUnwindSafe(async { handler.run(task, ctx.clone()).await }).catch_unwind();
+    let result = tokio::select! {
+        result = work => result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
+        () = stopped_too_long(ctx) => Err(TaskError::interrupted()),
+        () = stop_at_its_deadline(ctx) => unreachable!("waits for the task"),
+    };
+    match result {
+        Err(err) if err.advice == Advice::Interrupted && ctx.stop_reason() == Some(StopReason::Overdue) => {
+            let secs = ctx.deadline().await.as_secs();
+            let late = say!(
+                "the task did not end within {secs} seconds: find out what takes so long, or raise its `deadline_secs`",
+                "タスクが {secs} 秒以内に終わりませんでした。時間のかかる原因を調べるか、`deadline_secs` を増やしてください"
+            );
+            Err(TaskError { result: err.result, ..TaskError::fail("deadline", late) })
+        }
+        result => result,
+    }
 }
 
 /// Asks the task to stop when its time is over, and never returns.
 async fn stop_at(ctx: &TaskContext, deadline: Duration) {
     tokio::time::sleep(deadline).await;
     ctx.stop_with(StopReason::Deadline);
+    std::future::pending().await
+}
+
+/// The same for the time that it set itself.
+async fn stop_at_its_deadline(ctx: &TaskContext) {
+    let deadline = ctx.deadline().await;
+    tokio::time::sleep(deadline.saturating_sub(ctx.age())).await;
+    ctx.stop_with(StopReason::Overdue);
     std::future::pending().await
 }
 

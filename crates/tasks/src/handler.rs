@@ -14,7 +14,7 @@ use matome_store::error::StoreError;
 pub use matome_store::tasks::ClaimedTask;
 use matome_store::tasks::set_progress;
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce};
 use tokio_util::sync::CancellationToken;
 
 /// When a task whose page found no room is tried again, if there is room by then.
@@ -48,6 +48,8 @@ pub enum StopReason {
     Yield,
     /// The attempt has taken longer than any may: finish the page, return; it counts as failed and is tried again.
     Deadline,
+    /// It has taken longer than the task itself says that it may: finish the page, return; the task fails.
+    Overdue,
 }
 
 /// What a handler gets beside its task. Cheap to clone.
@@ -65,6 +67,7 @@ struct Shared {
     db: Db,
     reason: AtomicU8,
     begun: Instant,
+    deadline: SetOnce<Duration>,
     may_yield: AtomicBool,
     streams: Option<Arc<Streams>>,
     stream_slot: OnceLock<Option<OwnedSemaphorePermit>>,
@@ -110,6 +113,7 @@ impl TaskContext {
             db,
             reason: AtomicU8::new(0),
             begun: Instant::now(),
+            deadline: SetOnce::new(),
             may_yield: AtomicBool::new(false),
             streams,
             stream_slot: OnceLock::new(),
@@ -127,6 +131,7 @@ impl TaskContext {
             StopReason::LeaseLost => 3,
             StopReason::Yield => 4,
             StopReason::Deadline => 5,
+            StopReason::Overdue => 6,
         };
         if reason == StopReason::LeaseLost {
             self.shared.reason.store(code, Ordering::SeqCst);
@@ -144,6 +149,7 @@ impl TaskContext {
             3 => Some(StopReason::LeaseLost),
             4 => Some(StopReason::Yield),
             5 => Some(StopReason::Deadline),
+            6 => Some(StopReason::Overdue),
             _ => None,
         }
     }
@@ -152,6 +158,22 @@ impl TaskContext {
     /// task of its lane ([`StopReason::Yield`]).
     pub fn may_yield(&self) {
         self.shared.may_yield.store(true, Ordering::SeqCst);
+    }
+
+    /// Says how long this attempt may take, from its beginning: after that it is asked to stop ([`StopReason::Overdue`]).
+    /// The first word holds.
+    pub fn set_deadline(&self, deadline: Duration) {
+        let _ = self.shared.deadline.set(deadline);
+    }
+
+    /// What [`TaskContext::set_deadline`] said; waits until it does.
+    pub(crate) async fn deadline(&self) -> Duration {
+        *self.shared.deadline.wait().await
+    }
+
+    /// Since the attempt began.
+    pub(crate) fn age(&self) -> Duration {
+        self.shared.begun.elapsed()
     }
 
     /// Says that this task goes on until it is stopped: it leaves its slot to others and takes one of those for streams.
@@ -175,7 +197,7 @@ impl TaskContext {
 
     /// Asks the task to make room, if it may and has run for `after`.
     pub(crate) fn yield_after(&self, after: Duration) {
-        if self.shared.may_yield.load(Ordering::SeqCst) && self.shared.begun.elapsed() >= after {
+        if self.shared.may_yield.load(Ordering::SeqCst) && self.age() >= after {
             self.stop_with(StopReason::Yield);
         }
     }

@@ -23,6 +23,7 @@ mod process;
 mod sweeper;
 mod worker;
 
+pub use attempt::run_to_its_deadline;
 pub use beat::Beat;
 pub use celery::CeleryIntake;
 pub use handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};

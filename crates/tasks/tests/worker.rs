@@ -37,6 +37,8 @@ enum Act {
     Panic,
     /// Works on until it is asked to stop.
     UntilStopped,
+    /// The same, and says that it may take 50 ms.
+    Limited,
     /// Makes room for others the first time.
     YieldOnce,
     /// Hears nothing.
@@ -74,7 +76,10 @@ impl Actor {
             }
             Act::Panic => panic!("object {object_id} is cursed"),
             Act::YieldOnce if self.runs_of(object_id) > 1 => Ok(TaskOutcome::new(&serde_json::json!({}))),
-            Act::UntilStopped | Act::YieldOnce => {
+            Act::UntilStopped | Act::Limited | Act::YieldOnce => {
+                if matches!(self.acts[&object_id], Act::Limited) {
+                    ctx.set_deadline(Duration::from_millis(50));
+                }
                 if matches!(self.acts[&object_id], Act::YieldOnce) {
                     ctx.may_yield();
                 }
@@ -306,6 +311,21 @@ async fn an_attempt_that_takes_too_long_is_stopped_and_tried_again() {
             "the error says it",
             find(db, id).await.error.is_some_and(|error| error.get().contains("\"deadline\""))
         );
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_takes_longer_than_it_says_itself_fails() {
+    for bed in databases().await {
+        let (db, actor) = (&bed.db, Actor::new(&[(1, Act::Limited)]));
+        let running = Running::start(db, 1, &actor).await;
+        let id = running.enqueue(1).await;
+        let task = wait_for_status(db, id, TaskStatus::Failed).await;
+        let error = task.error.unwrap();
+        assert!(error.get().contains("\"deadline\"") && error.get().contains("`deadline_secs`"), "{error}");
+        assert_eq!(*actor.stops.lock().unwrap(), [StopReason::Overdue], "{}", bed.name);
+        assert_eq!(actor.runs_of(1), 1, "{}: it is not tried again", bed.name);
         running.stop().await;
     }
 }

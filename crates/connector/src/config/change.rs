@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 const BESIDES: &[&str] = &[
     "labels",
     "timeout_secs",
+    "deadline_secs",
     "retention",
     "schedule",
     "priority",

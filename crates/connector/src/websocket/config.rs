@@ -199,6 +199,15 @@ pub(crate) fn parse(mut fields: Fields) -> Result<WebsocketConfig, Vec<FieldErro
             ),
         );
     }
+    if common.deadline.take().is_some() {
+        fields.fail(
+            "deadline_secs",
+            Words::new(
+                "A stream goes on until it is stopped. To have it end by itself, set `duration_secs`.",
+                "ストリームは止められるまで続きます。自分で終わらせるには `duration_secs` を指定してください。",
+            ),
+        );
+    }
     let url = url(&mut fields);
     let is_events = url.as_ref().is_some_and(|(_, is_events)| *is_events);
     let headers = header_templates(&mut fields, Known::default());
