@@ -23,7 +23,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use uuid::Uuid;
 
 pub use event::{Events, Heard, TaskEvent};
-pub use redis::{BusError, RedisState, RedisUrls};
+pub use redis::{BusError, RedisState, RedisTls, RedisUrls};
 
 use redis::Redis;
 

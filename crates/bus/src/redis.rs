@@ -12,10 +12,12 @@
 mod link;
 mod look;
 mod shared;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use matome_model::field_error::Words;
 use matome_model::task::Queue;
 use uuid::Uuid;
 
@@ -23,6 +25,7 @@ use crate::Here;
 use crate::event::TaskEvent;
 use link::Link;
 pub use look::RedisState;
+pub use tls::RedisTls;
 
 /// Tokens of a queue that are kept at most: no more workers than that have to look for new work at once.
 const TOKENS: usize = 128;
@@ -40,12 +43,15 @@ pub struct RedisUrls {
     pub acquisition: Option<String>,
     /// Of the aggregation queue, its number heeded.
     pub aggregation: Option<String>,
+    /// Files for those that begin with `rediss://`.
+    pub tls: RedisTls,
 }
 
 impl RedisUrls {
     /// Whether no server is named.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self { shared, broker, acquisition, aggregation, tls: _ } = self;
+        [shared, broker, acquisition, aggregation].into_iter().all(Option::is_none)
     }
 
     /// The address of a queue's database.
@@ -79,23 +85,28 @@ fn names_a_database(url: &str) -> bool {
 fn parse(url: &str) -> Result<redis::ConnectionInfo, BusError> {
     use redis::IntoConnectionInfo as _;
     // The address may hold a password, so it is never told.
-    let wrong = |what: &str| BusError { what: what.to_owned() };
+    let wrong = |what: &str| BusError::Address(what.to_owned());
     if redis::parse_redis_url(url).is_none() {
         return Err(wrong("it does not begin with `redis://` or `rediss://`"));
     }
     url.into_connection_info().map_err(|err| wrong(err.detail().unwrap_or("it cannot be read")))
 }
 
-/// The address of Redis cannot be one.
+/// Redis cannot be used as it was said.
 #[derive(Debug)]
-pub struct BusError {
-    /// What is wrong with it, without the address: it may hold a password.
-    pub what: String,
+pub enum BusError {
+    /// The address cannot be one. What is wrong with it, without the address: it may hold a password.
+    Address(String),
+    /// What is wrong with the files of TLS, or with an address beside them.
+    Tls(Words),
 }
 
 impl std::fmt::Display for BusError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "this is no address of a Redis server: {}", self.what)
+        match self {
+            Self::Address(what) => write!(f, "this is no address of a Redis server: {what}"),
+            Self::Tls(what) => f.write_str(&what.english),
+        }
     }
 }
 
@@ -113,8 +124,8 @@ impl Redis {
         let from = rand::random();
         let start = |queue| {
             let info = urls.of(queue)?;
-            let start = |info| Link::start(&format!("{instance_id}:{queue}"), info, queue, from, Arc::clone(here));
-            info.map(start).transpose()
+            let prefix = format!("{instance_id}:{queue}");
+            info.map(|info| Link::start(&prefix, info, &urls.tls, queue, from, Arc::clone(here))).transpose()
         };
         Ok(Self { acquisition: start(Queue::Acquisition)?, aggregation: start(Queue::Aggregation)? })
     }

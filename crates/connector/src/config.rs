@@ -226,8 +226,10 @@ pub(crate) mod tests {
 
     #[test]
     fn common_options_are_checked() {
-        let errors =
-            errors(SourceType::File, r#"{"path":"a.csv","dedupe":"keys","timeout_secs":0,"deadline_secs":604801,"mode":"incremental"}"#);
+        let errors = errors(
+            SourceType::File,
+            r#"{"path":"a.csv","dedupe":"keys","timeout_secs":0,"deadline_secs":604801,"mode":"incremental"}"#,
+        );
         assert_eq!(
             errors,
             [

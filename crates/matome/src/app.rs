@@ -14,8 +14,8 @@ use matome_aggregation::config::{AggregationConfig, bind};
 use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
 use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview, told};
 use matome_api::{ApiSettings, ApiState, Health, Intake, Metrics, Preview, Previewer, TrialError};
-use matome_bus::Bus;
 use matome_bus::celery::mailbox::Mailbox;
+use matome_bus::{Bus, BusError};
 use matome_connector::{FileRoots, Registry};
 use matome_egress::{EgressRule, HttpClient, Policy};
 use matome_model::clock::Clock;
@@ -376,8 +376,12 @@ async fn open_bus(storage: &StorageArgs, db: &Db) -> Result<Bus, Failure> {
         return Ok(Bus::in_process());
     }
     let instance_id = migrate::instance_id(&mut db.read().await?.conn()).await?;
-    Bus::redis(instance_id, &urls)
-        .map_err(|err| Failure::new(Exit::Config, Message::NoRedisUrl).why(said(err.what)).help(Message::WriteRedisUrl))
+    Bus::redis(instance_id, &urls).map_err(|err| match err {
+        BusError::Address(what) => {
+            Failure::new(Exit::Config, Message::NoRedisUrl).why(said(what)).help(Message::WriteRedisUrl)
+        }
+        BusError::Tls(what) => Failure::new(Exit::Config, Message::NoRedisTls).why(what).help(Message::GiveRedisTls),
+    })
 }
 
 /// The master key. A new one is made only where no secret needs an old one, and only by a process with an API: were a worker

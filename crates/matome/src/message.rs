@@ -479,6 +479,10 @@ catalogue! {
     WriteRedisUrl =>
         "write redis://host:6379, or rediss:// with TLS; ACQUISITION_REDIS_URL, AGGREGATION_REDIS_URL and CELERY_BROKER_URL likewise",
         "redis://host:6379、TLS なら rediss:// と書いてください。ACQUISITION_REDIS_URL、AGGREGATION_REDIS_URL、CELERY_BROKER_URL も同じです";
+    NoRedisTls => "TLS to Redis cannot be set up", "Redis への TLS を準備できません";
+    GiveRedisTls =>
+        "REDIS_TLS_CA_FILE names the authority of the server, REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE what a server wants of us",
+        "サーバーの認証局は REDIS_TLS_CA_FILE に、サーバーが求める証明書と鍵は REDIS_TLS_CERT_FILE と REDIS_TLS_KEY_FILE に指定してください";
     NeedsServer { role } =>
         "`matome {role}` needs PostgreSQL: an embedded database belongs to one process",
         "`matome {role}` には PostgreSQL が必要です。組み込みのデータベースを使えるのは一つのプロセスだけです";

@@ -8,7 +8,7 @@ use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
-use support::redis::RedisServer;
+use support::redis::{self, RedisServer};
 use support::{Home, homes, postgres_home, sqlite_home};
 
 /// Findings as (id, severity), and the exit code.
@@ -121,6 +121,16 @@ async fn a_deployment_that_is_sound_has_no_errors_and_each_of_its_faults_is_foun
     for (id, wanted) in [("M040", "error"), ("M042", "error,error"), ("M045", "warning")] {
         assert_eq!(severity(&found, id), wanted, "{id}: {found:?}");
     }
+
+    // Redis over TLS is believed by the authority that is named, and by none that is not.
+    let redis = RedisServer::start_tls(true);
+    home.redis_url = Some(redis.url());
+    let file = |name: &str| redis::certificate(name).display().to_string();
+    let (authority, ours, key) = (file("one.crt"), file("two.crt"), file("two.key"));
+    let tls = ["--deploy", "--redis-tls-cert-file", &ours, "--redis-tls-key-file", &key];
+    let named = [&tls[..], &["--redis-tls-ca-file", &authority]].concat();
+    assert_eq!(severity(&findings(&home, &named).0, "M042"), "ok,ok");
+    assert_eq!(severity(&findings(&home, &tls).0, "M042"), "error,error");
 
     let home = sqlite_home();
     let (found, code) = findings(&home, &["--deploy"]);

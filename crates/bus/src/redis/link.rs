@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::shared::Changes;
-use super::{BusError, PAUSE, TOKENS};
+use super::{BusError, PAUSE, RedisTls, TOKENS};
 use crate::event::{Message, TaskEvent};
 use crate::{Heard, Here};
 
@@ -106,18 +106,18 @@ impl Link {
     pub(crate) fn start(
         prefix: &str,
         info: ConnectionInfo,
+        tls: &RedisTls,
         queue: Queue,
         from: u64,
         here: Arc<Here>,
     ) -> Result<Arc<Self>, BusError> {
-        let open = |info: ConnectionInfo| Client::open(info).map_err(|err| BusError { what: err.to_string() });
         let fallback = match info.redis_settings().db() {
             0 => None,
-            _ => Some(open(info.clone().set_redis_settings(info.redis_settings().clone().set_db(0)))?),
+            _ => Some(tls.client(info.clone().set_redis_settings(info.redis_settings().clone().set_db(0)))?),
         };
         let [work, stop, events, celery] = ["work", "stop", "events", "celery"].map(|name| format!("{prefix}:{name}"));
         let link = Arc::new(Self {
-            client: open(info)?,
+            client: tls.client(info)?,
             fallback,
             has_only_zero: AtomicBool::new(false),
             queue,

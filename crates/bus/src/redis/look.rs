@@ -27,9 +27,9 @@ impl RedisUrls {
     /// # Errors
     /// Why it cannot be used, without its address: that may hold a password.
     pub async fn look(&self, queue: Queue) -> Result<Option<RedisState>, String> {
-        let Some(info) = self.of(queue).map_err(|err| err.what)? else { return Ok(None) };
+        let Some(info) = self.of(queue).map_err(|err| err.to_string())? else { return Ok(None) };
         let settings = info.redis_settings().clone().set_db(0);
-        let client = Client::open(info.set_redis_settings(settings)).map_err(|err| told(&err))?;
+        let client = self.tls.client(info.set_redis_settings(settings)).map_err(|err| err.to_string())?;
         ask(&client).await.map(Some).map_err(|err| told(&err))
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,14 @@ pub struct RedisServer {
     dir: TempDir,
     pub port: u16,
     settings: Vec<String>,
+    /// How `redis-cli` speaks TLS to it, if it does.
+    tls: Vec<String>,
     child: Option<Child>,
+}
+
+/// Certificates for `localhost` and `127.0.0.1`, made for tests; each is its own authority.
+pub fn certificate(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/tls").join(file)
 }
 
 impl RedisServer {
@@ -21,9 +29,31 @@ impl RedisServer {
     pub fn start(settings: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { dir: TempDir::new().unwrap(), port, settings, child: None };
-        server.again();
-        server
+        Self { dir: TempDir::new().unwrap(), port, settings, tls: Vec::new(), child: None }.started()
+    }
+
+    /// A server that speaks TLS only, on 127.0.0.1 and 127.0.0.2, with the certificate `one`; with `asks` it wants the
+    /// certificate `two` of its clients.
+    pub fn start_tls(asks: bool) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let file = |name: &str| certificate(name).display().to_string();
+        let settings = vec![
+            "--port 0".to_owned(),
+            format!("--tls-port {port}"),
+            "--bind 127.0.0.1 127.0.0.2".to_owned(),
+            format!("--tls-cert-file {}", file("one.crt")),
+            format!("--tls-key-file {}", file("one.key")),
+            format!("--tls-ca-cert-file {}", file("two.crt")),
+            format!("--tls-auth-clients {}", if asks { "yes" } else { "no" }),
+        ];
+        let tls = ["--tls", "--cacert", &file("one.crt"), "--cert", &file("two.crt"), "--key", &file("two.key")];
+        let tls = tls.map(str::to_owned).into();
+        Self { dir: TempDir::new().unwrap(), port, settings, tls, child: None }.started()
+    }
+
+    fn started(mut self) -> Self {
+        self.again();
+        self
     }
 
     /// Starts it (again) on its port, empty.
@@ -57,13 +87,15 @@ impl RedisServer {
 
     /// The address as `REDIS_URL` has it; its number is not heeded.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        let scheme = if self.tls.is_empty() { "redis" } else { "rediss" };
+        format!("{scheme}://127.0.0.1:{}/0", self.port)
     }
 
     /// What `redis-cli` says to a command.
     pub fn cli(&self, args: &[&str]) -> String {
         let port = self.port.to_string();
-        let output = Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &port]).args(args).output();
+        let output =
+            Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &port]).args(&self.tls).args(args).output();
         let output = output.expect("redis-cli is there: scripts/install-missing installs redis-server");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }

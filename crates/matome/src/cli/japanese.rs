@@ -144,6 +144,15 @@ const TEXTS: &[(&str, &str)] = &[
     ("Redis of the acquisition queue; a number in the address counts", "取得のキューの Redis。アドレスの番号に従う"),
     ("Redis of the aggregation queue; a number in the address counts", "集約のキューの Redis。アドレスの番号に従う"),
     (
+        "File with the certificates of the authorities whose servers are believed with rediss:// [default: those of this machine]",
+        "rediss:// で信頼する認証局の証明書のファイル [既定: このマシンのもの]",
+    ),
+    (
+        "File with the certificate of this client, for a Redis server that asks for one",
+        "クライアント証明書を求める Redis サーバーに示す、このクライアントの証明書のファイル",
+    ),
+    ("File with the private key of --redis-tls-cert-file", "--redis-tls-cert-file の秘密鍵のファイル"),
+    (
         "Whether calls of Celery producers, which lie in Redis, become tasks: on or off",
         "Redis に置かれた Celery のプロデューサーの呼び出しをタスクにするか: on か off",
     ),

@@ -22,7 +22,7 @@ pub mod usage;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use matome_bus::RedisUrls;
+use matome_bus::{RedisTls, RedisUrls};
 use matome_model::schedule::parse_zone;
 use matome_model::task::Queue;
 
@@ -212,6 +212,15 @@ pub struct RedisArgs {
     /// Redis of the aggregation queue; a number in the address counts.
     #[arg(long, value_name = "URL", hide_short_help = true)]
     pub aggregation_redis_url: Option<String>,
+    /// File with the certificates of the authorities whose servers are believed with rediss:// [default: those of this machine]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub redis_tls_ca_file: Option<PathBuf>,
+    /// File with the certificate of this client, for a Redis server that asks for one.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub redis_tls_cert_file: Option<PathBuf>,
+    /// File with the private key of --redis-tls-cert-file.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub redis_tls_key_file: Option<PathBuf>,
     /// Whether calls of Celery producers, which lie in Redis, become tasks: on or off.
     #[arg(long, value_name = "on|off", default_value = "on", hide_short_help = true)]
     pub celery_producers: Producers,
@@ -238,6 +247,11 @@ impl RedisArgs {
             broker: self.celery_broker_url.clone(),
             acquisition: self.acquisition_redis_url.clone(),
             aggregation: self.aggregation_redis_url.clone(),
+            tls: RedisTls {
+                ca_file: self.redis_tls_ca_file.clone(),
+                cert_file: self.redis_tls_cert_file.clone(),
+                key_file: self.redis_tls_key_file.clone(),
+            },
         }
     }
 
