@@ -1,4 +1,4 @@
-//! Acquisition tasks from a table on a real PostgreSQL server to the store, on both databases.
+//! Acquisition tasks from a table on real PostgreSQL and MariaDB servers to the store, on both databases.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,16 +18,21 @@ use support::{Bench, count};
 use tempfile::TempDir;
 use url::Url;
 
-/// A table on the test server, in a schema of its own.
+/// A table on a test server, in a schema or database of its own.
 struct Table {
     url: String,
+    engine: &'static str,
 }
 
 impl Table {
     async fn new(script: &str) -> Self {
-        let table = Self { url: matome_testbed::postgres_schema().await };
+        let table = Self { url: matome_testbed::postgres_schema().await, engine: "postgres" };
         table.run(script).await;
         table
+    }
+
+    async fn on_mariadb(script: &str) -> Self {
+        Self { url: matome_testbed::mysql_database(script).await, engine: "mysql" }
     }
 
     async fn run(&self, script: &str) {
@@ -36,9 +41,9 @@ impl Table {
 
     async fn bench(&self, db: &Db, options: Value) -> Bench {
         let url = Url::parse(&self.url).unwrap();
-        let (_, schema) = self.url.rsplit_once("%3D").unwrap();
+        let schema = self.url.rsplit_once("%3D").map(|(_, schema)| schema);
         let mut config = json!({
-            "engine": "postgres", "host": url.host_str(), "port": url.port(), "database": &url.path()[1..],
+            "engine": self.engine, "host": url.host_str(), "port": url.port(), "database": &url.path()[1..],
             "user": url.username(), "password": url.password(), "tls": {"mode": "disable"}, "schema": schema,
         });
         for (name, value) in options.as_object().unwrap() {
@@ -104,15 +109,24 @@ async fn a_killed_read_goes_on_and_stores_what_a_whole_read_does() {
         create table equal as select n % 10 as n, repeat('y', 200) as body from generate_series(1, {ROWS}) n",
     ))
     .await;
+    let on_mariadb = Table::on_mariadb(&format!(
+        "create table events (id int primary key, at datetime, body text);
+        insert into events select seq, timestamp'2026-01-01 00:00:00' + interval seq div 1000 second, repeat('x', 200) from seq_1_to_{ROWS};
+        create table equal as select seq % 10 as n, repeat('y', 200) as body from seq_1_to_{ROWS}",
+    ))
+    .await;
     let by_time = json!({"cursor": "at"});
     let by_columns = json!({"cursor": "at", "tie_break": "body"});
     for bed in databases().await {
-        for options in [
-            json!({"table": "events", "dedupe": "none", "incremental": by_time}),
-            json!({"table": "events", "key": "id", "incremental": by_time}),
-            json!({"table": "events", "dedupe": "hash", "incremental": by_columns}),
-            json!({"table": "events", "dedupe": "hash"}),
-            json!({"table": "equal"}),
+        for (table, options) in [
+            (&table, json!({"table": "events", "dedupe": "none", "incremental": by_time})),
+            (&table, json!({"table": "events", "key": "id", "incremental": by_time})),
+            (&table, json!({"table": "events", "dedupe": "hash", "incremental": by_columns})),
+            (&table, json!({"table": "events", "dedupe": "hash"})),
+            (&table, json!({"table": "equal"})),
+            (&on_mariadb, json!({"table": "events", "dedupe": "none", "incremental": by_time})),
+            (&on_mariadb, json!({"table": "events", "key": "id", "incremental": by_time})),
+            (&on_mariadb, json!({"table": "equal"})),
         ] {
             let bench = table.bench(&bed.db, options.clone()).await;
             let mut task = bench.claim().await;
@@ -140,7 +154,7 @@ async fn a_killed_read_goes_on_and_stores_what_a_whole_read_does() {
                 run.await.unwrap().unwrap_or_else(|err| panic!("{} {options}: {err:?}", bed.name));
                 break;
             }
-            println!("{} {options}: killed {kills} times, {:?}", bed.name, begun.elapsed());
+            println!("{} {} {options}: killed {kills} times, {:?}", bed.name, table.engine, begun.elapsed());
             assert!(kills > 0, "{} {options}: it was faster than a kill", bed.name);
             bench.abandon(&task).await;
             let stored = bench.stored().await;

@@ -1,16 +1,20 @@
-//! Rows out of a database: a table, a view or a query of PostgreSQL or SQLite.
+//! Rows out of a database: a table, a view or a query of PostgreSQL, MySQL, MariaDB or SQLite.
 
+mod condition;
 mod config;
 mod fault;
 mod incremental;
+mod mysql;
 mod order;
 mod postgres;
 mod reader;
 mod relay;
+mod server;
 mod session;
 mod sqlite;
 mod state;
 mod trust;
+mod value;
 
 use std::sync::Arc;
 
@@ -18,8 +22,9 @@ use futures::future::BoxFuture;
 use matome_egress::Dialer;
 
 pub(crate) use config::parse as parse_config;
-pub use config::{DatabaseConfig, Engine, Place, Relation, Server, Tls, TlsMode};
+pub use config::{DatabaseConfig, Engine, Place, Relation};
 pub use incremental::{Incremental, Nulls};
+pub use server::{Server, Tls, TlsMode};
 
 use crate::error::ConnectorError;
 use crate::file::FileRoots;

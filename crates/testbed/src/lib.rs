@@ -98,6 +98,21 @@ pub async fn postgres_schema() -> String {
     format!("{url}{separator}options=-c%20search_path%3D{schema}")
 }
 
+/// Makes a database on the MariaDB of `scripts/with-mariadb`, a source of tests, and runs a script in it; returns its URL.
+///
+/// # Panics
+/// When the server is not there or refuses the script.
+pub async fn mysql_database(script: &str) -> String {
+    let server = std::env::var("MATOME_TEST_MYSQL_URL")
+        .expect("MATOME_TEST_MYSQL_URL is set: run `scripts/test`, or `scripts/with-mariadb cargo test ...`");
+    let name = format!("t_{}", Uuid::new_v4().simple());
+    let mut conn = sqlx::MySqlConnection::connect(&server).await.expect("the test server answers");
+    let script = format!("create database {name}; use {name}; {script}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut conn).await.expect("the script runs");
+    let (server, _) = server.rsplit_once('/').expect("a URL has a path");
+    format!("{server}/{name}")
+}
+
 /// Makes a database of its own on the test server that at most `connections` sessions of the tests' role may use at once;
 /// returns its URL.
 ///

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use matome_model::field_error::Words;
 use matome_model::source::{Dedupe, HostUse};
-use secrecy::SecretString;
 use serde_json::Value;
-use url::Url;
 
 use super::incremental::Incremental;
+use super::server::{self, Server};
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 
 /// Which database it is.
@@ -17,19 +16,46 @@ use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 pub enum Engine {
     /// PostgreSQL.
     Postgres,
+    /// MySQL or MariaDB.
+    Mysql,
     /// SQLite.
     Sqlite,
 }
 
 impl Engine {
-    const WORDS: [(&str, Self); 3] =
-        [("postgres", Self::Postgres), ("postgresql", Self::Postgres), ("sqlite", Self::Sqlite)];
+    const WORDS: [(&str, Self); 5] = [
+        ("postgres", Self::Postgres),
+        ("postgresql", Self::Postgres),
+        ("mysql", Self::Mysql),
+        ("mariadb", Self::Mysql),
+        ("sqlite", Self::Sqlite),
+    ];
 
     /// The word in configs, and the scheme of its addresses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Mysql => "mysql",
             Self::Sqlite => "sqlite",
+        }
+    }
+
+    /// The engine of a server whose address has this scheme.
+    pub(super) fn of_scheme(scheme: &str) -> Option<Self> {
+        let engine = Self::WORDS.iter().find(|(word, _)| *word == scheme).map(|(_, engine)| *engine);
+        engine.filter(|engine| *engine != Self::Sqlite)
+    }
+
+    pub(super) fn default_port(self) -> u16 {
+        if self == Self::Mysql { 3306 } else { 5432 }
+    }
+
+    /// The settings that `options` may name.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Postgres => &["search_path", "role", "work_mem", "application_name"],
+            Self::Mysql => &["role", "sort_buffer_size", "join_buffer_size", "group_concat_max_len"],
+            Self::Sqlite => &[],
         }
     }
 }
@@ -41,43 +67,6 @@ pub enum Place {
     Server(Server),
     /// `path`: an SQLite file beneath a file root.
     File(String),
-}
-
-/// A server, and who asks it.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// `host`: a name or an address.
-    pub host: String,
-    /// `port`: 5432 by default.
-    pub port: u16,
-    /// `database`: its name.
-    pub database: String,
-    /// `user`: who reads; best a role that may do nothing else.
-    pub user: String,
-    /// `password`: a secret.
-    pub password: Option<SecretString>,
-    /// `tls`: how the connection is encrypted.
-    pub tls: Tls,
-}
-
-/// `tls`: how a connection is encrypted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    /// `mode`: `verify-full` (default), `require` or `disable`.
-    pub mode: TlsMode,
-    /// `ca_file`: certificates (PEM) of authorities to trust besides, beneath a file root.
-    pub ca_file: Option<String>,
-}
-
-/// `tls.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsMode {
-    /// TLS, with a certificate of a known authority for `host`.
-    VerifyFull,
-    /// TLS with any certificate: nobody listens in, but who answers is not known.
-    Require,
-    /// No TLS.
-    Disable,
 }
 
 /// What is read.
@@ -97,7 +86,7 @@ pub enum Relation {
 /// A `database` source.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
-    /// `engine`: `postgres` or `sqlite`.
+    /// `engine`: `postgres`, `mysql` or `sqlite`.
     pub engine: Engine,
     /// Where it is.
     pub place: Place,
@@ -146,9 +135,6 @@ impl DatabaseConfig {
     }
 }
 
-/// The settings that `options` may name.
-const POSTGRES_OPTIONS: &[&str] = &["search_path", "role", "work_mem", "application_name"];
-
 /// Checks the options of a `database` source.
 pub(crate) fn parse(mut fields: Fields) -> Result<DatabaseConfig, Vec<FieldError>> {
     let is_incremental = fields.has("incremental");
@@ -161,7 +147,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<DatabaseConfig, Vec<FieldError
         );
         fields.fail("dedupe", words);
     }
-    let url = fields.has("url").then(|| url(&mut fields)).flatten();
+    let url = fields.has("url").then(|| server::url(&mut fields)).flatten();
     let has_engine = fields.has("engine");
     let engine = fields.choice("engine", &Engine::WORDS);
     let engine = match (engine, &url) {
@@ -174,8 +160,8 @@ pub(crate) fn parse(mut fields: Fields) -> Result<DatabaseConfig, Vec<FieldError
         (None, None) if fields.has("path") => Some(Engine::Sqlite),
         (None, None) => {
             let words = Words::new(
-                "Say which database it is: `postgres` or `sqlite`.",
-                "データベースの種類を指定してください: `postgres` か `sqlite`。",
+                "Say which database it is: `postgres`, `mysql` or `sqlite`.",
+                "データベースの種類を指定してください: `postgres`、`mysql`、`sqlite` のどれか。",
             );
             fields.fail("engine", words);
             None
@@ -183,8 +169,8 @@ pub(crate) fn parse(mut fields: Fields) -> Result<DatabaseConfig, Vec<FieldError
         (engine, url) => engine.or(url.as_ref().map(|(engine, _)| *engine)),
     };
     let place = match engine {
-        Some(Engine::Postgres) => server(&mut fields, url.map(|(_, url)| url)).map(Place::Server),
         Some(Engine::Sqlite) => file(&mut fields).map(Place::File),
+        Some(engine) => server::parse(&mut fields, engine, url.map(|(_, url)| url)).map(Place::Server),
         None => None,
     };
     let relation = relation(&mut fields);
@@ -209,109 +195,6 @@ pub(crate) fn parse(mut fields: Fields) -> Result<DatabaseConfig, Vec<FieldError
     // What is missing here has left an error, so that `finish` has returned already.
     let (Some(engine), Some(place), Some(relation)) = (engine, place, relation) else { return Err(Vec::new()) };
     Ok(DatabaseConfig { engine, place, relation, incremental, statement_timeout, options, common })
-}
-
-/// `url`, and the engine that its scheme names.
-fn url(fields: &mut Fields) -> Option<(Engine, Url)> {
-    let text = fields.string("url")?;
-    let wrong = match Url::parse(&text) {
-        Ok(url) if !matches!(url.scheme(), "postgres" | "postgresql") || url.host_str().is_none_or(str::is_empty) => {
-            Words::new(
-                "Give the address of a server, such as `postgres://host:5432/database`.",
-                "サーバーのアドレスを指定してください。例: `postgres://host:5432/database`。",
-            )
-        }
-        Ok(url) if url.password().is_some() => Words::new(
-            "Leave the password out and give it as `password`: there it is encrypted and never shown.",
-            "パスワードは外して `password` に書いてください。そこでは暗号化され、表示されません。",
-        ),
-        Ok(url) if url.query().is_some() || url.fragment().is_some() => Words::new(
-            "Leave out what begins with `?` or `#`; use `tls` and `options`.",
-            "`?` や `#` から後は外し、`tls` と `options` を使ってください。",
-        ),
-        Ok(url) => return Some((Engine::Postgres, url)),
-        Err(error) => Words::new(
-            format!("Not an address: {error}. Write for example `postgres://host:5432/database`."),
-            format!("アドレスではありません: {error}。例: `postgres://host:5432/database`。"),
-        ),
-    };
-    fields.fail("url", wrong);
-    None
-}
-
-fn server(fields: &mut Fields, url: Option<Url>) -> Option<Server> {
-    let decoded = |text: &str| percent_decoded(text);
-    let mut given = |name: &str, inside: Option<String>| -> Option<String> {
-        if inside.is_some() && fields.has(name) {
-            fields.raw(name);
-            let words = Words::new("`url` says it already.", "`url` にもう書かれています。");
-            fields.fail(name, words);
-            return inside;
-        }
-        inside.or_else(|| fields.required_string(name))
-    };
-    let part = |text: &str| (!text.is_empty()).then(|| decoded(text));
-    let host = given("host", url.as_ref().and_then(Url::host_str).map(|host| host.trim_matches(['[', ']']).to_owned()));
-    let database = given("database", url.as_ref().and_then(|url| part(url.path().trim_start_matches('/'))));
-    let user = given("user", url.as_ref().and_then(|url| part(url.username())));
-    let port = match url.as_ref().and_then(Url::port) {
-        Some(port) => Some(u64::from(port)),
-        None => fields.integer("port", 1, u64::from(u16::MAX)),
-    };
-    let password = match fields.has("password") {
-        true => fields.string("password").map(SecretString::from),
-        false => None,
-    };
-    let tls = tls(fields);
-    for (name, value) in [("database", &database), ("user", &user)] {
-        if value.as_deref().is_some_and(|value| value.contains('\0')) {
-            fields.fail(name, no_nul());
-        }
-    }
-    let host = host.and_then(|host| named(fields, &host));
-    let port = port.and_then(|port| u16::try_from(port).ok()).unwrap_or(5432);
-    Some(Server { host: host?, port, database: database?, user: user?, password, tls })
-}
-
-/// The host in the one spelling that is dialled and that certificates are for.
-fn named(fields: &mut Fields, host: &str) -> Option<String> {
-    if let Ok(address) = host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>() {
-        return Some(address.to_string());
-    }
-    let words = match url::Host::parse(host) {
-        Ok(host) => return Some(host.to_string()),
-        Err(_) if host.starts_with('/') => Words::new(
-            "Sockets in the file system are not reached. Give a host name or an address.",
-            "ファイルシステムのソケットには接続しません。ホスト名かアドレスを指定してください。",
-        ),
-        Err(_) => Words::new("It is no host name and no address.", "ホスト名でもアドレスでもありません。"),
-    };
-    fields.fail("host", words);
-    None
-}
-
-fn percent_decoded(text: &str) -> String {
-    url::form_urlencoded::parse(format!("x={}", text.replace('+', "%2B")).as_bytes())
-        .next()
-        .map(|(_, value)| value.into_owned())
-        .unwrap_or_default()
-}
-
-fn tls(fields: &mut Fields) -> Tls {
-    let mut tls = Tls { mode: TlsMode::VerifyFull, ca_file: None };
-    let Some(mut own) = fields.nested("tls") else { return tls };
-    let words = [("verify-full", TlsMode::VerifyFull), ("require", TlsMode::Require), ("disable", TlsMode::Disable)];
-    tls.mode = own.choice("mode", &words).unwrap_or(TlsMode::VerifyFull);
-    tls.ca_file = own.string("ca_file");
-    if tls.ca_file.is_some() && tls.mode != TlsMode::VerifyFull {
-        let words = Words::new(
-            "Certificates are looked at with the mode `verify-full` only.",
-            "証明書を確かめるのはモード `verify-full` だけです。",
-        );
-        own.fail("ca_file", words);
-    }
-    fields.absorb(own);
-    tls
 }
 
 fn file(fields: &mut Fields) -> Option<String> {
@@ -370,8 +253,8 @@ fn relation(fields: &mut Fields) -> Option<Relation> {
 
 fn options(fields: &mut Fields, engine: Option<Engine>) -> BTreeMap<String, String> {
     let known = match engine {
-        Some(Engine::Postgres) => POSTGRES_OPTIONS,
         Some(Engine::Sqlite) => return BTreeMap::new(),
+        Some(engine) => engine.options(),
         None => {
             fields.raw("options");
             return BTreeMap::new();
@@ -392,6 +275,6 @@ fn options(fields: &mut Fields, engine: Option<Engine>) -> BTreeMap<String, Stri
     options
 }
 
-fn no_nul() -> Words {
+pub(super) fn no_nul() -> Words {
     Words::new("It may not contain the NUL character.", "NUL 文字は使えません。")
 }

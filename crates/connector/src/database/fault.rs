@@ -8,6 +8,7 @@ use matome_egress::EgressError;
 use matome_model::field_error::Words;
 use matome_model::say;
 use sqlx::error::DatabaseError;
+use sqlx::mysql::MySqlDatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
 use super::config::{DatabaseConfig, Place, Relation};
@@ -43,6 +44,21 @@ impl Faults {
         }
     }
 
+    /// Who reads.
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The database that is read.
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// How long is waited for a lock.
+    pub(super) fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
+    }
+
     /// Where the record of this number is; 0 before the first.
     pub(super) fn at(&self, record: u64) -> Position {
         Position { document: self.document.clone(), request: None, line: None, record }
@@ -71,6 +87,32 @@ impl Faults {
     /// What the driver says.
     pub(super) fn of(&self, error: sqlx::Error) -> ConnectorError {
         self.of_query(error, None)
+    }
+
+    /// What the driver says about the greeting of a server that speaks first, and about what follows up to the login.
+    pub(super) fn of_greeting(&self, error: sqlx::Error) -> ConnectorError {
+        const LONGEST: u64 = 64 << 10;
+        let problem = match &error {
+            // The driver encrypts no password by itself.
+            sqlx::Error::Configuration(_) => Words::new(
+                "the server takes the password of this user over TLS only; set `tls.mode` to `verify-full` or `require`",
+                "サーバーはこのユーザーのパスワードを TLS でしか受け取りません。`tls.mode` を `verify-full` か `require` にしてください",
+            ),
+            sqlx::Error::Protocol(text) if text.contains("plugin") => say!(
+                "the user logs in by a means that is not supported: {text}; give it a password of the kind \
+                 `mysql_native_password` or `caching_sha2_password`",
+                "対応していないログイン方法です: {text}。`mysql_native_password` か `caching_sha2_password` のパスワードを\
+                 設定してください"
+            ),
+            error if is_longer_than(error, LONGEST) => another_protocol(),
+            _ => return self.of(error),
+        };
+        let fault = match &error {
+            sqlx::Error::Configuration(_) => DatabaseFault::Tls,
+            sqlx::Error::Protocol(_) => DatabaseFault::Auth,
+            _ => DatabaseFault::Query,
+        };
+        ConnectorError::Database { position: Box::new(self.at(0)), fault, problem, source: Some(error) }
     }
 
     /// What the driver says about a statement; `before`: characters of it in front of the query of the config.
@@ -104,6 +146,9 @@ impl Faults {
     /// What a database itself says.
     fn said(&self, error: &dyn DatabaseError, before: Option<usize>) -> (DatabaseFault, Words) {
         let code = error.code().unwrap_or_default().into_owned();
+        if let Some(mysql) = error.try_downcast_ref::<MySqlDatabaseError>() {
+            return super::mysql::said(self, mysql);
+        }
         let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() else {
             return super::sqlite::said(&code, error.message());
         };
@@ -225,15 +270,15 @@ fn chain_has(error: &dyn Error, part: &str) -> bool {
 /// Messages of these protocols begin with their length; what begins with text seems to be longer than any.
 fn is_of_another_protocol(error: &sqlx::Error) -> bool {
     const LONGEST: u64 = 1 << 30;
-    match error {
-        sqlx::Error::Protocol(_) => true,
-        sqlx::Error::Io(error) => {
-            let text = error.to_string();
-            let length = text.strip_prefix("expected to read ").and_then(|rest| rest.split(' ').next());
-            length.and_then(|length| length.parse().ok()).is_some_and(|length: u64| length > LONGEST)
-        }
-        _ => false,
-    }
+    matches!(error, sqlx::Error::Protocol(_)) || is_longer_than(error, LONGEST)
+}
+
+/// Whether the connection ended in the middle of a message that should have been so long.
+fn is_longer_than(error: &sqlx::Error, longest: u64) -> bool {
+    let sqlx::Error::Io(error) = error else { return false };
+    let text = error.to_string();
+    let length = text.strip_prefix("expected to read ").and_then(|rest| rest.split(' ').next());
+    length.and_then(|length| length.parse().ok()).is_some_and(|length: u64| length > longest)
 }
 
 fn another_protocol() -> Words {

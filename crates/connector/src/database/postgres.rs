@@ -12,12 +12,14 @@ use sqlx::{
     Statement as _, ValueRef as _,
 };
 
-use super::config::{DatabaseConfig, Relation, Server, TlsMode};
+use super::condition::{self, Dialect};
+use super::config::{DatabaseConfig, Relation};
 use super::fault::{Faults, quoted};
 use super::incremental::Kind;
-use super::order::{Column, From, Order, Part, Row};
+use super::order::{Column, Order, Part, Row};
 use super::reader::{Sink, Stop};
 use super::relay::Relay;
+use super::server::{Server, TlsMode};
 use crate::error::ConnectorError;
 
 /// A longer record goes to quarantine (`model::canonical::Limits`), so no more of it than its beginning is fetched.
@@ -58,6 +60,8 @@ pub(super) struct Postgres {
     conn: PgConnection,
     /// What is read, as it stands behind `from`.
     relation: String,
+    /// The numbers of its columns' types.
+    types: Vec<(String, Oid)>,
     _relay: Relay,
 }
 
@@ -90,17 +94,18 @@ impl Postgres {
             // The line break ends a comment that the query may end with.
             Relation::Query(query) => format!("(\n{query}\n)"),
         };
-        Ok(Self { conn, relation, _relay: relay })
+        Ok(Self { conn, relation, types: Vec::new(), _relay: relay })
     }
 
-    /// The names of the columns of what is read, with the numbers of their types.
-    pub(super) async fn columns(&mut self, faults: &Faults) -> Result<Vec<(String, Oid)>, ConnectorError> {
+    /// The names of the columns of what is read.
+    pub(super) async fn columns(&mut self, faults: &Faults) -> Result<Vec<String>, ConnectorError> {
         const BEFORE: &str = "select * from (\n";
         let sql = format!("select * from {} as matome_row limit 0", self.relation);
         let asked = self.conn.prepare(AssertSqlSafe(sql).into_sql_str()).await;
         let statement = asked.map_err(|error| faults.of_query(error, BEFORE.len()))?;
         let column = |column: &PgColumn| (column.name().to_owned(), column.type_info().oid().unwrap_or(Oid(0)));
-        Ok(statement.columns().iter().map(column).collect())
+        self.types = statement.columns().iter().map(column).collect();
+        Ok(self.types.iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// The columns of the primary key, in its order; none of a view or a query.
@@ -110,19 +115,16 @@ impl Postgres {
     }
 
     /// These columns, with what their types are.
-    pub(super) async fn typed(
-        &mut self,
-        columns: Vec<(String, Oid)>,
-        faults: &Faults,
-    ) -> Result<Vec<Column>, ConnectorError> {
-        let oids: Vec<Oid> = columns.iter().map(|(_, oid)| *oid).collect();
+    pub(super) async fn typed(&mut self, names: &[String], faults: &Faults) -> Result<Vec<Column>, ConnectorError> {
+        let oid = |name: &String| self.types.iter().find(|(known, _)| known == name).map_or(Oid(0), |(_, oid)| *oid);
+        let oids: Vec<Oid> = names.iter().map(oid).collect();
         let types: Vec<String> = sqlx::query_scalar(TYPES)
             .bind(oids)
             .persistent(false)
             .fetch_all(&mut self.conn)
             .await
             .map_err(|error| faults.of(error))?;
-        Ok(columns.into_iter().zip(types).map(|((name, _), of_type)| typed(name, of_type)).collect())
+        Ok(names.iter().zip(types).map(|(name, of_type)| typed(name.clone(), of_type)).collect())
     }
 
     /// The time at which this transaction began.
@@ -206,63 +208,21 @@ fn typed(name: String, of_type: String) -> Column {
 
 /// The statement for the rows of `part`, and the values of its parameters.
 fn statement(relation: &str, order: &Order, part: &Part, began: &str) -> (String, Vec<String>) {
-    let mut values = Vec::new();
-    let mut parameter = |value: String, of_type: &str| {
-        values.push(value);
-        // As text, because the driver sends values in binary form and names their types.
-        format!("${}::text::{of_type}", values.len())
-    };
-    let column = |column: &Column| format!("matome_row.{}", quoted(&column.name));
+    let mut words = Words::default();
     let (mut place, mut keys) = (String::new(), String::new());
     for (at, key) in order.columns.iter().enumerate() {
-        place.push_str(&format!(",\n    {}::text as matome_{at}", column(key)));
+        place.push_str(&format!(",\n    {}::text as matome_{at}", words.column(key)));
         keys.push_str(&format!(", matome_{at}"));
     }
     // Only a time may lie behind the beginning of the read.
     let may_mark = match (&order.cursor, order.columns.first()) {
         (Some(_), Some(cursor)) if cursor.kind == Kind::Time => {
-            let began = parameter(began.to_owned(), "timestamptz");
-            format!("coalesce({} <= {began}::{}, false)", column(cursor), cursor.of_type)
+            let began = words.typed(began, "timestamptz");
+            format!("coalesce({} <= {began}::{}, false)", words.column(cursor), cursor.of_type)
         }
         _ => "true".to_owned(),
     };
-    let mut conditions = Vec::new();
-    let behind = |columns: &[Column], values: &[String], parameter: &mut dyn FnMut(String, &str) -> String| {
-        let names: Vec<String> = columns.iter().map(column).collect();
-        let places: Vec<String> =
-            columns.iter().zip(values).map(|(column, value)| parameter(value.clone(), &column.of_type)).collect();
-        let operator = if order.is_unique { ">" } else { ">=" };
-        format!("({}) {operator} ({})", names.join(", "), places.join(", "))
-    };
-    let mut columns = order.columns.as_slice();
-    match part {
-        Part::Valued(from) => {
-            if let (Some(_), Some(cursor)) = (&order.cursor, columns.first()) {
-                conditions.push(format!("{} is not null", column(cursor)));
-                if let From::Cursor(value, overlap) = from {
-                    conditions.push(since(cursor, value, *overlap, &column(cursor), &mut parameter));
-                }
-            }
-            if let From::Place(values) = from {
-                conditions.push(behind(columns, values, &mut parameter));
-            }
-        }
-        Part::Nulls(place) => {
-            conditions.extend(columns.first().map(|cursor| format!("{} is null", column(cursor))));
-            columns = columns.get(1..).unwrap_or_default();
-            if let Some(values) = place.as_ref().filter(|_| !columns.is_empty()) {
-                conditions.push(behind(columns, values, &mut parameter));
-            }
-        }
-    }
-    let mut inner = format!("select * from {relation} as matome_row");
-    if !conditions.is_empty() {
-        inner.push_str(&format!("\nwhere {}", conditions.join("\n    and ")));
-    }
-    if !columns.is_empty() {
-        let names: Vec<String> = columns.iter().map(column).collect();
-        inner.push_str(&format!("\norder by {}", names.join(", ")));
-    }
+    let rows = condition::rows(order, part, &mut words);
     // `offset 0` keeps the JSON of a row from being made several times.
     let sql = format!(
         "select case when octet_length(matome_json) > {ROW_LIMIT_BYTES} then left(matome_json, 65536) else matome_json end,
@@ -270,32 +230,47 @@ fn statement(relation: &str, order: &Order, part: &Part, began: &str) -> (String
 from (
     select row_to_json(matome_row.*)::text as matome_json, {may_mark} as matome_may_mark{place}
     from (
-{inner}
+select * from {relation} as matome_row{rows}
     ) as matome_row
     offset 0
 ) as matome_row"
     );
-    (sql, values)
+    (sql, words.values)
 }
 
-/// The condition for rows that begin `overlap` before a cursor.
-fn since(
-    cursor: &Column,
-    value: &str,
-    overlap: u64,
-    name: &str,
-    parameter: &mut dyn FnMut(String, &str) -> String,
-) -> String {
-    match cursor.kind {
-        Kind::Integer => {
-            let whole: Option<i64> = value.trim().parse().ok();
-            let lower = whole.map(|whole| whole.saturating_sub_unsigned(overlap).to_string());
-            format!("{name} >= {}", parameter(lower.unwrap_or_else(|| value.to_owned()), "bigint"))
+/// The values of a statement's parameters.
+#[derive(Default)]
+struct Words {
+    values: Vec<String>,
+}
+
+impl Words {
+    fn typed(&mut self, value: &str, of_type: &str) -> String {
+        self.values.push(value.to_owned());
+        // As text, because the driver sends values in binary form and names their types.
+        format!("${}::text::{of_type}", self.values.len())
+    }
+}
+
+impl Dialect for Words {
+    fn column(&self, column: &Column) -> String {
+        format!("matome_row.{}", quoted(&column.name))
+    }
+
+    fn parameter(&mut self, value: &str, column: &Column) -> String {
+        self.typed(value, &column.of_type)
+    }
+
+    fn before(&mut self, value: &str, overlap: u64, column: &Column) -> String {
+        match column.kind {
+            Kind::Integer => {
+                let whole: Option<i64> = value.trim().parse().ok();
+                let lower = whole.map(|whole| whole.saturating_sub_unsigned(overlap).to_string());
+                self.typed(lower.as_deref().unwrap_or(value), "bigint")
+            }
+            Kind::Time => format!("{} - interval '{overlap} seconds'", self.parameter(value, column)),
+            Kind::Other => self.parameter(value, column),
         }
-        Kind::Time if overlap > 0 => {
-            format!("{name} >= {} - interval '{overlap} seconds'", parameter(value.to_owned(), &cursor.of_type))
-        }
-        _ => format!("{name} >= {}", parameter(value.to_owned(), &cursor.of_type)),
     }
 }
 

@@ -96,9 +96,7 @@ impl Reader for DatabaseReader {
 /// The columns that a read goes by.
 async fn order(config: &DatabaseConfig, session: &mut Session, faults: &Faults) -> Result<Order, ConnectorError> {
     let columns = session.columns(faults).await?;
-    let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
-    if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
-        let name = twice.1;
+    if let Some((_, name)) = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name)) {
         let problem = say!(
             "the query has two columns `{name}`; give one another name with `as`",
             "クエリーに列 `{name}` が2つあります。`as` で別の名前を付けてください"
@@ -132,14 +130,10 @@ async fn order(config: &DatabaseConfig, session: &mut Session, faults: &Faults) 
         );
         return Err(faults.problem(DatabaseFault::Query, problem));
     }
-    let mut chosen = Vec::with_capacity(wanted.len());
-    for name in &wanted {
-        let Some(column) = columns.iter().find(|(known, _)| known == name) else {
-            return Err(faults.problem(DatabaseFault::Missing, no_column(name, &names)));
-        };
-        chosen.push(column.clone());
+    if let Some(missing) = wanted.iter().find(|name| !columns.contains(name)) {
+        return Err(faults.problem(DatabaseFault::Missing, no_column(missing, &columns)));
     }
-    let columns = if chosen.is_empty() { Vec::new() } else { session.typed(chosen, faults).await? };
+    let columns = if wanted.is_empty() { Vec::new() } else { session.typed(&wanted, faults).await? };
     let cursor = match (&config.incremental, columns.first()) {
         (Some(incremental), Some(first)) => {
             let overlap = incremental.overlap.unwrap_or_else(|| first.kind.overlap());
@@ -158,7 +152,7 @@ async fn order(config: &DatabaseConfig, session: &mut Session, faults: &Faults) 
     Ok(Order { columns, cursor, is_unique })
 }
 
-fn no_column(name: &str, names: &[&str]) -> Words {
+fn no_column(name: &str, names: &[String]) -> Words {
     let nearest = names.iter().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
     let (hint, hint_in_japanese) = match nearest {
         Some((distance, near)) if distance <= 2 => {

@@ -1,10 +1,10 @@
 //! A connection to a database of any kind, in one read-only transaction.
 
 use matome_egress::Dialer;
-use sqlx::postgres::types::Oid;
 
-use super::config::{DatabaseConfig, Place, Relation};
+use super::config::{DatabaseConfig, Engine, Place, Relation};
 use super::fault::Faults;
+use super::mysql::Mysql;
 use super::order::{Column, Order, Part};
 use super::postgres::Postgres;
 use super::reader::{Sink, Stop};
@@ -15,14 +15,8 @@ use crate::file::FileRoots;
 
 pub(super) enum Session {
     Postgres(Box<Postgres>),
+    Mysql(Box<Mysql>),
     Sqlite(Box<Sqlite>, Relation),
-}
-
-/// What a database says about the type of a column, before anything is asked about it.
-#[derive(Clone, Debug)]
-pub(super) enum Declared {
-    Oid(Oid),
-    Name(String),
 }
 
 impl Session {
@@ -35,7 +29,10 @@ impl Session {
         Ok(match &config.place {
             Place::Server(server) => {
                 let trusted = trust::certificates(&server.tls, roots)?;
-                Self::Postgres(Box::new(Postgres::open(config, server, dialer, trusted, faults).await?))
+                match config.engine {
+                    Engine::Mysql => Self::Mysql(Box::new(Mysql::open(config, server, dialer, trusted, faults).await?)),
+                    _ => Self::Postgres(Box::new(Postgres::open(config, server, dialer, trusted, faults).await?)),
+                }
             }
             Place::File(path) => {
                 Self::Sqlite(Box::new(Sqlite::open(config, path, roots, faults).await?), config.relation.clone())
@@ -43,51 +40,36 @@ impl Session {
         })
     }
 
-    pub(super) async fn columns(&mut self, faults: &Faults) -> Result<Vec<(String, Declared)>, ConnectorError> {
-        Ok(match self {
-            Self::Postgres(session) => {
-                session.columns(faults).await?.into_iter().map(|(name, oid)| (name, Declared::Oid(oid))).collect()
-            }
-            Self::Sqlite(session, _) => {
-                session.columns(faults).await?.into_iter().map(|(name, of)| (name, Declared::Name(of))).collect()
-            }
-        })
+    /// The names of the columns of what is read. First of all, this is asked.
+    pub(super) async fn columns(&mut self, faults: &Faults) -> Result<Vec<String>, ConnectorError> {
+        match self {
+            Self::Postgres(session) => session.columns(faults).await,
+            Self::Mysql(session) => session.columns(faults).await,
+            Self::Sqlite(session, _) => session.columns(faults).await,
+        }
     }
 
     pub(super) async fn primary_key(&mut self, faults: &Faults) -> Result<Vec<String>, ConnectorError> {
         match self {
             Self::Postgres(session) => session.primary_key(faults).await,
+            Self::Mysql(session) => session.primary_key(faults).await,
             Self::Sqlite(session, relation) => session.primary_key(relation, faults).await,
         }
     }
 
-    pub(super) async fn typed(
-        &mut self,
-        columns: Vec<(String, Declared)>,
-        faults: &Faults,
-    ) -> Result<Vec<Column>, ConnectorError> {
+    /// The columns of these names, with what is known about their types.
+    pub(super) async fn typed(&mut self, names: &[String], faults: &Faults) -> Result<Vec<Column>, ConnectorError> {
         match self {
-            Self::Postgres(session) => {
-                let oid = |declared| match declared {
-                    Declared::Oid(oid) => oid,
-                    Declared::Name(_) => Oid(0),
-                };
-                let columns = columns.into_iter().map(|(name, declared)| (name, oid(declared))).collect();
-                session.typed(columns, faults).await
-            }
-            Self::Sqlite(..) => {
-                let name = |declared| match declared {
-                    Declared::Name(name) => name,
-                    Declared::Oid(_) => String::new(),
-                };
-                Ok(columns.into_iter().map(|(column, declared)| Sqlite::typed(column, name(declared))).collect())
-            }
+            Self::Postgres(session) => session.typed(names, faults).await,
+            Self::Mysql(session) => session.typed(names, faults),
+            Self::Sqlite(session, _) => Ok(session.typed(names)),
         }
     }
 
     pub(super) async fn now(&mut self, faults: &Faults) -> Result<String, ConnectorError> {
         match self {
             Self::Postgres(session) => session.now(faults).await,
+            Self::Mysql(session) => session.now(faults).await,
             Self::Sqlite(session, _) => session.now(faults).await,
         }
     }
@@ -95,6 +77,7 @@ impl Session {
     pub(super) async fn rows(&mut self, order: &Order, part: &Part, began: &str, sink: &mut Sink) -> Result<(), Stop> {
         match self {
             Self::Postgres(session) => session.rows(order, part, began, sink).await,
+            Self::Mysql(session) => session.rows(order, part, began, sink).await,
             Self::Sqlite(session, _) => session.rows(order, part, began, sink).await,
         }
     }
@@ -102,6 +85,7 @@ impl Session {
     pub(super) async fn close(self) {
         match self {
             Self::Postgres(session) => session.close().await,
+            Self::Mysql(session) => session.close().await,
             Self::Sqlite(session, _) => session.close().await,
         }
     }

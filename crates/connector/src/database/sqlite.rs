@@ -1,22 +1,22 @@
 //! Reading from an SQLite file. Types belong to values there, so the JSON of a row is made value by value.
 
-use std::fmt::Write as _;
-
 use futures::TryStreamExt as _;
 use matome_model::canonical::write_string;
 use matome_model::field_error::Words;
 use matome_model::say;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteColumn, SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlSafeStr as _,
     Statement as _, TypeInfo as _, ValueRef as _,
 };
 
+use super::condition::{self, Dialect};
 use super::config::{DatabaseConfig, Relation};
 use super::fault::{Faults, quoted};
 use super::incremental::Kind;
-use super::order::{Column, From, Order, Part, Row};
+use super::order::{Column, Order, Part, Row};
 use super::reader::{Sink, Stop};
+use super::value::{write_bytes, write_text};
 use crate::error::{ConnectorError, DatabaseFault};
 use crate::file::FileRoots;
 
@@ -26,6 +26,8 @@ const PRIMARY_KEY: &str = "select name from pragma_table_info($1, $2) where pk >
 pub(super) struct Sqlite {
     conn: SqliteConnection,
     relation: String,
+    /// What its columns are declared as.
+    types: Vec<(String, String)>,
 }
 
 impl Sqlite {
@@ -59,18 +61,16 @@ impl Sqlite {
             Relation::Table { schema: Some(schema), table } => format!("{}.{}", quoted(schema), quoted(table)),
             Relation::Query(query) => format!("(\n{query}\n)"),
         };
-        Ok(Self { conn, relation })
+        Ok(Self { conn, relation, types: Vec::new() })
     }
 
-    /// The names of the columns of what is read, with the types that they are declared with.
-    pub(super) async fn columns(&mut self, faults: &Faults) -> Result<Vec<(String, String)>, ConnectorError> {
+    /// The names of the columns of what is read.
+    pub(super) async fn columns(&mut self, faults: &Faults) -> Result<Vec<String>, ConnectorError> {
         let sql = format!("select * from {} as matome_row limit 0", self.relation);
         let statement = self.conn.prepare(AssertSqlSafe(sql).into_sql_str()).await.map_err(|error| faults.of(error))?;
-        Ok(statement
-            .columns()
-            .iter()
-            .map(|column| (column.name().to_owned(), column.type_info().name().to_owned()))
-            .collect())
+        let column = |column: &SqliteColumn| (column.name().to_owned(), column.type_info().name().to_owned());
+        self.types = statement.columns().iter().map(column).collect();
+        Ok(self.types.iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// The columns of the primary key, in its order.
@@ -87,10 +87,15 @@ impl Sqlite {
         names.await.map_err(|error| faults.of(error))
     }
 
-    /// What the declared type says about the values of a column.
-    pub(super) fn typed(name: String, of_type: String) -> Column {
-        let kind = if of_type == "INTEGER" { Kind::Integer } else { Kind::Other };
-        Column { name, of_type, kind }
+    /// These columns, with what their declared types say about the values.
+    pub(super) fn typed(&self, names: &[String]) -> Vec<Column> {
+        let declared = |name: &String| self.types.iter().find(|(known, _)| known == name).map(|(_, of)| of.clone());
+        let column = |name: &String| {
+            let of_type = declared(name).unwrap_or_default();
+            let kind = if of_type == "INTEGER" { Kind::Integer } else { Kind::Other };
+            Column { name: name.clone(), of_type, kind }
+        };
+        names.iter().map(column).collect()
     }
 
     /// The time now, as a Julian day: what times in text are compared with.
@@ -130,63 +135,43 @@ impl Sqlite {
 
 /// The statement for the rows of `part`, and the values of its parameters as SQL literals.
 fn statement(relation: &str, order: &Order, part: &Part, began: &str) -> (String, Vec<String>) {
-    let mut values = Vec::new();
-    let mut parameter = |value: String| {
-        values.push(value);
-        format!("${}", values.len())
-    };
-    let column = |column: &Column| format!("matome_row.{}", quoted(&column.name));
+    let mut literals = Literals::default();
     let may_mark = match (&order.cursor, order.columns.first()) {
         (Some(_), Some(cursor)) => {
-            let (name, began) = (column(cursor), parameter(format!("'{began}'")));
+            let (name, began) = (literals.column(cursor), literals.parameter(&format!("'{began}'"), cursor));
             format!(
                 "case when typeof({name}) = 'text' then coalesce(julianday({name}) <= julianday({began}), 1) else 1 end"
             )
         }
         _ => "1".to_owned(),
     };
-    let keys: String = order.columns.iter().map(|key| format!(", quote({})", column(key))).collect();
-    let operator = if order.is_unique { ">" } else { ">=" };
-    let behind = |columns: &[Column], values: &[String], parameter: &mut dyn FnMut(String) -> String| {
-        let names: Vec<String> = columns.iter().map(column).collect();
-        let places: Vec<String> = values.iter().map(|value| parameter(value.clone())).collect();
-        format!("({}) {operator} ({})", names.join(", "), places.join(", "))
-    };
-    let mut conditions = Vec::new();
-    let mut columns = order.columns.as_slice();
-    match part {
-        Part::Valued(from) => {
-            if let (Some(_), Some(cursor)) = (&order.cursor, columns.first()) {
-                conditions.push(format!("{} is not null", column(cursor)));
-                if let From::Cursor(value, overlap) = from {
-                    let lower = match literal(value) {
-                        Literal::Integer(whole) => whole.saturating_sub_unsigned(*overlap).to_string(),
-                        _ => value.clone(),
-                    };
-                    conditions.push(format!("{} >= {}", column(cursor), parameter(lower)));
-                }
-            }
-            if let From::Place(values) = from {
-                conditions.push(behind(columns, values, &mut parameter));
-            }
-        }
-        Part::Nulls(place) => {
-            conditions.extend(columns.first().map(|cursor| format!("{} is null", column(cursor))));
-            columns = columns.get(1..).unwrap_or_default();
-            if let Some(values) = place.as_ref().filter(|_| !columns.is_empty()) {
-                conditions.push(behind(columns, values, &mut parameter));
-            }
+    let keys: String = order.columns.iter().map(|key| format!(", quote({})", literals.column(key))).collect();
+    let rows = condition::rows(order, part, &mut literals);
+    (format!("select {may_mark}{keys}, matome_row.* from {relation} as matome_row{rows}"), literals.values)
+}
+
+/// The values of a statement's parameters.
+#[derive(Default)]
+struct Literals {
+    values: Vec<String>,
+}
+
+impl Dialect for Literals {
+    fn column(&self, column: &Column) -> String {
+        format!("matome_row.{}", quoted(&column.name))
+    }
+
+    fn parameter(&mut self, value: &str, _: &Column) -> String {
+        self.values.push(value.to_owned());
+        format!("${}", self.values.len())
+    }
+
+    fn before(&mut self, value: &str, overlap: u64, column: &Column) -> String {
+        match literal(value) {
+            Literal::Integer(whole) => self.parameter(&whole.saturating_sub_unsigned(overlap).to_string(), column),
+            _ => self.parameter(value, column),
         }
     }
-    let mut sql = format!("select {may_mark}{keys}, matome_row.* from {relation} as matome_row");
-    if !conditions.is_empty() {
-        let _ = write!(sql, "\nwhere {}", conditions.join("\n    and "));
-    }
-    if !columns.is_empty() {
-        let names: Vec<String> = columns.iter().map(column).collect();
-        let _ = write!(sql, "\norder by {}", names.join(", "));
-    }
-    (sql, values)
 }
 
 /// Writes the JSON of a row; returns its place, and whether it may be a mark.
@@ -231,29 +216,8 @@ fn write_value(row: &SqliteRow, at: usize, json: &mut Vec<u8>) -> Result<(), sql
             };
             json.extend_from_slice(text.as_bytes());
         }
-        "TEXT" => {
-            let text: &[u8] = row.try_get_unchecked(at)?;
-            match std::str::from_utf8(text) {
-                Ok(text) => write_string(json, text),
-                Err(_) => {
-                    // As it is: the record goes to quarantine with these bytes.
-                    json.push(b'"');
-                    json.extend(
-                        text.iter()
-                            .map(|byte| if byte.is_ascii_control() || b"\"\\".contains(byte) { b'?' } else { *byte }),
-                    );
-                    json.push(b'"');
-                }
-            }
-        }
-        _ => {
-            const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            json.extend_from_slice(b"\"\\\\x");
-            for byte in row.try_get_unchecked::<&[u8], _>(at)? {
-                json.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-            }
-            json.push(b'"');
-        }
+        "TEXT" => write_text(json, row.try_get_unchecked(at)?),
+        _ => write_bytes(json, row.try_get_unchecked(at)?),
     }
     Ok(())
 }

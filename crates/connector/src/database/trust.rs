@@ -5,7 +5,7 @@ use std::io::Read as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::config::{Tls, TlsMode};
+use super::server::{Tls, TlsMode};
 use crate::error::ConnectorError;
 use crate::file::FileRoots;
 

@@ -13,7 +13,7 @@ const ROWS: &str = "create sequence counter; create table orders (id int primary
     insert into orders select n, now(), repeat('x', 1000) from generate_series(1, 20000) n";
 
 #[track_caller]
-fn check(error: &ConnectorError, fault: DatabaseFault, parts: &[&str]) {
+pub fn check(error: &ConnectorError, fault: DatabaseFault, parts: &[&str]) {
     let text = told(error);
     assert!(matches!(error, ConnectorError::Database { fault: found, .. } if *found == fault), "{error:?}");
     assert!(parts.iter().all(|part| text.contains(part)), "{text}");
@@ -216,7 +216,7 @@ fn each_wrong_option_is_told_at_its_field() {
     };
     assert!(matches!(connector(&with(json!({}))), _));
     for (config, place, part) in [
-        (json!({"engine": null}), "engine", "`postgres` or `sqlite`"),
+        (json!({"engine": null}), "engine", "`postgres`, `mysql` or `sqlite`"),
         (json!({"engine": "oracle"}), "engine", "not a valid choice"),
         (json!({"host": null}), "host", "required"),
         (json!({"host": "/var/run/postgresql"}), "host", "Sockets"),

@@ -1,9 +1,10 @@
-//! Reads of databases: real PostgreSQL servers, real SQLite files.
+//! Reads of databases: real PostgreSQL and MariaDB servers, real SQLite files.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod errors;
 mod incremental;
+mod mysql;
 mod sqlite;
 mod support;
 mod tls;

@@ -15,7 +15,7 @@ use url::Url;
 use crate::support::{Bed, connector_beneath, read_until, texts, told};
 
 /// Certificates for `localhost`, `127.0.0.1` and `one.matome.test`, made for tests.
-fn fixtures() -> std::path::PathBuf {
+pub fn fixtures() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/tls")
 }
 

@@ -1,0 +1,296 @@
+//! Only what is new is read, and nothing is passed over: at page borders, for odd values, in the order of the server.
+
+use matome_connector::{Batch, ReadRequest};
+use serde_json::{Value, json};
+
+use super::bed::Bed;
+use crate::support::{behind, error_of, field, read, read_until, state, texts, told};
+
+/// Rows in groups with the same time, so that page borders fall into them.
+const EVENTS: &str = "create table events (id int primary key, at datetime(6), n decimal(20, 10));
+    insert into events select seq, timestamp'2026-01-01 00:00:00' + interval (seq div 7) hour, seq / 3.0 from seq_1_to_50";
+
+fn by_time(more: Value) -> Value {
+    let mut options = json!({"table": "events", "dedupe": "key", "key": "id", "incremental": {"cursor": "at"}});
+    for (name, value) in more.as_object().unwrap() {
+        options["incremental"][name] = value.clone();
+    }
+    options
+}
+
+#[tokio::test]
+async fn a_read_goes_on_behind_any_page_and_gives_each_row_once() {
+    let bed = Bed::new(EVENTS).await;
+    for options in [
+        by_time(json!({})),
+        by_time(json!({"tie_break": ["id", "n"]})),
+        json!({"table": "events", "dedupe": "hash"}),
+        json!({"table": "events", "dedupe": "none"}),
+        json!({"table": "events", "dedupe": "none", "incremental": {"cursor": "at"}}),
+        json!({"query": "select * from events", "dedupe": "none", "incremental": {"cursor": "at", "tie_break": "id"}}),
+    ] {
+        let connector = bed.connector(options.clone());
+        for size in [3, 7, 60] {
+            let whole = read(&*connector, behind(None, size)).await;
+            assert_eq!(field(&whole, "id"), (1..=50).collect::<Vec<_>>(), "{options}");
+            assert!(whole.iter().all(|batch| batch.is_exact), "{options}");
+            for cut in 0..whole.len() - 1 {
+                let rest = read(&*connector, behind(Some(&whole[cut]), 9)).await;
+                let ids: Vec<i64> = field(&whole[..=cut], "id").into_iter().chain(field(&rest, "id")).collect();
+                assert_eq!(ids, (1..=50).collect::<Vec<_>>(), "{options}, cut behind page {cut} of {size}");
+            }
+        }
+    }
+    // Where nothing tells rows of the same time apart, those of the page border come again: none is lost.
+    let connector =
+        bed.connector(json!({"query": "select * from events", "dedupe": "hash", "incremental": {"cursor": "at"}}));
+    let whole = read(&*connector, behind(None, 3)).await;
+    assert!(whole.iter().all(|batch| !batch.is_exact));
+    let rest = read(&*connector, behind(Some(&whole[2]), 9)).await;
+    let mut ids: Vec<i64> = field(&whole[..=2], "id").into_iter().chain(field(&rest, "id")).collect();
+    assert!(ids.len() < 60, "{}", ids.len());
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_next_read_begins_a_little_before_the_mark() {
+    let bed = Bed::new(EVENTS).await;
+    let last = |batches: &[Batch]| batches.last().unwrap().clone();
+    let connector = bed.connector(by_time(json!({})));
+    let first = read(&*connector, ReadRequest::default()).await;
+    assert_eq!(state(&last(&first))["high"], "2026-01-01 07:00:00.000000");
+    // What became visible late, up to five minutes before the mark; not what is older.
+    bed.run("insert into events values (51, '2026-01-01 06:55:00', 0), (52, '2026-01-01 06:54:59.999999', 0), (53, '2026-01-02', 0)").await;
+    let second = read(&*connector, behind(Some(&last(&first)), 1000)).await;
+    assert_eq!(field(&second, "id"), [51, 49, 50, 53]);
+    let third = read(&*connector, behind(Some(&last(&second)), 1000)).await;
+    assert_eq!(field(&third, "id"), [53]);
+    assert_eq!(state(&last(&third))["high"], state(&last(&second))["high"]);
+
+    // By hand: none, more, and by whole numbers.
+    let ids = |options: Value, at: Batch| {
+        let connector = bed.connector(options);
+        async move { field(&read(&*connector, behind(Some(&at), 1000)).await, "id") }
+    };
+    assert_eq!(ids(by_time(json!({"overlap": 0})), last(&first)).await, [49, 50, 53]);
+    assert_eq!(ids(by_time(json!({"overlap": 301})), last(&first)).await, [52, 51, 49, 50, 53]);
+    let by_id = |more: Value| {
+        let mut options = by_time(more);
+        options["incremental"]["cursor"] = json!("id");
+        options
+    };
+    let whole = read(&*bed.connector(by_id(json!({}))), ReadRequest::default()).await;
+    assert_eq!(state(&last(&whole))["high"], "53");
+    assert_eq!(ids(by_id(json!({})), last(&whole)).await.len(), 53);
+    assert_eq!(ids(by_id(json!({"overlap": 2})), last(&whole)).await, [51, 52, 53]);
+    for start in [json!(52), json!("52")] {
+        let connector = bed.connector(by_id(json!({"start": start})));
+        assert_eq!(field(&read(&*connector, ReadRequest::default()).await, "id"), [52, 53]);
+    }
+    let connector = bed.connector(by_time(json!({"start": "2026-01-01T07:00"})));
+    assert_eq!(field(&read(&*connector, ReadRequest::default()).await, "id"), [49, 50, 53]);
+    // Nothing may come twice: exactly behind the last row.
+    let none = json!({"table": "events", "dedupe": "none", "incremental": {"cursor": "id"}});
+    let whole = read(&*bed.connector(none.clone()), ReadRequest::default()).await;
+    assert_eq!(ids(none.clone(), last(&whole)).await, Vec::<i64>::new());
+    bed.run("insert into events values (54, null, 0)").await;
+    assert_eq!(ids(none, last(&whole)).await, [54]);
+}
+
+#[tokio::test]
+async fn no_mark_is_after_the_beginning_of_the_read() {
+    for of in ["timestamp(6) null", "datetime(3)", "date"] {
+        // The session that inserts is in UTC, as those that read are; the server is nine hours ahead.
+        let bed = Bed::new(&format!(
+            "create table events (id int primary key, at {of});
+            insert into events values (1, '2026-01-01'), (2, now() - interval 2 day), (3, now() + interval 9 day), (4, '2037-12-31')"
+        ))
+        .await;
+        let connector = bed.connector(by_time(json!({})));
+        let first = read(&*connector, ReadRequest::default()).await;
+        assert_eq!(field(&first, "id"), [1, 2, 3, 4]);
+        bed.run("insert into events values (5, now())").await;
+        let second = read(&*connector, behind(first.last(), 1000)).await;
+        assert_eq!(field(&second, "id"), [2, 5, 3, 4], "{of}");
+    }
+}
+
+#[tokio::test]
+async fn rows_without_a_cursor_are_read_left_out_or_told() {
+    let bed = Bed::new(EVENTS).await;
+    bed.run("update events set at = null where id in (3, 30, 31)").await;
+    let valued: Vec<i64> = (1..=50).filter(|id| ![3, 30, 31].contains(id)).collect();
+    let all: Vec<i64> = valued.iter().copied().chain([3, 30, 31]).collect();
+    let connector = bed.connector(by_time(json!({})));
+    let first = read(&*connector, behind(None, 4)).await;
+    assert_eq!(field(&first, "id"), all);
+    let second = read(&*connector, behind(first.last(), 1000)).await;
+    assert_eq!(field(&second, "id"), [49, 50, 3, 30, 31]);
+    for cut in 0..first.len() - 1 {
+        let rest = read(&*connector, behind(Some(&first[cut]), 1000)).await;
+        let ids: Vec<i64> = field(&first[..=cut], "id").into_iter().chain(field(&rest, "id")).collect();
+        assert_eq!(ids, all, "cut behind page {cut}");
+    }
+    let skipping = read(&*bed.connector(by_time(json!({"nulls": "skip"}))), ReadRequest::default()).await;
+    assert_eq!(field(&skipping, "id"), valued);
+    let (batches, error) = read_until(&*bed.connector(by_time(json!({"nulls": "fail"}))), behind(None, 20)).await;
+    assert_eq!(field(&batches, "id"), valued, "what has a cursor was handed on");
+    assert!(told(&error.unwrap()).contains("3 rows have NULL in `at`"));
+}
+
+#[tokio::test]
+async fn dates_that_are_none_come_first_and_once() {
+    // For a column that may not be NULL, `at is null` finds 0000-00-00.
+    for of in ["date not null", "datetime not null", "datetime(6)", "timestamp(6) not null default now(6)"] {
+        let bed = Bed::new(&format!(
+            "create table events (id int primary key, at {of}, key (at, id));
+            insert into events values (1, '0000-00-00'), (2, '0000-00-00'), (3, '2026-01-01'), (4, '2026-01-01'), (5, '2026-01-02')"
+        ))
+        .await;
+        let connector = bed.connector(by_time(json!({})));
+        let whole = read(&*connector, behind(None, 1)).await;
+        assert_eq!(field(&whole, "id"), [1, 2, 3, 4, 5], "{of}");
+        for cut in 0..whole.len() - 1 {
+            let rest = read(&*connector, behind(Some(&whole[cut]), 2)).await;
+            let ids: Vec<i64> = field(&whole[..=cut], "id").into_iter().chain(field(&rest, "id")).collect();
+            assert_eq!(ids, [1, 2, 3, 4, 5], "{of}, cut behind page {cut}");
+        }
+        // A mark before which there is no time: everything is read.
+        bed.run("delete from events where id > 2").await;
+        let whole = read(&*connector, ReadRequest::default()).await;
+        bed.run("insert into events values (6, '2026-01-05')").await;
+        assert_eq!(field(&read(&*connector, behind(whole.last(), 9)).await, "id"), [1, 2, 6], "{of}");
+    }
+}
+
+#[tokio::test]
+async fn cursors_of_any_type_are_ordered_as_the_server_does() {
+    let sets: Vec<String> = (0..64).map(|at| format!("'m{at}'")).collect();
+    let bed = Bed::new(&format!(
+        "create table t (id binary(4) primary key, general varchar(40), bin varchar(40) collate utf8mb4_bin,
+            german varchar(40) character set latin1 collate latin1_german1_ci, old varchar(40) character set utf8mb3,
+            japanese varchar(40) collate utf8mb4_unicode_520_ci, padded char(20), size enum('small', 'large', 'big'),
+            flags set({}), bits bit(64), year year, duration time(6), amount decimal(65, 30), small float, big double,
+            counter bigint unsigned, raw varbinary(200), whole_day date, who uuid, address inet6);
+        insert into t select unhex(lpad(hex(seq * 1000003 % 65537), 8, '0')), concat(elt(1 + seq % 6, 'é', 'Z', 'a', 'A', 'B', '''\\\\\"'), seq div 6),
+            concat(elt(1 + seq % 6, 'é', 'Z', 'a', 'ä', 'B', '''\\\\\"'), seq), concat(elt(1 + seq % 6, 'é', 'Z', 'a', 'ä', 'B', 'ß'), seq div 6),
+            concat(elt(1 + seq % 6, 'é', 'Z', 'a', 'ä', '日', 'ß'), seq div 6), concat(elt(1 + seq % 6, 'は', 'ハ', 'ば', 'パ', 'ひ', '\u{1f5fe}'), seq div 12),
+            concat(elt(1 + seq % 3, 'a', 'A', 'b'), repeat(' ', seq % 4), elt(1 + seq % 2, '', 'x')), elt(1 + seq % 3, 'small', 'large', 'big'),
+            1 << (seq * 5 % 64), 18446744073709551615 - seq * 7919 % 97, if(seq % 9 = 0, 0, 1960 + seq), sec_to_time((cast(seq * 7919 % 97 as signed) - 40) * 30000.000001),
+            if(seq % 2, 1, -1) * 12345678901234567890123456789012345.123456789012345678901234567891 + seq, seq / 7, pow(-10, seq) / 3,
+            18446744073709551615 - seq * 7919 % 97, unhex(concat(repeat('ff', 60 + seq % 5), hex(seq))), if(seq % 8 = 0, '0000-00-00', '2026-01-01' + interval seq day),
+            uuid_v(seq), concat('2001:db8::', hex(seq * 7919 % 97))
+        from seq_1_to_40",
+        sets.join(", ")
+    ).replace("uuid_v(seq)", "md5(seq)"))
+    .await;
+    for cursor in [
+        "id",
+        "general",
+        "bin",
+        "german",
+        "old",
+        "japanese",
+        "padded",
+        "size",
+        "flags",
+        "bits",
+        "year",
+        "duration",
+        "amount",
+        "small",
+        "big",
+        "counter",
+        "raw",
+        "whole_day",
+        "who",
+        "address",
+    ] {
+        // With the primary key, with columns that are said to tell rows apart, and with neither.
+        for (mut options, is_exact) in [
+            (json!({"table": "t", "dedupe": "hash"}), true),
+            (json!({"query": "select * from t", "dedupe": "none"}), true),
+            (json!({"query": "select * from t", "dedupe": "hash"}), false),
+        ] {
+            let is_none = options["dedupe"] == "none";
+            options["incremental"] = json!({"cursor": cursor, "nulls": "skip"});
+            if is_none {
+                options["incremental"]["tie_break"] = json!("id");
+            } else if cursor == "counter" {
+                options["incremental"]["overlap"] = json!(0);
+            }
+            let connector = bed.connector(options.clone());
+            let whole = read(&*connector, behind(None, 7)).await;
+            let all = texts(&whole);
+            assert!(all.len() == 40 || cursor == "who" && all.len() > 20, "{options}: {}", all.len());
+            for cut in 0..whole.len() - 1 {
+                let rest = texts(&read(&*connector, behind(Some(&whole[cut]), 100)).await);
+                let before = texts(&whole[..=cut]);
+                if is_exact {
+                    let joined: Vec<String> = before.into_iter().chain(rest).collect();
+                    assert!(joined == all, "{options}, cut behind page {cut}");
+                } else {
+                    // Those that are equal by the rules of the server come again.
+                    let missing = all.iter().filter(|text| !before.contains(text) && !rest.contains(text)).count();
+                    assert!(
+                        missing == 0 && (rest.len() < 40 || cut == 0),
+                        "{options}, cut behind page {cut}: {missing}"
+                    );
+                }
+            }
+            let next = texts(&read(&*connector, behind(whole.last(), 100)).await);
+            match is_none {
+                true => assert!(next.is_empty(), "{options}: {}", next.len()),
+                false => assert!(!next.is_empty() && next.len() < 40, "{options}: {}", next.len()),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn long_texts_are_ordered_by_all_that_they_have() {
+    // The server of the tests looks at 64 bytes by itself.
+    let bed = Bed::new(
+        "create table t (id int primary key, name varchar(2000));
+        insert into t select seq, concat(repeat('x', 1500), char(65 + seq * 7 % 20)) from seq_1_to_20",
+    )
+    .await;
+    let connector = bed.connector(json!({"table": "t", "dedupe": "hash", "incremental": {"cursor": "name"}}));
+    let whole = read(&*connector, behind(None, 3)).await;
+    let wanted: Vec<i64> = (0..20).map(|rank| (1..=20).find(|id| id * 7 % 20 == rank).unwrap()).collect();
+    assert_eq!(field(&whole, "id"), wanted);
+    // What may be longer than the server looks at is refused as an order; as a primary key it gives none.
+    bed.run("create table u (id int, body text, primary key (body(10))); insert into u values (1, 'a')").await;
+    let error =
+        error_of(&*bed.connector(json!({"table": "u", "dedupe": "hash", "incremental": {"cursor": "body"}}))).await;
+    assert!(told(&error).contains("`body` is of the type `text`"), "{}", told(&error));
+    assert_eq!(
+        texts(&read(&*bed.connector(json!({"table": "u", "dedupe": "hash"})), ReadRequest::default()).await).len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_whole_read_sees_one_moment() {
+    let bed = Bed::new(
+        "create table t (id int primary key, n int, body varchar(1000));
+        insert into t select seq, 0, repeat('x', 1000) from seq_1_to_20000",
+    )
+    .await;
+    for options in [json!({"table": "t"}), json!({"table": "t", "dedupe": "hash", "incremental": {"cursor": "id"}})] {
+        bed.run("update t set n = 0").await;
+        let connector = bed.connector(options);
+        let mut reader = connector.read(behind(None, 100)).await.unwrap();
+        let mut batches = vec![reader.next().await.unwrap().unwrap()];
+        // More than fits into what is under way stays to be read.
+        bed.run("update t set n = 1; insert into t values (100000 + rand() * 100000, 1, '')").await;
+        while let Some(batch) = reader.next().await.unwrap() {
+            batches.push(batch);
+        }
+        let seen = field(&batches, "n");
+        assert!(seen.len() % 1000 < 3 && seen.iter().filter(|n| **n == 1).count() < 3, "{}", seen.len());
+        assert_eq!(field(&batches, "id").len(), seen.len());
+    }
+}

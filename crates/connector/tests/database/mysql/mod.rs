@@ -1,0 +1,7 @@
+//! Reads of a real MariaDB server.
+
+mod bed;
+mod errors;
+mod incremental;
+mod tls;
+mod types;
