@@ -47,7 +47,7 @@ pub(crate) async fn run(run: Run, started: Instant, output: &Output) -> Result<(
     let mut tables = Vec::new();
     for input in run.tables {
         let name = input.table.clone();
-        tables.push((name, Arc::new(FileTable::open(input)?)));
+        tables.push((name, Arc::new(FileTable::open(input).await?)));
     }
     let header = RunHeader { inputs: tables.iter().map(|(_, table)| table.summary()).collect() };
     let empty: Vec<String> =

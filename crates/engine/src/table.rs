@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use matome_model::engine::{Failure, FailureCode, InputSummary, Schema, TableInput};
-use matome_model::inference::{ColumnType, Inference};
+use matome_model::inference::{ColumnType, Inference, InferenceError};
 
 use crate::PARTITIONS;
 use crate::decode::{FieldDecoder, arrow_type};
@@ -80,36 +80,31 @@ impl Added {
 }
 
 impl FileTable {
-    /// Reads the whole file once.
-    pub(crate) fn open(input: TableInput) -> Result<Self, Failure> {
+    /// Reads the whole file once, in as many parts as there are threads.
+    pub(crate) async fn open(input: TableInput) -> Result<Self, Failure> {
         let path = PathBuf::from(&input.file);
         let mut components = Path::new(&input.file).components();
         if !matches!((components.next(), components.next()), (Some(std::path::Component::Normal(_)), None)) {
             return Err(Failure::alike(FailureCode::Protocol, format!("`{}` is no plain file name", input.file)));
         }
-        let mut lines = Lines::open(&path, (0, u64::MAX)).map_err(|err| unreadable(&input, &err))?;
+        let ranges = split(&path).map_err(|err| unreadable(&input, &err))?;
+        let looks = ranges.iter().map(|range| {
+            let (path, range) = (path.clone(), *range);
+            tokio::spawn(async move { Look::at(&path, range) })
+        });
+        let looks: Vec<_> = looks.collect();
         let mut inference = Inference::default();
         let mut rows = 0;
-        let mut starts = Vec::new();
-        let mut next_start = SPLIT_BYTES;
-        while lines.next().map_err(|err| unreadable(&input, &err))? {
-            let row = Row::parse(&lines.line).ok_or_else(|| malformed(&input, rows))?;
-            inference.record(row.record).map_err(|err| {
-                let Failure { code, message, hint } = Failure::from(err);
-                let (table, row) = (&input.table, rows + 1);
-                let message = (
-                    format!("table `{table}`, row {row}: {}", message.english),
-                    format!("テーブル`{table}`の{row}行目: {}", message.japanese),
-                );
-                Failure::new(code, message, hint)
-            })?;
-            rows += 1;
-            if lines.position >= next_start {
-                starts.push(lines.position);
-                next_start = lines.position + SPLIT_BYTES;
+        for look in looks {
+            let look = look.await.map_err(|err| Failure::internal(err.to_string()))?;
+            let Look { inference: found, rows: more, end } = look.map_err(|err| unreadable(&input, &err))?;
+            rows += more;
+            match end {
+                Ok(()) => inference.merge(found).map_err(|err| of_row(&input, rows, err))?,
+                Err(Odd::Row) => return Err(malformed(&input, rows)),
+                Err(Odd::Record(err)) => return Err(of_row(&input, rows + 1, err)),
             }
         }
-        let ranges = split(&starts, lines.position);
 
         let columns = inference.columns();
         let mut fields: Vec<Field> =
@@ -132,19 +127,65 @@ impl FileTable {
     }
 }
 
-/// At most [`PARTITIONS`] ranges of like size that cover `0..end`, cut at some of `starts`.
-fn split(starts: &[u64], end: u64) -> Vec<(u64, u64)> {
-    let mut ranges = Vec::new();
-    let mut from = 0;
-    for part in 1..PARTITIONS as u64 {
-        let wanted = end / PARTITIONS as u64 * part;
-        if let Some(&cut) = starts.iter().find(|start| **start >= wanted && **start > from && **start < end) {
-            ranges.push((from, cut));
-            from = cut;
+/// What was seen of a part of a file.
+struct Look {
+    inference: Inference,
+    /// Rows before the end.
+    rows: u64,
+    end: Result<(), Odd>,
+}
+
+/// A row that no table can have.
+enum Odd {
+    Row,
+    Record(InferenceError),
+}
+
+impl Look {
+    fn at(path: &Path, range: (u64, u64)) -> std::io::Result<Self> {
+        let mut lines = Lines::open(path, range)?;
+        let mut look = Self { inference: Inference::default(), rows: 0, end: Ok(()) };
+        while lines.next()? {
+            look.end = match Row::parse(&lines.line) {
+                Some(row) => look.inference.record(row.record).map_err(Odd::Record),
+                None => Err(Odd::Row),
+            };
+            if look.end.is_err() {
+                break;
+            }
+            look.rows += 1;
+        }
+        Ok(look)
+    }
+}
+
+/// Ranges of whole lines that cover a file: as many as [`PARTITIONS`], of like size; one if it is small.
+fn split(path: &Path) -> std::io::Result<Vec<(u64, u64)>> {
+    let end = std::fs::metadata(path)?.len();
+    let (mut ranges, mut from) = (Vec::new(), 0);
+    if end >= SPLIT_BYTES {
+        for part in 1..PARTITIONS as u64 {
+            // The line that begins before the cut ends behind it.
+            let mut lines = Lines::open(path, ((end / PARTITIONS as u64 * part).max(from), end))?;
+            lines.next()?;
+            if lines.position < end {
+                ranges.push((from, lines.position));
+                from = lines.position;
+            }
         }
     }
     ranges.push((from, end));
-    ranges
+    Ok(ranges)
+}
+
+fn of_row(input: &TableInput, row: u64, err: InferenceError) -> Failure {
+    let Failure { code, message, hint } = Failure::from(err);
+    let table = &input.table;
+    let message = (
+        format!("table `{table}`, row {row}: {}", message.english),
+        format!("テーブル`{table}`の{row}行目: {}", message.japanese),
+    );
+    Failure::new(code, message, hint)
 }
 
 fn unreadable(input: &TableInput, err: &std::io::Error) -> Failure {
@@ -394,10 +435,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn split_covers_everything_once() {
-        assert_eq!(split(&[], 10), [(0, 10)]);
-        assert_eq!(split(&[10], 10), [(0, 10)]);
-        assert_eq!(split(&[4, 6, 9], 10), [(0, 6), (6, 10)]);
+    fn split_covers_every_line_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table-0");
+        for (lengths, parts) in [
+            (vec![], 1),
+            (vec![10], 1),
+            (vec![1_000; 10_000], PARTITIONS),
+            (vec![9_000_000, 10], 2),
+            // Its second half has no beginning of a line.
+            (vec![10, 9_000_000], 1),
+        ] {
+            let text: Vec<String> = lengths.iter().map(|length| "x".repeat(*length) + "\n").collect();
+            std::fs::write(&path, text.concat()).unwrap();
+            let ranges = split(&path).unwrap();
+            assert_eq!(ranges.len(), parts, "{ranges:?}");
+            let mut found = Vec::new();
+            for range in &ranges {
+                let mut lines = Lines::open(&path, *range).unwrap();
+                while lines.next().unwrap() {
+                    found.push(lines.line.len());
+                }
+            }
+            assert_eq!(found, lengths);
+        }
     }
 
     #[test]

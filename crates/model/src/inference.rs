@@ -107,6 +107,20 @@ impl Inference {
         })
     }
 
+    /// Takes into account what another one has seen: the columns are those of all records together.
+    ///
+    /// # Errors
+    /// When the table would have too many columns.
+    pub fn merge(&mut self, other: Self) -> Result<(), InferenceError> {
+        for (name, seen) in other.fields {
+            if self.fields.len() == MAX_COLUMNS && !self.fields.contains_key(&name) {
+                return Err(InferenceError::TooManyColumns);
+            }
+            self.fields.entry(name).or_default().merge(seen);
+        }
+        Ok(())
+    }
+
     /// The columns, sorted by name.
     #[must_use]
     pub fn columns(&self) -> Vec<(String, ColumnType)> {
@@ -150,6 +164,32 @@ impl Seen {
             Some(b'[' | b'{') => self.widened = true,
             Some(_) => self.number(json)?,
         }
+        self.settle();
+        Ok(())
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.widened |= other.widened;
+        self.boolean |= other.boolean;
+        self.text |= other.text;
+        if let Some(digits) = other.number {
+            self.number = Some(self.number.map_or(digits, |own| own.widest(digits)));
+        }
+        if let Some(items) = other.list {
+            self.list.get_or_insert_default().merge(*items);
+        }
+        if let Some(others) = other.object {
+            let fields = self.object.get_or_insert_default();
+            for (name, seen) in others {
+                fields.entry(name).or_default().merge(seen);
+            }
+            self.widened |= fields.len() > MAX_FIELDS;
+        }
+        self.settle();
+    }
+
+    /// Kinds that are mixed are text, of which nothing more has to be known.
+    fn settle(&mut self) {
         let kinds = usize::from(self.boolean)
             + usize::from(self.text)
             + usize::from(self.number.is_some())
@@ -162,7 +202,6 @@ impl Seen {
             self.list = None;
             self.object = None;
         }
-        Ok(())
     }
 
     fn fields(&mut self, json: &str, depth: usize) -> Result<(), InferenceError> {
@@ -181,14 +220,7 @@ impl Seen {
 
     fn number(&mut self, json: &str) -> Result<(), InferenceError> {
         let digits = Digits::of(json)?;
-        self.number = Some(match self.number {
-            None => digits,
-            Some(before) => Digits {
-                fits_i64: before.fits_i64 && digits.fits_i64,
-                whole: before.whole.max(digits.whole),
-                fraction: before.fraction.max(digits.fraction),
-            },
-        });
+        self.number = Some(self.number.map_or(digits, |before| before.widest(digits)));
         Ok(())
     }
 
@@ -226,6 +258,15 @@ impl Digits {
         let whole = if whole == "0" && !fraction.is_empty() { "" } else { whole };
         let count = |part: &str| u32::try_from(part.len()).unwrap_or(u32::MAX);
         Ok(Self { fits_i64: text.parse::<i64>().is_ok(), whole: count(whole), fraction: count(fraction) })
+    }
+
+    /// What holds the numbers of both.
+    fn widest(self, other: Self) -> Self {
+        Self {
+            fits_i64: self.fits_i64 && other.fits_i64,
+            whole: self.whole.max(other.whole),
+            fraction: self.fraction.max(other.fraction),
+        }
     }
 
     fn column(self) -> ColumnType {
@@ -396,6 +437,39 @@ mod tests {
         let fields = |n: usize| format!("{{{}}}", (0..n).map(|i| format!("\"k{i}\":1")).collect::<Vec<_>>().join(","));
         assert!(Inference::default().record(&fields(MAX_COLUMNS)).is_ok());
         assert!(matches!(Inference::default().record(&fields(MAX_COLUMNS + 1)), Err(InferenceError::TooManyColumns)));
+    }
+
+    #[test]
+    fn parts_that_are_merged_have_the_columns_of_the_whole() {
+        let wide = |from: usize| {
+            let fields: Vec<String> = (from..from + MAX_FIELDS / 2 + 1).map(|i| format!("\"k{i}\":1")).collect();
+            format!(r#"{{"wide":{{{}}}}}"#, fields.join(","))
+        };
+        let records = [
+            r#"{"n":1,"o":{"a":1,"l":[1]},"m":1,"t":"x","late":null}"#,
+            r#"{"n":0.25,"o":{"a":2.5,"l":[null,"x"]},"m":"x","b":true}"#,
+            r#"{"n":123456789012345678901234567890,"o":{"b":[]},"m":[1],"late":false}"#,
+            r#"{"n":null,"o":null,"t":null}"#,
+            r"{}",
+            &wide(0),
+            &wide(MAX_FIELDS / 2),
+        ];
+        let seen = |records: &[&str]| {
+            let mut inference = Inference::default();
+            records.iter().for_each(|record| inference.record(record).unwrap());
+            inference
+        };
+        for cut in 0..=records.len() {
+            let mut merged = seen(&records[..cut]);
+            merged.merge(seen(&records[cut..])).unwrap();
+            assert_eq!(merged.columns(), seen(&records).columns(), "{cut}");
+        }
+        let many = |from: usize| {
+            let fields: Vec<String> = (from..from + MAX_COLUMNS).map(|i| format!("\"k{i}\":1")).collect();
+            seen(&[&format!("{{{}}}", fields.join(","))])
+        };
+        assert!(many(0).merge(many(0)).is_ok());
+        assert!(matches!(many(0).merge(many(1)), Err(InferenceError::TooManyColumns)));
     }
 
     #[test]
