@@ -49,8 +49,10 @@ catalogue! {
     AnswerWithout { what } => "the server's answer is without {what}", "サーバーの応答に {what} がありません";
     ServerAnswered { status } => "the server answered {status}", "サーバーが {status} を返しました";
     GiveToken =>
-        "give an API token with --token or MATOME_TOKEN; `matome token create --role admin` makes one",
-        "API トークンを --token か MATOME_TOKEN で渡してください。`matome token create --role admin` で作れます";
+        "give an API token with --token or MATOME_TOKEN; `matome token create --role admin` makes one, on the machine of the server and \
+         without --server or MATOME_URL",
+        "API トークンを --token か MATOME_TOKEN で渡してください。`matome token create --role admin` で作れます (サーバーのマシンで、\
+         --server と MATOME_URL を付けずに)";
     UseAdminToken => "use a token of role admin", "ロール admin のトークンを使ってください";
     ConnectionBroke { target } => "the answer of `{target}` broke off", "`{target}` の応答が途中で切れました";
     TryAgainWhole => "run the command again; what was written so far is not complete",
