@@ -1,9 +1,21 @@
-//! Records out of files beneath the file roots: NDJSON, JSON documents and CSV, gzip or not.
+//! Records out of files: a location has their bytes, which may be compressed or packed in an archive, in some encoding and in
+//! some format. Each of these is a module that knows nothing of the others; [`pump`] puts them together, and
+//! [`checkpoint`] says how far a read has come.
+//!
+//! - [`location`]: where bytes come from. [`roots`] are directories of this machine.
+//! - [`compression`], [`archive`]: what they were before.
+//! - [`text`]: from an encoding to UTF-8.
+//! - [`document`]: by its format, from bytes to records ([`lines`], [`csv`], and JSON beside this folder).
 
+mod archive;
+mod checkpoint;
+mod compression;
 mod config;
 mod csv;
 mod document;
 mod lines;
+mod location;
+mod pump;
 mod reader;
 mod roots;
 mod text;
@@ -12,8 +24,9 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+pub use compression::{Codec, Compression};
 pub(crate) use config::parse as parse_config;
-pub use config::{ColumnType, ColumnTypes, Compression, CsvConfig, DocumentConfig, FileConfig, Format, Header};
+pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig, Format, Header};
 pub(crate) use document::Document;
 pub use roots::FileRoots;
 

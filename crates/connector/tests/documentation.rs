@@ -12,8 +12,9 @@ use matome_model::source::{Dedupe, SourceType};
 
 const PAGES: [&str; 2] = ["sources.md", "sources.ja.md"];
 /// Pages of single types.
-const CONNECTORS: [[&str; 2]; 3] = [
+const CONNECTORS: [[&str; 2]; 4] = [
     ["connectors/database.md", "connectors/database.ja.md"],
+    ["connectors/file.md", "connectors/file.ja.md"],
     ["connectors/push.md", "connectors/push.ja.md"],
     ["connectors/websocket.md", "connectors/websocket.ja.md"],
 ];

@@ -1,4 +1,4 @@
-//! gzip, 67 to 73. Other formats are not read in this version.
+//! gzip, 67 to 73. Other codecs, and archives (75 to 80), are with the connector: `crates/connector/tests/file`.
 
 use std::io::Write as _;
 

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use encoding_rs::Encoding;
+use globset::GlobMatcher;
 use matome_model::field_error::Words;
 use matome_model::source::Dedupe;
 use serde_json::Value;
 
+use super::compression::{Codec, Compression};
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 use crate::json::JsonPath;
 
@@ -20,17 +22,6 @@ pub enum Format {
     Json,
     /// Rows of fields.
     Csv,
-}
-
-/// How files are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip if a file begins like gzip.
-    Auto,
-    /// Always gzip.
-    Gzip,
-    /// Never.
-    None,
 }
 
 /// Where the names of CSV columns come from.
@@ -125,8 +116,10 @@ pub struct FileConfig {
     pub path: String,
     /// How its files are taken apart; `format` by the extension of `path` if absent.
     pub document: Arc<DocumentConfig>,
-    /// `compression`: `auto` (default), `gzip` or `none`.
+    /// `compression`: `auto` (default), `gzip`, `zstd`, `bzip2`, `xz`, `zip` or `none`.
     pub compression: Compression,
+    /// `member`: which members of an archive are read; default: all but hidden ones.
+    pub member: Option<GlobMatcher>,
     /// Options of every source.
     pub common: CommonConfig,
 }
@@ -144,10 +137,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
                 Words::new("The path may not contain the NUL character.", "パスに NUL 文字は使えません。"),
             );
         } else if let Err(error) = super::roots::pattern(path) {
-            fields.fail(
-                "path",
-                Words::new(format!("Not a valid pattern: {error}."), format!("パターンが正しくありません: {error}")),
-            );
+            fields.fail("path", no_pattern(&error));
         }
     }
     let extension = path.as_deref().map(extension).unwrap_or_default();
@@ -188,20 +178,40 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let delimiter = if extension == "tsv" { b'\t' } else { b',' };
     // Without a format there is an error already.
     let document = DocumentConfig::parse(&mut fields, format.unwrap_or(Format::Json), delimiter);
-    let compression = fields.choice(
-        "compression",
-        &[("auto", Compression::Auto), ("gzip", Compression::Gzip), ("none", Compression::None)],
-    );
+    let compression = fields.choice("compression", &Compression::WORDS).unwrap_or(Compression::Auto);
+    let member = member(&mut fields, compression);
     fields.finish()?;
     // What is missing here has left an error, so that `finish` has returned already.
     let (Some(path), Some(_)) = (path, format) else { return Err(Vec::new()) };
-    Ok(FileConfig { path, document: Arc::new(document), compression: compression.unwrap_or(Compression::Auto), common })
+    Ok(FileConfig { path, document: Arc::new(document), compression, member, common })
+}
+
+/// The pattern of `member`, which only an archive has.
+fn member(fields: &mut Fields, compression: Compression) -> Option<GlobMatcher> {
+    let pattern = fields.string("member")?;
+    if !matches!(compression, Compression::Auto | Compression::Always(Codec::Zip)) {
+        let words =
+            Words::new("This option is for archives (`zip`) only.", "このオプションは書庫 (`zip`) だけのものです。");
+        fields.fail("member", words);
+        return None;
+    }
+    match super::roots::matcher(&pattern) {
+        Ok(matcher) => Some(matcher),
+        Err(error) => {
+            fields.fail("member", no_pattern(&error));
+            None
+        }
+    }
+}
+
+fn no_pattern(error: &globset::Error) -> Words {
+    Words::new(format!("Not a valid pattern: {error}."), format!("パターンが正しくありません: {error}"))
 }
 
 /// The extension in lower case, without that of the compression.
 fn extension(path: &str) -> String {
     let path = path.to_ascii_lowercase();
-    let path = path.strip_suffix(".gz").unwrap_or(&path);
+    let path = Codec::EXTENSIONS.iter().find_map(|extension| path.strip_suffix(extension)).unwrap_or(&path);
     let name = path.rsplit('/').next().unwrap_or(path);
     name.rsplit_once('.').map(|(_, extension)| extension.to_owned()).unwrap_or_default()
 }

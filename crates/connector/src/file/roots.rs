@@ -3,6 +3,7 @@
 //! A root is opened once; every name is resolved beneath its handle, so neither `..` nor a symbolic link leads out,
 //! also when somebody changes the tree meanwhile.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use globset::{GlobBuilder, GlobMatcher};
 
+use super::location::{Content, Entry, Location};
 use crate::error::ConnectorError;
 use crate::record::Position;
 
@@ -33,22 +35,18 @@ pub struct FileRoots {
     roots: Vec<Root>,
 }
 
-/// A file beneath a root.
-#[derive(Clone, Debug)]
-pub(super) struct Listed {
-    root: usize,
-    relative: PathBuf,
-    /// Its whole path.
-    pub(super) shown: Arc<str>,
-}
-
 /// The matcher of a path with `*`, `?`, `[...]`, `{a,b}` or `**`; `None` for a plain path.
 pub(super) fn pattern(path: &str) -> Result<Option<GlobMatcher>, globset::Error> {
     if !path.contains(['*', '?', '[', '{']) {
         return Ok(None);
     }
-    let glob = GlobBuilder::new(path).literal_separator(true).backslash_escape(true).build()?;
-    Ok(Some(glob.compile_matcher()))
+    matcher(path).map(Some)
+}
+
+/// The matcher of a pattern, within one directory unless it says `**`.
+pub(super) fn matcher(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+    let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build()?;
+    Ok(glob.compile_matcher())
 }
 
 impl FileRoots {
@@ -78,7 +76,7 @@ impl FileRoots {
     /// The files that `path` names, sorted by their paths. Blocks.
     ///
     /// Names that begin with a dot are matched only by a pattern whose last part begins with one.
-    pub(super) fn find(&self, path: &str) -> Result<Vec<Listed>, ConnectorError> {
+    fn find_files(&self, path: &str) -> Result<Vec<Entry>, ConnectorError> {
         if self.roots.is_empty() {
             return Err(ConnectorError::NoFileRoot { path: path.to_owned() });
         }
@@ -105,14 +103,14 @@ impl FileRoots {
         }
     }
 
-    fn find_beneath(&self, index: usize, relative: &Path, path: &str) -> Result<Vec<Listed>, ConnectorError> {
+    fn find_beneath(&self, index: usize, relative: &Path, path: &str) -> Result<Vec<Entry>, ConnectorError> {
         let root = &self.roots[index];
         // A name may contain what looks like a pattern: a file of exactly this name wins.
         match root.dir.metadata(relative) {
             Ok(_) => return Ok(vec![self.listed(index, relative.to_path_buf())]),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(self.io_error(&self.listed(index, relative.to_path_buf()).shown, "opening it", error));
+                return Err(self.io_error(&self.listed(index, relative.to_path_buf()).name, "opening it", error));
             }
         }
         let text = relative.to_string_lossy();
@@ -130,7 +128,7 @@ impl FileRoots {
         if let Err(error) = walk.descend(&start, 1)
             && error.kind() != io::ErrorKind::NotFound
         {
-            return Err(self.io_error(&self.listed(index, start).shown, "listing it", error));
+            return Err(self.io_error(&self.listed(index, start).name, "listing it", error));
         }
         if walk.found.len() > FILE_LIMIT {
             return Err(ConnectorError::TooManyFiles { path: path.to_owned(), limit: FILE_LIMIT });
@@ -139,34 +137,31 @@ impl FileRoots {
         Ok(walk.found.into_iter().map(|relative| self.listed(index, relative)).collect())
     }
 
-    fn listed(&self, root: usize, relative: PathBuf) -> Listed {
-        let shown = self.roots[root].given.join(&relative).to_string_lossy().into();
-        Listed { root, relative, shown }
+    fn listed(&self, root: usize, relative: PathBuf) -> Entry {
+        let name = self.roots[root].given.join(&relative).to_string_lossy().into();
+        Entry { name, place: root, path: relative }
     }
 
     /// Opens a regular file. Blocks.
-    pub(super) fn open_file(&self, listed: &Listed) -> Result<std::fs::File, ConnectorError> {
-        let dir = &self.roots[listed.root].dir;
-        let fail = |error| self.io_error(&listed.shown, "opening it", error);
+    fn open_file(&self, listed: &Entry) -> Result<File, ConnectorError> {
+        let dir = &self.roots[listed.place].dir;
+        let fail = |error| self.io_error(&listed.name, "opening it", error);
         let regular = |is_file: bool| match is_file {
             true => Ok(()),
-            false => Err(ConnectorError::NotRegular { path: listed.shown.to_string() }),
+            false => Err(ConnectorError::NotRegular { path: listed.name.to_string() }),
         };
         // Looked at before it is opened, because opening a pipe would wait for its writer; and again behind.
-        regular(dir.metadata(&listed.relative).map_err(fail)?.is_file())?;
-        let file = dir.open(&listed.relative).map_err(fail)?.into_std();
+        regular(dir.metadata(&listed.path).map_err(fail)?.is_file())?;
+        let file = dir.open(&listed.path).map_err(fail)?.into_std();
         regular(file.metadata().map_err(fail)?.is_file())?;
         Ok(file)
     }
 
     /// Opens the one regular file that `path` names, and says how an error of reading it is told. Blocks.
-    pub(crate) fn named(
-        &self,
-        path: &str,
-    ) -> Result<(std::fs::File, impl Fn(io::Error) -> ConnectorError), ConnectorError> {
+    pub(crate) fn named(&self, path: &str) -> Result<(File, impl Fn(io::Error) -> ConnectorError), ConnectorError> {
         let listed = self.one(path)?;
         let file = self.open_file(&listed)?;
-        let failed = move |error| self.io_error(&listed.shown, "reading it", error);
+        let failed = move |error| self.io_error(&listed.name, "reading it", error);
         Ok((file, failed))
     }
 
@@ -175,13 +170,13 @@ impl FileRoots {
         let listed = self.one(path)?;
         // It exists, is a regular file, and no symbolic link leads out on the way to it.
         self.open_file(&listed)?;
-        let root = &self.roots[listed.root];
-        let real = root.dir.canonicalize(&listed.relative);
-        Ok(root.real.join(real.map_err(|error| self.io_error(&listed.shown, "opening it", error))?))
+        let root = &self.roots[listed.place];
+        let real = root.dir.canonicalize(&listed.path);
+        Ok(root.real.join(real.map_err(|error| self.io_error(&listed.name, "opening it", error))?))
     }
 
-    fn one(&self, path: &str) -> Result<Listed, ConnectorError> {
-        let mut found = self.find(path)?;
+    fn one(&self, path: &str) -> Result<Entry, ConnectorError> {
+        let mut found = self.find_files(path)?;
         match (found.pop(), found.is_empty()) {
             (Some(listed), true) => Ok(listed),
             _ => Err(ConnectorError::TooManyFiles { path: path.to_owned(), limit: 1 }),
@@ -195,6 +190,16 @@ impl FileRoots {
         }
         let position = Position { document: shown.clone(), request: None, line: None, record: 0 };
         ConnectorError::Io { position: Box::new(position), action, source }
+    }
+}
+
+impl Location for FileRoots {
+    fn find(&self, path: &str) -> Result<Vec<Entry>, ConnectorError> {
+        self.find_files(path)
+    }
+
+    fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {
+        Ok(Box::new(self.open_file(entry)?))
     }
 }
 

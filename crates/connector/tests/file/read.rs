@@ -1,54 +1,13 @@
-//! The file connector on real directories.
-#![allow(clippy::unwrap_used)]
+//! Finding files, and reading them from the start or from where a read stopped.
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 
-use matome_connector::{Advice, Batch, Connector, ConnectorError, FileRoots, Item, ReadRequest, Registry, sample};
-use matome_egress::{HttpClient, Policy};
-use matome_model::clock::Clock;
-use matome_model::source::SourceType;
+use matome_connector::{Advice, ConnectorError, Item, ReadRequest, sample};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 
-fn connector(root: Option<&Path>, config: &str) -> Box<dyn Connector> {
-    let registry = Registry::new(FileRoots::open(root).unwrap(), HttpClient::new(Policy::default()), Clock::system());
-    registry.open(SourceType::File, config).unwrap()
-}
-
-async fn read_all(connector: &dyn Connector, request: ReadRequest) -> Result<Vec<Batch>, ConnectorError> {
-    let mut reader = connector.read(request).await?;
-    let mut batches = Vec::new();
-    while let Some(batch) = reader.next().await? {
-        batches.push(batch);
-    }
-    assert!(reader.next().await.unwrap().is_none());
-    Ok(batches)
-}
-
-fn shown(items: impl IntoIterator<Item = Item>) -> Vec<String> {
-    let show = |item| match item {
-        Item::Record { raw, .. } => String::from_utf8(raw).unwrap(),
-        Item::Rejected { reason, position, .. } => format!("{reason} at line {}", position.line.unwrap_or(0)),
-    };
-    items.into_iter().map(show).collect()
-}
-
-async fn records(root: &TempDir, config: &str) -> Result<Vec<String>, ConnectorError> {
-    let batches = read_all(&*connector(Some(root.path()), config), ReadRequest::default()).await?;
-    Ok(shown(batches.into_iter().flat_map(|batch| batch.items)))
-}
-
-async fn failure(root: &TempDir, config: &str) -> ConnectorError {
-    records(root, config).await.unwrap_err()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
+use crate::support::{connector, failure, read_all, records, shown};
 
 #[tokio::test]
 async fn ndjson_is_read_line_by_line_with_its_positions() {
@@ -125,36 +84,6 @@ async fn delimiters_inside_of_characters_and_utf_16_are_decoded_first() {
     let utf16: Vec<u8> = "\u{feff}名,値\n東京,1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     fs::write(root.path().join("b.csv"), utf16).unwrap();
     assert_eq!(records(&root, r#"{"path":"b.csv"}"#).await.unwrap(), [r#"{"名":"東京","値":"1"}"#]);
-}
-
-#[tokio::test]
-async fn gzip_is_found_by_its_first_bytes_and_read_to_its_last_member() {
-    let root = TempDir::new().unwrap();
-    let mut bytes = gzip(b"{\"n\":1}\n");
-    bytes.extend(gzip(b"{\"n\":2}\n"));
-    fs::write(root.path().join("a.ndjson"), &bytes).unwrap();
-    assert_eq!(records(&root, r#"{"path":"a.ndjson"}"#).await.unwrap().len(), 2);
-    fs::write(root.path().join("cut.ndjson.gz"), &bytes[..bytes.len() - 4]).unwrap();
-    let error = failure(&root, r#"{"path":"cut.ndjson.gz"}"#).await;
-    assert!(
-        error.to_string().contains("cut.ndjson.gz` line") || error.to_string().contains("decompressing"),
-        "{error}"
-    );
-    assert_eq!(error.advice(), Advice::Fail);
-    bytes[20] ^= 0xff;
-    fs::write(root.path().join("bad.ndjson.gz"), &bytes).unwrap();
-    assert_eq!(failure(&root, r#"{"path":"bad.ndjson.gz"}"#).await.advice(), Advice::Fail);
-    fs::write(root.path().join("plain.ndjson"), "{}\n").unwrap();
-    failure(&root, r#"{"path":"plain.ndjson","compression":"gzip"}"#).await;
-}
-
-#[tokio::test]
-async fn a_gzip_bomb_is_stopped() {
-    let root = TempDir::new().unwrap();
-    fs::write(root.path().join("a.ndjson.gz"), gzip(&vec![b' '; 64 * 1024 * 1024])).unwrap();
-    let error = failure(&root, r#"{"path":"a.ndjson.gz"}"#).await;
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("200 times") && error.advice() == Advice::Fail, "{error}: {source}");
 }
 
 #[tokio::test]

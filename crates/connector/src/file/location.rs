@@ -1,0 +1,58 @@
+//! Where the bytes of documents come from. A format asks for nothing but this, so each one works with each location.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::ConnectorError;
+
+/// A place that has documents. Its methods block: a read runs on a thread of its own.
+pub(super) trait Location: Send + Sync {
+    /// What `path` names, in the order in which it is read.
+    ///
+    /// # Errors
+    /// When there is nothing, too much, or something that may not be read.
+    fn find(&self, path: &str) -> Result<Vec<Entry>, ConnectorError>;
+
+    /// Opens a document at its beginning.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Io`] of the kind `NotFound` when it has gone meanwhile.
+    fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError>;
+}
+
+/// A document of a location.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// What it is called: in positions, in checkpoints and for people.
+    pub(super) name: Arc<str>,
+    /// Which of the location's places it is in.
+    pub(super) place: usize,
+    /// What the location calls it there.
+    pub(super) path: PathBuf,
+}
+
+/// The bytes of a document, from wherever they come. What reads them in order never seeks behind the first bytes.
+pub(super) trait Content: Read + Seek + Send {
+    /// What tells this state of the document from any other; asked again behind its last byte.
+    fn stamp(&self) -> io::Result<Stamp>;
+}
+
+/// What tells a state of a document from others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) size: u64,
+    pub(super) modified_ns: i64,
+    /// Of a file, its inode: another one is another file under the same name.
+    pub(super) inode: u64,
+}
+
+impl Content for File {
+    fn stamp(&self) -> io::Result<Stamp> {
+        let metadata = self.metadata()?;
+        let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        Ok(Stamp { size: metadata.size(), modified_ns, inode: metadata.ino() })
+    }
+}

@@ -1,0 +1,7 @@
+//! The file connector on real directories.
+#![allow(clippy::unwrap_used)]
+
+mod archives;
+mod compressed;
+mod read;
+mod support;
