@@ -5,6 +5,8 @@
 mod canonical;
 mod csv;
 mod events;
+mod files;
+mod fixed;
 mod ndjson;
 
 use matome_connector::file::{self, FileConfig};
@@ -14,6 +16,8 @@ use matome_model::source::SourceType;
 pub use canonical::canonical;
 pub use csv::csv;
 pub use events::events;
+pub use files::{packed, xml};
+pub use fixed::fixed;
 pub use ndjson::ndjson;
 
 fn config(text: &str) -> FileConfig {

@@ -5,7 +5,8 @@
 //! - [`location`]: where bytes come from. [`roots`] are directories of this machine.
 //! - [`compression`], [`archive`]: what they were before.
 //! - [`text`]: from an encoding to UTF-8.
-//! - [`document`]: by its format, from bytes to records ([`lines`], [`csv`], and JSON beside this folder).
+//! - [`document`]: by its format, from text to records ([`lines`], [`csv`], [`fixed`], and JSON beside this folder). [`xml`] asks for
+//!   its text itself.
 
 mod archive;
 mod checkpoint;
@@ -13,26 +14,34 @@ mod compression;
 mod config;
 mod csv;
 mod document;
+mod fixed;
 mod lines;
 mod location;
 mod pump;
 mod reader;
 mod roots;
 mod text;
+mod xml;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use tokio::sync::mpsc;
 
 pub use compression::{Codec, Compression};
 pub(crate) use config::parse as parse_config;
 pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig, Format, Header};
 pub(crate) use document::Document;
+pub use fixed::{FixedColumn, FixedConfig, Unit};
 pub use roots::FileRoots;
+pub use text::Charset;
+pub use xml::XmlPath;
 
 use crate::error::ConnectorError;
 use crate::read::{Connector, ReadRequest, Reader};
 use crate::record::{Found, Item};
+use location::Location as _;
+use pump::Pump;
 
 /// Reads the files that a config names.
 pub struct FileConnector {
@@ -66,4 +75,25 @@ pub fn take_apart<'p>(config: &FileConfig, pieces: impl IntoIterator<Item = &'p 
         fed = parser.finish(&mut found);
     }
     (found.take(usize::MAX, usize::MAX), fed.err().map(|error| error.problem.english))
+}
+
+/// Reads bytes as the only document of a location, with everything that a read does between a location and its records: what
+/// was found, and why the rest was not. For fuzzing.
+pub fn read_bytes(config: FileConfig, bytes: Vec<u8>) -> (Vec<Item>, Option<ConnectorError>) {
+    // More than any such input has.
+    let (sender, mut batches) = mpsc::channel(10_000);
+    let location = Arc::new(location::Memory(bytes));
+    let found = location.find("");
+    match found {
+        Ok(found) => Pump::new(Arc::new(config), location, ReadRequest::default(), sender).run(&found, None),
+        Err(error) => return (Vec::new(), Some(error)),
+    }
+    let mut items = Vec::new();
+    while let Ok(batch) = batches.try_recv() {
+        match batch {
+            Ok(batch) => items.extend(batch.items),
+            Err(error) => return (items, Some(error)),
+        }
+    }
+    (items, None)
 }

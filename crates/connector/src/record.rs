@@ -128,6 +128,33 @@ pub(crate) trait Parse: Send {
     fn finish(&mut self, found: &mut Found) -> Result<(), DocumentError>;
 }
 
+/// Why a document can not be read any further.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// What it says.
+    Document(DocumentError),
+    /// Its bytes do not come.
+    Io(std::io::Error),
+}
+
+impl From<DocumentError> for Broken {
+    fn from(error: DocumentError) -> Self {
+        Self::Document(error)
+    }
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Takes the records of a format apart whose reader asks for its bytes itself.
+pub(crate) trait Pull {
+    /// Finds some more; `false` once there are none.
+    fn next(&mut self, found: &mut Found) -> Result<bool, Broken>;
+}
+
 /// Collects what a parser finds in one document and hands it on in batches.
 pub(crate) struct Found {
     document: Arc<str>,
@@ -190,6 +217,12 @@ impl Found {
         }
         self.bytes -= bytes;
         taken
+    }
+
+    /// Changes what was found and not taken.
+    pub(crate) fn change_waiting(&mut self, change: impl FnMut(&mut Item)) {
+        self.items.iter_mut().for_each(change);
+        self.bytes = self.items.iter().map(|item| item.raw().len()).sum();
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -51,6 +51,18 @@ const TOKENS: &[&[u8]] = &[
     b"id: ",
     b"event:",
     b"\n\n",
+    b"<r>",
+    b"</r>",
+    b"<a b='1'/>",
+    b"&amp;",
+    b"&x;",
+    b"<![CDATA[",
+    b"]]>",
+    b"<!--",
+    b"-->",
+    b"<?x?>",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
 ];
 
 /// SplitMix64: the same inputs on every machine.
@@ -143,4 +155,19 @@ fn every_row_is_a_record_or_rejected_whole_wherever_the_pieces_end() {
 #[test]
 fn every_event_is_what_a_simpler_reader_finds_wherever_the_pieces_end() {
     run("events", targets::events);
+}
+
+#[test]
+fn every_line_is_cut_into_its_columns_or_rejected_whole_wherever_the_pieces_end() {
+    run("fixed", targets::fixed);
+}
+
+#[test]
+fn every_element_is_an_object_or_rejected_as_it_is() {
+    run("xml", targets::xml);
+}
+
+#[test]
+fn whatever_is_packed_is_read_or_refused() {
+    run("packed", targets::packed);
 }

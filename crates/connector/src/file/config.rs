@@ -1,15 +1,23 @@
 //! The options of a `file` source.
 
-use std::collections::HashMap;
+mod csv;
+mod fixed;
+
 use std::sync::Arc;
 
-use encoding_rs::Encoding;
+use encoding_rs::{Encoding, UTF_8};
 use globset::GlobMatcher;
 use matome_model::field_error::Words;
+use matome_model::say;
 use matome_model::source::Dedupe;
 use serde_json::Value;
 
+pub use csv::{ColumnType, ColumnTypes, CsvConfig, Header};
+
 use super::compression::{Codec, Compression};
+use super::fixed::FixedConfig;
+use super::text::Charset;
+use super::xml::XmlPath;
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 use crate::json::JsonPath;
 
@@ -22,82 +30,99 @@ pub enum Format {
     Json,
     /// Rows of fields.
     Csv,
-}
-
-/// Where the names of CSV columns come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Header {
-    /// The first row.
-    FirstRow,
-    /// There are none: `column_1`, `column_2`, ...
-    Numbered,
-    /// The config.
-    Named(Vec<String>),
-}
-
-/// What the text of a CSV field becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnType {
-    /// A string, as it is.
-    String,
-    /// A JSON number without fraction; empty is null.
-    Integer,
-    /// A JSON number; empty is null.
-    Number,
-    /// `true` or `false` (any case) as a JSON boolean; empty is null.
-    Boolean,
-    /// JSON text of any kind; empty is null.
-    Json,
-}
-
-/// The types of all columns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ColumnTypes {
-    /// These, and strings for the others.
-    Declared(HashMap<String, ColumnType>),
-    /// Each field on its own: numbers and booleans that would be written back exactly so; everything else a string.
-    Infer,
-}
-
-/// The options of CSV.
-#[derive(Clone, Debug)]
-pub struct CsvConfig {
-    /// `delimiter`: one ASCII character; default `,` (a tab for `.tsv`).
-    pub delimiter: u8,
-    /// `header`: true (default), false, or a list of names.
-    pub header: Header,
-    /// `types`: an object of column names and types, or `"infer"`; default: all strings.
-    pub types: ColumnTypes,
+    /// Rows of columns that have a width.
+    Fixed,
+    /// One XML document; `records` says which elements are the records.
+    Xml,
 }
 
 /// How a document is taken apart.
 #[derive(Clone, Debug)]
 pub struct DocumentConfig {
-    /// `format`: `ndjson`, `json` or `csv`.
+    /// `format`.
     pub format: Format,
     /// `records`: where the records of a JSON document are; default `$`.
     pub records: JsonPath,
+    /// `records`: which elements of an XML document are records; default: the children of its root.
+    pub xml: XmlPath,
     /// The options of CSV.
     pub csv: CsvConfig,
-    /// `encoding`: a label of the WHATWG Encoding Standard (`utf-8`, `shift_jis`, `euc-jp`, `utf-16le`, ...).
-    pub encoding: &'static Encoding,
+    /// The options of fixed width.
+    pub fixed: FixedConfig,
+    /// `encoding`: `auto`, or a label of the WHATWG Encoding Standard (`utf-8`, `shift_jis`, `euc-jp`, `utf-16le`, ...).
+    pub encoding: Charset,
 }
 
 impl DocumentConfig {
-    /// Takes the options besides the format. `delimiter`: of CSV when it is not given.
-    pub(crate) fn parse(fields: &mut Fields, format: Format, delimiter: u8) -> Self {
-        let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
-        let delimiter = self::delimiter(fields).unwrap_or(delimiter);
-        let header = header(fields).unwrap_or(Header::FirstRow);
-        let types = types(fields).unwrap_or_else(|| ColumnTypes::Declared(HashMap::new()));
-        let csv = CsvConfig { delimiter, header, types };
-        Self { format, records, csv, encoding: encoding(fields) }
+    /// Takes the options besides the format; without one, it is not known yet which of `among` it will be. `delimiter`: of CSV when
+    /// it is not given.
+    pub(crate) fn parse(fields: &mut Fields, format: Option<Format>, among: &[Format], delimiter: u8) -> Self {
+        refuse_those_of_others(fields, among);
+        let (mut records, mut xml) = (JsonPath::root(), XmlPath::children());
+        if format == Some(Format::Xml) {
+            xml = fields.parsed("records").unwrap_or(xml);
+        } else {
+            records = fields.parsed("records").unwrap_or(records);
+        }
+        let csv = CsvConfig::parse(fields, delimiter);
+        let fixed = FixedConfig::parse(fields, format == Some(Format::Fixed));
+        // XML says itself how it is encoded.
+        let usual = if format == Some(Format::Xml) { Charset::Detected } else { Charset::Declared(UTF_8) };
+        let encoding = encoding(fields).unwrap_or(usual);
+        Self { format: format.unwrap_or(Format::Json), records, xml, csv, fixed, encoding }
+    }
+}
+
+/// Options that only some formats have.
+const OPTIONS: &[(&str, &[Format])] = &[
+    ("records", &[Format::Json, Format::Xml]),
+    ("delimiter", &[Format::Csv]),
+    ("quote", &[Format::Csv]),
+    ("header", &[Format::Csv]),
+    ("types", &[Format::Csv]),
+    ("columns", &[Format::Fixed]),
+    ("unit", &[Format::Fixed]),
+    ("line_breaks", &[Format::Fixed]),
+    ("trim", &[Format::Fixed]),
+];
+
+fn refuse_those_of_others(fields: &mut Fields, among: &[Format]) {
+    for (name, formats) in OPTIONS {
+        if fields.has(name) && !formats.iter().any(|format| among.contains(format)) {
+            fields.raw(name);
+            let words: Vec<String> = formats.iter().map(|format| format!("`{}`", format.as_str())).collect();
+            let words = words.join(", ");
+            let noun = if formats.len() == 1 { "format" } else { "formats" };
+            let message = Words::new(
+                format!("This option is for the {noun} {words} only."),
+                format!("このオプションは形式 {words} だけのものです。"),
+            );
+            fields.fail(name, message);
+        }
+    }
+}
+
+/// An option that is true or false.
+fn flag(fields: &mut Fields, name: &str, usual: bool) -> bool {
+    match fields.value(name) {
+        None => usual,
+        Some(Value::Bool(flag)) => flag,
+        Some(_) => {
+            fields.fail(name, Words::new("Give true or false.", "true か false を指定してください。"));
+            usual
+        }
     }
 }
 
 impl Format {
     /// The words in a config.
-    pub const WORDS: [(&'static str, Self); 3] = [("ndjson", Self::Ndjson), ("json", Self::Json), ("csv", Self::Csv)];
+    pub const WORDS: [(&'static str, Self); 5] = [
+        ("ndjson", Self::Ndjson),
+        ("json", Self::Json),
+        ("csv", Self::Csv),
+        ("fixed", Self::Fixed),
+        ("xml", Self::Xml),
+    ];
 
     /// Its word.
     pub fn as_str(self) -> &'static str {
@@ -105,7 +130,21 @@ impl Format {
             Self::Ndjson => "ndjson",
             Self::Json => "json",
             Self::Csv => "csv",
+            Self::Fixed => "fixed",
+            Self::Xml => "xml",
         }
+    }
+
+    /// The format that an extension says, and the delimiter if it is CSV.
+    fn of_extension(extension: &str) -> Option<(Self, u8)> {
+        Some(match extension {
+            "ndjson" | "jsonl" | "ldjson" => (Self::Ndjson, b','),
+            "json" => (Self::Json, b','),
+            "csv" => (Self::Csv, b','),
+            "tsv" | "tab" => (Self::Csv, b'\t'),
+            "xml" => (Self::Xml, b','),
+            _ => return None,
+        })
     }
 }
 
@@ -142,42 +181,29 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     }
     let extension = path.as_deref().map(extension).unwrap_or_default();
     let has_format = fields.has("format");
-    let declared = fields.choice("format", &Format::WORDS);
-    let inferred = match extension.as_str() {
-        "ndjson" | "jsonl" | "ldjson" => Some(Format::Ndjson),
-        "json" => Some(Format::Json),
-        "csv" | "tsv" => Some(Format::Csv),
-        _ => None,
-    };
-    let format = declared.or(inferred);
+    // CSV with a tab has a word of its own.
+    let words = Format::WORDS.map(|(word, format)| (word, (format, b','))).into_iter();
+    let words: Vec<_> = words.chain([("tsv", (Format::Csv, b'\t'))]).collect();
+    let inferred = Format::of_extension(&extension);
+    let declared = fields.choice("format", &words).map(|(format, delimiter)| match inferred {
+        Some((Format::Csv, implied)) if format == Format::Csv && delimiter == b',' => (format, implied),
+        _ => (format, delimiter),
+    });
+    let (format, delimiter) = declared.or(inferred).unzip();
     if format.is_none() && !has_format && path.is_some() {
+        let choices: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+        let choices = choices.join(", ");
         fields.fail(
             "format",
-            Words::new(
-                "This field is required, because the extension of `path` does not tell the format. \
-                 Choices are `ndjson`, `json`, `csv`.",
-                "`path` の拡張子から形式が分からないため、この項目は必須です。選択肢: `ndjson`, `json`, `csv`。",
+            say!(
+                "This field is required, because the extension of `path` does not tell the format. Choices are {choices}.",
+                "`path` の拡張子から形式が分からないため、この項目は必須です。選択肢: {choices}。"
             ),
         );
     }
-    for (name, only) in
-        [("records", Format::Json), ("delimiter", Format::Csv), ("header", Format::Csv), ("types", Format::Csv)]
-    {
-        if fields.has(name) && format.is_some_and(|format| format != only) {
-            let word = if only == Format::Json { "json" } else { "csv" };
-            fields.raw(name);
-            fields.fail(
-                name,
-                Words::new(
-                    format!("This option is for the format `{word}` only."),
-                    format!("このオプションは形式 `{word}` だけのものです。"),
-                ),
-            );
-        }
-    }
-    let delimiter = if extension == "tsv" { b'\t' } else { b',' };
-    // Without a format there is an error already.
-    let document = DocumentConfig::parse(&mut fields, format.unwrap_or(Format::Json), delimiter);
+    let all = Format::WORDS.map(|(_, format)| format);
+    let among = format.as_ref().map_or(&all[..], std::slice::from_ref);
+    let document = DocumentConfig::parse(&mut fields, format, among, delimiter.unwrap_or(b','));
     let compression = fields.choice("compression", &Compression::WORDS).unwrap_or(Compression::Auto);
     let member = member(&mut fields, compression);
     fields.finish()?;
@@ -216,120 +242,22 @@ fn extension(path: &str) -> String {
     name.rsplit_once('.').map(|(_, extension)| extension.to_owned()).unwrap_or_default()
 }
 
-fn encoding(fields: &mut Fields) -> &'static Encoding {
-    match fields.string("encoding") {
-        None => encoding_rs::UTF_8,
-        Some(label) => Encoding::for_label_no_replacement(label.as_bytes()).unwrap_or_else(|| {
-            fields.fail(
-                "encoding",
-                Words::new(
-                    format!("\"{label}\" is not a known encoding. Known are the labels of the WHATWG Encoding Standard, for example `utf-8`, `shift_jis`, `euc-jp`."),
-                    format!("\"{label}\" は知らない文字コードです。WHATWG Encoding Standard の名前が使えます。例: `utf-8`, `shift_jis`, `euc-jp`。"),
-                ),
-            );
-            encoding_rs::UTF_8
-        }),
+fn encoding(fields: &mut Fields) -> Option<Charset> {
+    let label = fields.string("encoding")?;
+    if label == "auto" {
+        return Some(Charset::Detected);
     }
-}
-
-fn delimiter(fields: &mut Fields) -> Option<u8> {
-    // Not `string`: a tab or a space would count as blank.
-    let value = fields.value("delimiter")?;
-    match value.as_str().map(str::as_bytes) {
-        Some([byte]) if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n' | 0) => Some(*byte),
-        _ => {
-            fields.fail(
-                "delimiter",
-                Words::new(
-                    "Give one ASCII character that is neither a quote nor a line break, for example \";\" or \"\\t\".",
-                    "引用符でも改行でもない ASCII 文字を1つ指定してください。例: \";\" や \"\\t\"。",
-                ),
-            );
-            None
-        }
-    }
-}
-
-fn header(fields: &mut Fields) -> Option<Header> {
-    let value = fields.value("header")?;
-    match value {
-        Value::Bool(true) => return Some(Header::FirstRow),
-        Value::Bool(false) => return Some(Header::Numbered),
-        Value::Array(names) if names.len() > super::csv::COLUMN_LIMIT => {
-            let most = super::csv::COLUMN_LIMIT;
-            fields.fail(
-                "header",
-                Words::new(
-                    format!("Ensure this list has at most {most} names."),
-                    format!("名前は{most}個以下にしてください。"),
-                ),
-            );
-        }
-        Value::Array(names) if !names.is_empty() => {
-            let texts: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
-            match texts {
-                Some(names) => match super::csv::repeated(&names) {
-                    None if names.iter().all(|name| !name.is_empty()) => return Some(Header::Named(names)),
-                    None => fields
-                        .fail("header", Words::new("A name may not be blank.", "名前を空にすることはできません。")),
-                    Some(name) => fields.fail(
-                        "header",
-                        Words::new(
-                            format!("The name \"{name}\" is there twice."),
-                            format!("名前 \"{name}\" が2回あります。"),
-                        ),
-                    ),
-                },
-                None => fields.fail("header", Words::new("The names must be strings.", "名前は文字列にしてください。")),
-            }
-        }
-        _ => fields.fail(
-            "header",
-            Words::new("Give true, false or a list of names.", "true か false、または名前のリストを指定してください。"),
-        ),
-    }
-    None
-}
-
-fn types(fields: &mut Fields) -> Option<ColumnTypes> {
-    let value = fields.value("types")?;
-    match value {
-        Value::String(word) if word == "infer" => Some(ColumnTypes::Infer),
-        Value::Object(entries) => {
-            let mut types = HashMap::new();
-            for (column, word) in entries {
-                let known = match word.as_str() {
-                    Some("string") => ColumnType::String,
-                    Some("integer") => ColumnType::Integer,
-                    Some("number") => ColumnType::Number,
-                    Some("boolean") => ColumnType::Boolean,
-                    Some("json") => ColumnType::Json,
-                    _ => {
-                        fields.fail(
-                            "types",
-                            Words::new(
-                                format!("The type {word} of \"{column}\" is not a valid choice. Choices are `string`, `integer`, `number`, `boolean`, `json`."),
-                                format!("\"{column}\" の型 {word} は有効な選択肢ではありません。選択肢: `string`, `integer`, `number`, `boolean`, `json`。"),
-                            ),
-                        );
-                        continue;
-                    }
-                };
-                types.insert(column, known);
-            }
-            Some(ColumnTypes::Declared(types))
-        }
-        _ => {
-            fields.fail(
-                "types",
-                Words::new(
-                    "Give an object of columns and types, or \"infer\".",
-                    "列と型のオブジェクト、または \"infer\" を指定してください。",
-                ),
-            );
-            None
-        }
-    }
+    let known = Encoding::for_label_no_replacement(label.as_bytes()).unwrap_or_else(|| {
+        fields.fail(
+            "encoding",
+            Words::new(
+                format!("\"{label}\" is not a known encoding. Known are the labels of the WHATWG Encoding Standard, for example `utf-8`, `shift_jis`, `euc-jp`; `auto` looks at each file."),
+                format!("\"{label}\" は知らない文字コードです。WHATWG Encoding Standard の名前が使えます。例: `utf-8`, `shift_jis`, `euc-jp`。`auto` はファイルごとに見分けます。"),
+            ),
+        );
+        UTF_8
+    });
+    Some(Charset::Declared(known))
 }
 
 #[cfg(test)]
@@ -365,7 +293,7 @@ mod tests {
     fn every_wrong_option_is_told_at_its_path() {
         let errors = errors(
             SourceType::File,
-            r#"{"path":"../a.csv","delimiter":";;","header":["a","a"],"types":{"x":"int"},"encoding":"latin-99","compression":"zip","records":"$.a"}"#,
+            r#"{"path":"../a.csv","delimiter":";;","header":["a","a"],"types":{"x":"int"},"encoding":"latin-99","compression":"rar","records":"$.a"}"#,
         );
         let paths: Vec<&str> = errors.iter().map(|(path, _)| path.as_str()).collect();
         assert_eq!(paths, ["path", "records", "delimiter", "header", "types", "encoding", "compression"]);

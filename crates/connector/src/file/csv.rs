@@ -262,7 +262,11 @@ impl Csv {
 }
 
 /// Writes one field; the error says what it should have been.
-fn write_value(out: &mut Vec<u8>, text: &str, kind: Option<ColumnType>) -> Result<(), (&'static str, &'static str)> {
+pub(super) fn write_value(
+    out: &mut Vec<u8>,
+    text: &str,
+    kind: Option<ColumnType>,
+) -> Result<(), (&'static str, &'static str)> {
     let raw = |out: &mut Vec<u8>, json: &str| out.extend_from_slice(json.as_bytes());
     let Some(kind) = kind else {
         match text {
@@ -316,7 +320,7 @@ impl Parse for Csv {
             match self.state {
                 State::FieldStart => {
                     self.start = self.raw.len();
-                    if byte == b'"' {
+                    if byte == b'"' && self.config.quote {
                         self.quoted = true;
                         self.hold(b"\"");
                         self.state = State::Quoted;
@@ -354,13 +358,15 @@ impl Parse for Csv {
                 }
                 State::QuoteSeen => {}
                 State::Unquoted => {
-                    let end = rest.iter().position(|&byte| byte == delimiter || matches!(byte, b'\n' | b'\r' | b'"'));
+                    let quote = self.config.quote;
+                    let ends = |byte: u8| byte == delimiter || matches!(byte, b'\n' | b'\r') || (byte == b'"' && quote);
+                    let end = rest.iter().position(|&byte| ends(byte));
                     let piece = &rest[..end.unwrap_or(rest.len())];
                     self.hold(piece);
                     at += piece.len();
                     match bytes.get(at) {
                         None => continue,
-                        Some(b'"') => {
+                        Some(b'"') if quote => {
                             self.broken = Some((
                                 "there is a quote inside of a field that does not begin with one",
                                 "引用符で始まらないフィールドの中に引用符があります",
@@ -420,7 +426,8 @@ mod tests {
     use crate::record::Item;
 
     fn config() -> CsvConfig {
-        CsvConfig { delimiter: b',', header: Header::FirstRow, types: ColumnTypes::Declared(Default::default()) }
+        let types = ColumnTypes::Declared(Default::default());
+        CsvConfig { delimiter: b',', quote: true, header: Header::FirstRow, types }
     }
 
     fn read_in(
@@ -488,6 +495,13 @@ mod tests {
             ]
         );
         assert_eq!(read(config(), "a,b\n1,2\n3,\"open\n4,5\n").unwrap()[1], "3:csv_quote:3,\"open\n4,5\n");
+    }
+
+    #[test]
+    fn quotes_are_text_where_none_are_expected() {
+        let tabs = CsvConfig { delimiter: b'\t', quote: false, ..config() };
+        let text = "a\tb\n\"x\t5\" wide\n\"\"\t\"y\"\n";
+        assert_eq!(read(tabs, text).unwrap(), [r#"2:{"a":"\"x","b":"5\" wide"}"#, r#"3:{"a":"\"\"","b":"\"y\""}"#]);
     }
 
     #[test]

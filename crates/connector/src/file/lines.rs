@@ -13,20 +13,21 @@ pub(super) const KEPT_BYTES: usize = 64 * 1024;
 /// The byte order mark, which may come again where files were joined.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Splits lines at LF or CR LF; blank ones are passed over, the last one needs no end.
-pub(super) struct Lines {
-    encoding: Option<&'static Encoding>,
+/// Splits lines at LF or CR LF; the last one needs no end.
+pub(super) struct LineBuffer {
     held: Vec<u8>,
     /// Bytes of the line so far; more than are held when it is over the limit.
     size: usize,
     line: u64,
 }
 
-impl Lines {
-    pub(super) fn new(encoding: Option<&'static Encoding>) -> Self {
-        Self { encoding, held: Vec::new(), size: 0, line: 1 }
+impl Default for LineBuffer {
+    fn default() -> Self {
+        Self { held: Vec::new(), size: 0, line: 1 }
     }
+}
 
+impl LineBuffer {
     fn hold(&mut self, piece: &[u8]) {
         self.size += piece.len();
         if self.size <= LINE_LIMIT_BYTES {
@@ -40,61 +41,87 @@ impl Lines {
         }
     }
 
-    fn end(&mut self, found: &mut Found) {
+    fn end(&mut self, take: &mut impl FnMut(&[u8], usize, u64)) {
         let held = std::mem::take(&mut self.held);
-        self.line(&held, self.size, found);
+        take(held.strip_suffix(b"\r").unwrap_or(&held), self.size, self.line);
+        self.line += 1;
         self.held = held;
         self.held.clear();
         self.size = 0;
     }
 
-    fn line(&mut self, bytes: &[u8], size: usize, found: &mut Found) {
-        let line = Some(self.line);
-        self.line += 1;
-        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        let bytes = bytes.strip_prefix(MARK).unwrap_or(bytes);
-        // First: of such a line only the beginning is here, and blanks at its beginning do not make it blank.
-        if size > LINE_LIMIT_BYTES {
-            let detail = say!(
-                "line of {size} bytes is longer than the limit of {LINE_LIMIT_BYTES}",
-                "{size} バイトの行は上限の {LINE_LIMIT_BYTES} バイトを超えています"
-            );
-            return found.rejected(line, bytes, QuarantineReason::LineLimit, detail);
-        }
-        if bytes.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
-            return;
-        }
-        let Some(encoding) = self.encoding else { return found.record(line, bytes.to_vec()) };
-        match encoding.decode_without_bom_handling_and_without_replacement(bytes) {
-            Some(text) => found.record(line, text.into_owned().into_bytes()),
-            None => {
-                let name = encoding.name();
-                let detail = say!("line is not valid {name}", "行が {name} として正しくありません");
-                found.rejected(line, bytes, QuarantineReason::Encoding, detail);
+    /// Gives each line to `take`: its bytes (of one over the limit, the beginning), its size and its number.
+    pub(super) fn feed(&mut self, mut bytes: &[u8], take: &mut impl FnMut(&[u8], usize, u64)) {
+        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+            if self.size == 0 {
+                let line = &bytes[..end];
+                let kept = if end > LINE_LIMIT_BYTES { &line[..KEPT_BYTES] } else { line };
+                take(kept.strip_suffix(b"\r").unwrap_or(kept), end, self.line);
+                self.line += 1;
+            } else {
+                self.hold(&bytes[..end]);
+                self.end(take);
             }
+            bytes = &bytes[end + 1..];
+        }
+        self.hold(bytes);
+    }
+
+    /// The last line, if it has no end.
+    pub(super) fn finish(&mut self, take: &mut impl FnMut(&[u8], usize, u64)) {
+        if self.size > 0 {
+            self.end(take);
+        }
+    }
+}
+
+/// Makes a record of each line but blank ones.
+pub(super) struct Lines {
+    encoding: Option<&'static Encoding>,
+    lines: LineBuffer,
+}
+
+impl Lines {
+    pub(super) fn new(encoding: Option<&'static Encoding>) -> Self {
+        Self { encoding, lines: LineBuffer::default() }
+    }
+}
+
+fn line(encoding: Option<&'static Encoding>, bytes: &[u8], size: usize, line: u64, found: &mut Found) {
+    let line = Some(line);
+    let bytes = bytes.strip_prefix(MARK).unwrap_or(bytes);
+    // First: of such a line only the beginning is here, and blanks at its beginning do not make it blank.
+    if size > LINE_LIMIT_BYTES {
+        let detail = say!(
+            "line of {size} bytes is longer than the limit of {LINE_LIMIT_BYTES}",
+            "{size} バイトの行は上限の {LINE_LIMIT_BYTES} バイトを超えています"
+        );
+        return found.rejected(line, bytes, QuarantineReason::LineLimit, detail);
+    }
+    if bytes.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
+        return;
+    }
+    let Some(encoding) = encoding else { return found.record(line, bytes.to_vec()) };
+    match encoding.decode_without_bom_handling_and_without_replacement(bytes) {
+        Some(text) => found.record(line, text.into_owned().into_bytes()),
+        None => {
+            let name = encoding.name();
+            let detail = say!("line is not valid {name}", "行が {name} として正しくありません");
+            found.rejected(line, bytes, QuarantineReason::Encoding, detail);
         }
     }
 }
 
 impl Parse for Lines {
-    fn feed(&mut self, mut bytes: &[u8], found: &mut Found) -> Result<(), DocumentError> {
-        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
-            if self.size == 0 {
-                self.line(&bytes[..end], end, found);
-            } else {
-                self.hold(&bytes[..end]);
-                self.end(found);
-            }
-            bytes = &bytes[end + 1..];
-        }
-        self.hold(bytes);
+    fn feed(&mut self, bytes: &[u8], found: &mut Found) -> Result<(), DocumentError> {
+        let encoding = self.encoding;
+        self.lines.feed(bytes, &mut |bytes, size, number| line(encoding, bytes, size, number, found));
         Ok(())
     }
 
     fn finish(&mut self, found: &mut Found) -> Result<(), DocumentError> {
-        if self.size > 0 {
-            self.end(found);
-        }
+        let encoding = self.encoding;
+        self.lines.finish(&mut |bytes, size, number| line(encoding, bytes, size, number, found));
         Ok(())
     }
 }

@@ -8,12 +8,14 @@ use tokio::sync::mpsc;
 use super::archive::Archive;
 use super::checkpoint::State;
 use super::compression::{CHUNK_BYTES, Codec, Counted, Input, Meter, fill, start_of};
-use super::config::FileConfig;
+use super::config::{FileConfig, Format};
 use super::document::Document;
 use super::location::{Content, Entry, Location, Stamp};
+use super::text::{Stream, of_xml};
+use super::xml::Xml;
 use crate::error::ConnectorError;
 use crate::read::ReadRequest;
-use crate::record::{Batch, DocumentError, Found, Item, Position, ReadStats};
+use crate::record::{Batch, Broken, DocumentError, Found, Item, Position, Pull, ReadStats};
 
 /// A longer document is not begun: at the rate of a disk it would hold its source for hours.
 const SIZE_LIMIT_BYTES: u64 = 256 << 30;
@@ -169,46 +171,93 @@ impl Pump {
         let mut input = opened.map_err(|error| failed(beginning(name), "decompressing it", error))?;
         let action =
             if input.codec().is_some() || self.state.member.is_some() { "decompressing it" } else { "reading it" };
-        let mut buffer = vec![0; CHUNK_BYTES];
-        let mut document = Document::new(self.config.document.clone());
-        loop {
-            if self.request.cancel.is_cancelled() {
-                return Err(ConnectorError::Cancelled.into());
+        let is_compressed = input.codec().is_some();
+        match self.config.document.format {
+            Format::Xml => {
+                let mut start = vec![0; CHUNK_BYTES];
+                let read = fill(&mut input, &mut start).map_err(|error| failed(beginning(name), action, error))?;
+                start.truncate(read);
+                let (encoding, mark) = of_xml(&self.config.document, &start);
+                start.drain(..mark);
+                let path = self.config.document.xml.clone();
+                let mut xml = Xml::new(path, input, Stream::new(encoding), start);
+                self.pulled(&mut xml, &mut found, meter, action)?;
             }
-            let read = match fill(&mut input, &mut buffer) {
-                Ok(read) => read,
-                Err(error) => {
-                    let stop = failed(found.here(None), action, error);
-                    // What came whole before it is handed on.
-                    return Err(self.send_rest(&mut found).err().unwrap_or(stop));
-                }
-            };
-            self.stats.bytes += meter.taken() - self.counted;
-            self.counted = meter.taken();
-            let last = read < buffer.len();
-            let parsed = document.feed(&buffer[..read], last, &mut found);
-            let (max_items, max_bytes) = (self.request.max_items, self.request.max_bytes);
-            while let Some(items) = found.take_full(max_items, max_bytes) {
-                self.send(items)?;
-            }
-            parsed.map_err(|error| self.broken(&mut found, error))?;
-            if last {
-                break;
+            Format::Ndjson | Format::Json | Format::Csv | Format::Fixed => {
+                self.pushed(&mut input, &mut found, meter, action)?;
             }
         }
-        if input.codec().is_none() && size.is_some_and(|size| meter.taken() < size) {
+        if !is_compressed && size.is_some_and(|size| meter.taken() < size) {
             return Err(changed(name, ("it became shorter while it was read", "読んでいる間に短くなりました")));
         }
         self.send_rest(&mut found)
     }
 
-    /// The document can not be taken apart any further; what came before the place is handed on.
-    fn broken(&mut self, found: &mut Found, error: DocumentError) -> Stop {
-        let error = ConnectorError::document(found.here(None), error);
-        match self.send_rest(found) {
-            Ok(()) => error.into(),
-            Err(stop) => stop,
+    /// Hands the bytes of a text to its parser.
+    fn pushed(
+        &mut self,
+        input: &mut Input<'_>,
+        found: &mut Found,
+        meter: &Meter,
+        action: &'static str,
+    ) -> Result<(), Stop> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut document = Document::new(self.config.document.clone());
+        loop {
+            self.go_on()?;
+            let read = match fill(input, &mut buffer) {
+                Ok(read) => read,
+                Err(error) => return Err(self.broken(found, action, error.into())),
+            };
+            let last = read < buffer.len();
+            let parsed = document.feed(&buffer[..read], last, found);
+            self.send_full(found, meter)?;
+            parsed.map_err(|error| self.broken(found, action, error.into()))?;
+            if last {
+                return Ok(());
+            }
         }
+    }
+
+    /// Has a reader that asks for its bytes find records.
+    fn pulled(
+        &mut self,
+        rows: &mut dyn Pull,
+        found: &mut Found,
+        meter: &Meter,
+        action: &'static str,
+    ) -> Result<(), Stop> {
+        loop {
+            self.go_on()?;
+            let more = rows.next(found);
+            self.send_full(found, meter)?;
+            if !more.map_err(|error| self.broken(found, action, error))? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn go_on(&self) -> Result<(), Stop> {
+        if self.request.cancel.is_cancelled() { Err(ConnectorError::Cancelled.into()) } else { Ok(()) }
+    }
+
+    /// Hands on what is enough for a page.
+    fn send_full(&mut self, found: &mut Found, meter: &Meter) -> Result<(), Stop> {
+        self.stats.bytes += meter.taken() - self.counted;
+        self.counted = meter.taken();
+        while let Some(items) = found.take_full(self.request.max_items, self.request.max_bytes) {
+            self.send(items)?;
+        }
+        Ok(())
+    }
+
+    /// The document can not be read any further; what came whole before the place is handed on.
+    fn broken(&mut self, found: &mut Found, action: &'static str, error: Broken) -> Stop {
+        let stop = match error {
+            Broken::Document(error) => ConnectorError::document(found.here(None), error).into(),
+            Broken::Io(error) => failed(found.here(None), action, error),
+        };
+        self.send_rest(found).err().unwrap_or(stop)
     }
 
     fn send_rest(&mut self, found: &mut Found) -> Result<(), Stop> {

@@ -8,7 +8,7 @@ use matome_model::canonical::QuarantineReason;
 use matome_model::field_error::Words;
 use matome_model::say;
 
-use crate::file::{Document, DocumentConfig, Format};
+use crate::file::{Charset, Document, DocumentConfig, Format};
 use crate::record::{DocumentError, Found, Item};
 
 /// How much is taken apart at once.
@@ -72,7 +72,7 @@ pub fn examine(config: &Arc<DocumentConfig>, body: &[u8]) -> Result<u64, BadBody
     let start = body.get(start..).unwrap_or_default();
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
     if config.format == Format::Ndjson
-        && config.encoding == encoding_rs::UTF_8
+        && config.encoding == Charset::Declared(encoding_rs::UTF_8)
         && let Some(first) = start.first().filter(|byte| **byte != b'{')
     {
         let first = char::from(*first).escape_default();
@@ -128,7 +128,8 @@ impl Body {
             let piece = self.bytes.get(self.at..end).unwrap_or_default();
             if let Err(error) = self.document.feed(piece, self.ended, &mut self.found) {
                 let reason = match self.format {
-                    Format::Csv => QuarantineReason::CsvWidth,
+                    Format::Csv | Format::Fixed => QuarantineReason::CsvWidth,
+                    Format::Xml => QuarantineReason::InvalidXml,
                     Format::Json | Format::Ndjson => QuarantineReason::InvalidJson,
                 };
                 self.found.rejected(error.line, &self.bytes, reason, reason.told(&error.problem));

@@ -9,7 +9,7 @@ use matome_model::source::Dedupe;
 
 use super::signature::{self, Webhook};
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
-use crate::file::{DocumentConfig, Format};
+use crate::file::{Charset, DocumentConfig, Format};
 
 /// A `push` source.
 #[derive(Clone, Debug)]
@@ -40,19 +40,10 @@ pub(crate) fn parse(mut fields: Fields) -> Result<PushConfig, Vec<FieldError>> {
     let words =
         [("auto", None), ("json", Some(Format::Json)), ("ndjson", Some(Format::Ndjson)), ("csv", Some(Format::Csv))];
     let format = fields.choice("format", &words).flatten();
-    for (name, only) in
-        [("records", Format::Json), ("delimiter", Format::Csv), ("header", Format::Csv), ("types", Format::Csv)]
-    {
-        if fields.has(name) && format.is_some_and(|format| format != only) {
-            fields.raw(name);
-            let word = only.as_str();
-            fields.fail(
-                name,
-                say!("This option is for the format `{word}` only.", "このオプションは形式 `{word}` だけのものです。"),
-            );
-        }
-    }
-    let document = DocumentConfig::parse(&mut fields, format.unwrap_or(Format::Json), b',');
+    // A body of any of these may come unless one is named.
+    let all = [Format::Json, Format::Ndjson, Format::Csv];
+    let among = format.as_ref().map_or(&all[..], std::slice::from_ref);
+    let document = DocumentConfig::parse(&mut fields, format, among, b',');
     let webhook = signature::parse(&mut fields);
     fields.finish()?;
     Ok(PushConfig { format, document, webhook, common })
@@ -106,9 +97,11 @@ impl PushConfig {
                 })?
             }
         };
-        let declared = self.document.encoding.name();
+        // What is to be detected is whatever it is.
+        let Charset::Declared(expected) = self.document.encoding else { return Ok(format) };
+        let declared = expected.name();
         match charset {
-            Some(label) if Encoding::for_label(label.as_bytes()) != Some(self.document.encoding) => Err(say!(
+            Some(label) if Encoding::for_label(label.as_bytes()) != Some(expected) => Err(say!(
                 "The Content-Type says charset={label}, the source expects {declared}. Send {declared}, or set `encoding` in \
                  the config of the source.",
                 "Content-Type は charset={label} ですが、データソースは {declared} を受け取ります。{declared} で送るか、\

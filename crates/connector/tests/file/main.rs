@@ -3,5 +3,7 @@
 
 mod archives;
 mod compressed;
+mod encodings;
 mod read;
 mod support;
+mod xml;

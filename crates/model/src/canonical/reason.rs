@@ -69,6 +69,8 @@ reasons! {
     CsvWidth "csv_width" "give each row as many fields as the header has", "各行のフィールドの数を見出しと同じにしてください";
     /// A quote stands where CSV does not allow one, or is never closed.
     CsvQuote "csv_quote" "double quotes inside quoted fields and close each field", "引用符で囲んだフィールドの中では引用符を二つ重ね、フィールドを閉じてください";
+    /// An element that cannot be read.
+    InvalidXml "invalid_xml" "repair the element", "要素を直してください";
     /// A line is too long to be read.
     LineLimit "line_limit" "split the line", "行を分けてください";
     /// The input ended inside the record.

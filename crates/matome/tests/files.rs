@@ -1,0 +1,73 @@
+//! Files as programs write them, read by the real binary. `fixtures/files` has what Python's `zipfile` and `lzma`, and programs of
+//! banks, make of them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{Home, Server, homes};
+
+fn put(home: &Home, name: &str) {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/files").join(name);
+    std::fs::copy(fixture, home.files().join(name)).unwrap();
+}
+
+/// Reads a source twice: what it stored, and the counts of the second time.
+async fn stored(server: &Server, name: &str, config: Value) -> (Vec<Value>, Value) {
+    let source = server.source(name, "file", config).await;
+    server.run("acquisition", source).await;
+    let rows = server.all(&format!("/api/acquisition/data/?source={source}")).await;
+    let again = server.run("acquisition", source).await;
+    (rows.into_iter().map(|row| row["raw_data"].clone()).collect(), again["result"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_encodings_and_formats_are_stored_once() {
+    for home in homes().await {
+        for name in ["sales.zip", "books.xml.xz", "zengin.txt"] {
+            put(&home, name);
+        }
+        let server = home.serve().await;
+        let zip = json!({ "path": "*.zip", "format": "csv", "encoding": "shift_jis", "member": "*/*.csv" });
+        let (rows, again) = stored(&server, "sales", zip).await;
+        assert_eq!(
+            rows,
+            [
+                json!({ "店": "東京", "売上": "1,200" }),
+                json!({ "店": "ソース表", "売上": "300" }),
+                json!({ "店": "大阪", "売上": "450" })
+            ],
+            "{}",
+            home.name
+        );
+        assert_eq!(again["stored"], 0, "{again}");
+
+        let (rows, again) =
+            stored(&server, "books", json!({ "path": "books.xml.xz", "records": "catalog/book" })).await;
+        assert_eq!(rows, [json!({ "@id": "1", "title": "源氏物語" })]);
+        assert_eq!(again["quarantined"], 1, "an entity is not expanded: {again}");
+        let held = server.get("/api/acquisition/quarantine/?reason=invalid_xml").await;
+        assert_eq!(held["results"][0]["position"]["line"], 2, "{held}");
+
+        let fixed = json!({
+            "path": "zengin.txt", "format": "fixed", "encoding": "shift_jis", "line_breaks": false,
+            "columns": [
+                { "width": 1 },
+                { "name": "bank", "width": 4 },
+                { "name": "name", "width": 15 },
+                { "name": "amount", "width": 10, "type": "integer" },
+            ],
+        });
+        let (rows, _) = stored(&server, "zengin", fixed).await;
+        assert_eq!(
+            rows,
+            [
+                json!({ "bank": "0001", "name": "ﾐｽﾞﾎ", "amount": 1200 }),
+                json!({ "bank": "0005", "name": "三菱ＵＦＪ", "amount": 45000 })
+            ]
+        );
+    }
+}
