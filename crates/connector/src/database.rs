@@ -24,7 +24,7 @@ use matome_egress::Dialer;
 pub(crate) use config::parse as parse_config;
 pub use config::{DatabaseConfig, Engine, Place, Relation};
 pub use incremental::{Incremental, Nulls};
-pub use server::{Server, Tls, TlsMode};
+pub use server::{ClientCertificate, Server, Tls, TlsMode};
 
 use crate::error::ConnectorError;
 use crate::file::FileRoots;

@@ -7,7 +7,7 @@ pub const KEPT_SECRET: &str = "kept";
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
 /// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`; `/webhook/secret`,
-/// `/webhook/previous_secret`; each of `/secrets`; `/password`; `/url` if it has a password in it.
+/// `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/url` if it has a password in it.
 ///
 /// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
 pub fn secret_paths(config: &str) -> Vec<String> {
@@ -18,9 +18,12 @@ pub fn secret_paths(config: &str) -> Vec<String> {
         webhook: Option<Value>,
         secrets: Option<Value>,
         password: Option<Value>,
+        tls: Option<Value>,
         url: Option<Value>,
     }
-    let Ok(Config { auth, webhook, secrets, password, url }) = serde_json::from_str(config) else { return Vec::new() };
+    let Ok(Config { auth, webhook, secrets, password, tls, url }) = serde_json::from_str(config) else {
+        return Vec::new();
+    };
     let mut paths = Vec::new();
     if let Some(Value::Object(auth)) = auth {
         let leaves: &[&str] = match auth.get("type").and_then(Value::as_str) {
@@ -43,6 +46,11 @@ pub fn secret_paths(config: &str) -> Vec<String> {
     }
     if password.is_some() {
         paths.push("/password".to_owned());
+    }
+    if let Some(Value::Object(tls)) = tls
+        && tls.contains_key("key")
+    {
+        paths.push("/tls/key".to_owned());
     }
     // Refused in what is written here, but other applications keep such addresses.
     let address = url.as_ref().and_then(Value::as_str).and_then(|url| url::Url::parse(url).ok());
@@ -70,6 +78,8 @@ mod tests {
             (r#"{"auth":{"type":"odd","token":"x","value":"y"}}"#, vec!["/auth/token", "/auth/value"]),
             (r#"{"labels":{"auth":{"token":"mine"},"password":"mine"}}"#, vec![]),
             (r#"{"host":"h","password":{"$secret":true}}"#, vec!["/password"]),
+            (r#"{"tls":{"cert":"c","key":"k"}}"#, vec!["/tls/key"]),
+            (r#"{"tls":{"ca_file":"c"},"labels":{"tls":{"key":"mine"}}}"#, vec![]),
             (r#"{"url":"postgres://u:p@h/d"}"#, vec!["/url"]),
             (r#"{"url":"postgres://u@h/d"}"#, vec![]),
             (

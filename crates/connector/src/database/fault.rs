@@ -94,7 +94,7 @@ impl Faults {
         const LONGEST: u64 = 64 << 10;
         let problem = match &error {
             // The driver encrypts no password by itself.
-            sqlx::Error::Configuration(_) => Words::new(
+            sqlx::Error::Configuration(text) if text.to_string().contains("RSA") => Words::new(
                 "the server takes the password of this user over TLS only; set `tls.mode` to `verify-full` or `require`",
                 "サーバーはこのユーザーのパスワードを TLS でしか受け取りません。`tls.mode` を `verify-full` か `require` にしてください",
             ),
@@ -128,6 +128,20 @@ impl Faults {
                     "サーバーが TLS に対応していません。経路を盗聴される心配がなければ `tls.mode` を `disable` にしてください",
                 );
                 (DatabaseFault::Tls, problem, None)
+            }
+            error if chain_has(&error, "received fatal alert: CertificateRequired") => {
+                let problem = Words::new(
+                    "the server wants to see a certificate of the client; give `tls.cert_file` and `tls.key_file`",
+                    "サーバーがクライアントの証明書を求めています。`tls.cert_file` と `tls.key_file` を指定してください",
+                );
+                (DatabaseFault::Tls, problem, Some(error))
+            }
+            error if chain_has(&error, "received fatal alert") => {
+                let problem = Words::new(
+                    "the server breaks TLS off; look at `tls.cert_file` and `tls.key_file` if it wants to see a certificate",
+                    "サーバーが TLS を打ち切りました。証明書を求めるサーバーなら `tls.cert_file` と `tls.key_file` を確かめてください",
+                );
+                (DatabaseFault::Tls, problem, Some(error))
             }
             error if is_of_certificate(&error) => (DatabaseFault::Tls, of_certificate(&error), Some(error)),
             error @ sqlx::Error::Tls(_) => {

@@ -23,6 +23,7 @@ use super::order::{Column, From, Order, Part, Row};
 use super::reader::{Sink, Stop};
 use super::relay::Relay;
 use super::server::{Server, TlsMode};
+use super::trust::Certificates;
 use crate::error::{ConnectorError, DatabaseFault};
 
 pub(super) use fault::said;
@@ -80,7 +81,7 @@ impl Mysql {
         config: &DatabaseConfig,
         server: &Server,
         dialer: &Dialer,
-        trusted: Option<Vec<u8>>,
+        certificates: Certificates,
         faults: &Faults,
     ) -> Result<Self, ConnectorError> {
         const SOCKET: &str = "mysqld.sock";
@@ -88,7 +89,7 @@ impl Mysql {
         let dialled = dialer.connect(&server.host, server.port, patience).await;
         let stream = dialled.map_err(|error| faults.unreached(error))?;
         let relay = Relay::to(stream, SOCKET).map_err(|error| faults.of(error.into()))?;
-        let options = options(server, trusted).socket(relay.dir().join(SOCKET));
+        let options = options(server, certificates).socket(relay.dir().join(SOCKET));
         let connecting = async {
             let mut conn = MySqlConnection::connect_with(&options).await.map_err(|error| faults.of_greeting(error))?;
             let is_mariadb = begin(&mut conn, config).await.map_err(|error| faults.of(error))?;
@@ -246,7 +247,7 @@ fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-fn options(server: &Server, trusted: Option<Vec<u8>>) -> MySqlConnectOptions {
+fn options(server: &Server, certificates: Certificates) -> MySqlConnectOptions {
     let mut options = MySqlConnectOptions::new()
         .host(&server.host)
         .port(server.port)
@@ -257,8 +258,11 @@ fn options(server: &Server, trusted: Option<Vec<u8>>) -> MySqlConnectOptions {
         // `sql_mode` is said as a whole.
         .pipes_as_concat(false)
         .no_engine_substitution(false)
-        .ssl_ca_from_pem(trusted.unwrap_or_default())
+        .ssl_ca_from_pem(certificates.authorities)
         .disable_statement_logging();
+    if let Some((cert, key)) = certificates.own {
+        options = options.ssl_client_cert_from_pem(cert).ssl_client_key_from_pem(key);
+    }
     // The driver would hash an empty one, and servers want nothing then.
     if let Some(password) = server.password.as_ref().filter(|password| !password.expose_secret().is_empty()) {
         options = options.password(password.expose_secret());

@@ -20,6 +20,7 @@ use super::order::{Column, Order, Part, Row};
 use super::reader::{Sink, Stop};
 use super::relay::Relay;
 use super::server::{Server, TlsMode};
+use super::trust::Certificates;
 use crate::error::ConnectorError;
 
 /// A longer record goes to quarantine (`model::canonical::Limits`), so no more of it than its beginning is fetched.
@@ -71,14 +72,14 @@ impl Postgres {
         config: &DatabaseConfig,
         server: &Server,
         dialer: &Dialer,
-        trusted: Option<Vec<u8>>,
+        certificates: Certificates,
         faults: &Faults,
     ) -> Result<Self, ConnectorError> {
         let patience = config.common.timeout;
         let dialled = dialer.connect(&server.host, server.port, patience).await;
         let stream = dialled.map_err(|error| faults.unreached(error))?;
         let relay = Relay::to(stream, &format!(".s.PGSQL.{}", server.port)).map_err(|error| faults.of(error.into()))?;
-        let options = options(server, trusted, &relay);
+        let options = options(server, certificates, &relay);
         let connecting = async {
             let mut conn = PgConnection::connect_with(&options).await?;
             begin(&mut conn, config).await?;
@@ -156,9 +157,9 @@ impl Postgres {
     }
 }
 
-fn options(server: &Server, trusted: Option<Vec<u8>>, relay: &Relay) -> PgConnectOptions {
+fn options(server: &Server, certificates: Certificates, relay: &Relay) -> PgConnectOptions {
     // Each of these is said, because the driver would take what is not said from the environment of this process.
-    let options = PgConnectOptions::new_without_pgpass()
+    let mut options = PgConnectOptions::new_without_pgpass()
         .socket(relay.dir())
         .host(&server.host)
         .port(server.port)
@@ -167,8 +168,11 @@ fn options(server: &Server, trusted: Option<Vec<u8>>, relay: &Relay) -> PgConnec
         .password(server.password.as_ref().map_or("", |password| password.expose_secret()))
         .application_name("matome")
         .extra_float_digits(None)
-        .ssl_root_cert_from_pem(trusted.unwrap_or_default())
+        .ssl_root_cert_from_pem(certificates.authorities)
         .disable_statement_logging();
+    if let Some((cert, key)) = certificates.own {
+        options = options.ssl_client_cert_from_pem(cert).ssl_client_key_from_pem(key);
+    }
     options.ssl_mode(match server.tls.mode {
         TlsMode::VerifyFull => PgSslMode::VerifyFull,
         TlsMode::Require => PgSslMode::Require,

@@ -25,12 +25,33 @@ pub struct Server {
 }
 
 /// `tls`: how a connection is encrypted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Tls {
     /// `mode`: `verify-full` (default), `require` or `disable`.
     pub mode: TlsMode,
     /// `ca_file`: certificates (PEM) of authorities to trust besides, beneath a file root.
     pub ca_file: Option<String>,
+    /// What is shown to a server that asks who connects.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate (PEM) of the client, with its key.
+#[derive(Clone, Debug)]
+pub enum ClientCertificate {
+    /// `cert_file` and `key_file`, beneath a file root.
+    Files {
+        /// `cert_file`: the certificate, and those between it and its authority.
+        cert: String,
+        /// `key_file`.
+        key: String,
+    },
+    /// `cert` and `key` themselves.
+    Texts {
+        /// `cert`.
+        cert: String,
+        /// `key`: a secret.
+        key: SecretString,
+    },
 }
 
 /// `tls.mode`.
@@ -132,7 +153,7 @@ fn percent_decoded(text: &str) -> String {
 }
 
 fn tls(fields: &mut Fields) -> Tls {
-    let mut tls = Tls { mode: TlsMode::VerifyFull, ca_file: None };
+    let mut tls = Tls { mode: TlsMode::VerifyFull, ca_file: None, client: None };
     let Some(mut own) = fields.nested("tls") else { return tls };
     let words = [("verify-full", TlsMode::VerifyFull), ("require", TlsMode::Require), ("disable", TlsMode::Disable)];
     tls.mode = own.choice("mode", &words).unwrap_or(TlsMode::VerifyFull);
@@ -144,6 +165,33 @@ fn tls(fields: &mut Fields) -> Tls {
         );
         own.fail("ca_file", words);
     }
+    tls.client = client(&mut own, tls.mode);
     fields.absorb(own);
     tls
+}
+
+fn client(own: &mut Fields, mode: TlsMode) -> Option<ClientCertificate> {
+    const NAMES: [&str; 4] = ["cert", "key", "cert_file", "key_file"];
+    let given: Vec<&str> = NAMES.into_iter().filter(|name| own.has(name)).collect();
+    let [cert, key, cert_file, key_file] = NAMES.map(|name| if own.has(name) { own.string(name) } else { None });
+    let first = *given.first()?;
+    if mode == TlsMode::Disable {
+        own.fail(
+            first,
+            Words::new("Without TLS no certificate is shown.", "TLS を使わないときは、証明書を見せません。"),
+        );
+        return None;
+    }
+    match given.as_slice() {
+        ["cert", "key"] => Some(ClientCertificate::Texts { cert: cert?, key: key?.into() }),
+        ["cert_file", "key_file"] => Some(ClientCertificate::Files { cert: cert_file?, key: key_file? }),
+        _ => {
+            let words = Words::new(
+                "A certificate goes with its key: `cert` and `key`, or `cert_file` and `key_file`.",
+                "証明書と鍵は一緒に指定してください: `cert` と `key`、または `cert_file` と `key_file`。",
+            );
+            own.fail(first, words);
+            None
+        }
+    }
 }

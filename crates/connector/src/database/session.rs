@@ -9,7 +9,7 @@ use super::order::{Column, Order, Part};
 use super::postgres::Postgres;
 use super::reader::{Sink, Stop};
 use super::sqlite::Sqlite;
-use super::trust;
+use super::trust::Certificates;
 use crate::error::ConnectorError;
 use crate::file::FileRoots;
 
@@ -28,10 +28,12 @@ impl Session {
     ) -> Result<Self, ConnectorError> {
         Ok(match &config.place {
             Place::Server(server) => {
-                let trusted = trust::certificates(&server.tls, roots)?;
+                let certificates = Certificates::of(&server.tls, roots, faults)?;
                 match config.engine {
-                    Engine::Mysql => Self::Mysql(Box::new(Mysql::open(config, server, dialer, trusted, faults).await?)),
-                    _ => Self::Postgres(Box::new(Postgres::open(config, server, dialer, trusted, faults).await?)),
+                    Engine::Mysql => {
+                        Self::Mysql(Box::new(Mysql::open(config, server, dialer, certificates, faults).await?))
+                    }
+                    _ => Self::Postgres(Box::new(Postgres::open(config, server, dialer, certificates, faults).await?)),
                 }
             }
             Place::File(path) => {

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use url::Url;
 
 use crate::support::{Bed, connector_beneath, read_until, texts, told};
@@ -19,16 +20,26 @@ pub fn fixtures() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/tls")
 }
 
-/// Speaks TLS as a PostgreSQL server does, with the certificate `name`, in front of the real one.
-async fn in_front_of(url: &str, name: &str) -> u16 {
+/// Speaks TLS as a PostgreSQL server does, with the certificate `name`, in front of the real one; wants to see the certificate
+/// `client` if there is one.
+async fn in_front_of(url: &str, name: &str, client: Option<&str>) -> u16 {
     let url = Url::parse(url).unwrap();
     let behind = (url.host_str().unwrap().to_owned(), url.port().unwrap());
     let chain =
         CertificateDer::pem_file_iter(fixtures().join(format!("{name}.crt"))).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(fixtures().join(format!("{name}.key"))).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let config = match client {
+        None => config.with_no_client_auth(),
+        Some(name) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(fixtures().join(format!("{name}.crt"))).unwrap()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            config.with_client_cert_verifier(verifier)
+        }
+    };
+    let config = config.with_single_cert(chain, key).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -53,7 +64,7 @@ async fn in_front_of(url: &str, name: &str) -> u16 {
 #[tokio::test]
 async fn a_server_is_believed_only_with_a_certificate_for_its_name() {
     let bed = Bed::new("create table t (id int primary key); insert into t values (1)").await;
-    let port = in_front_of(&bed.url, "one").await;
+    let port = in_front_of(&bed.url, "one", None).await;
     let tried = |host: &str, tls: Value| {
         let config = bed.config(json!({"table": "t", "host": host, "port": port, "tls": tls}));
         async move { read_until(&*connector_beneath(&fixtures(), &config), Default::default()).await }
@@ -85,4 +96,37 @@ async fn a_server_is_believed_only_with_a_certificate_for_its_name() {
     assert!(told(&error).contains("no file matches `none.crt`"), "{error:?}");
     let error = tried("127.0.0.1", json!({"ca_file": "one.key"})).await.1.unwrap();
     assert!(told(&error).contains("nobody known here has signed"), "{}", told(&error));
+}
+
+#[tokio::test]
+async fn a_server_that_asks_who_connects_is_shown_the_certificate() {
+    let bed = Bed::new("create table t (id int primary key); insert into t values (1)").await;
+    let port = in_front_of(&bed.url, "one", Some("two")).await;
+    let text = |name: &str| std::fs::read_to_string(fixtures().join(name)).unwrap();
+    let tried = |tls: Value| {
+        let config = bed.config(json!({"table": "t", "port": port, "tls": tls}));
+        async move { read_until(&*connector_beneath(&fixtures(), &config), Default::default()).await }
+    };
+    for tls in [
+        json!({"ca_file": "one.crt", "cert_file": "two.crt", "key_file": "two.key"}),
+        json!({"ca_file": "one.crt", "cert": text("two.crt"), "key": text("two.key")}),
+        json!({"mode": "require", "cert": text("two.crt"), "key": text("two.key")}),
+    ] {
+        let (batches, error) = tried(tls.clone()).await;
+        assert!(error.is_none(), "{tls}: {}", told(&error.unwrap()));
+        assert_eq!(texts(&batches), [r#"{"id":1}"#]);
+    }
+    for (tls, part) in [
+        (json!({"ca_file": "one.crt"}), "wants to see a certificate"),
+        (json!({"ca_file": "one.crt", "cert_file": "one.crt", "key_file": "one.key"}), "the server breaks TLS off"),
+        // A key of another certificate, and what is none.
+        (json!({"ca_file": "one.crt", "cert_file": "two.crt", "key_file": "one.key"}), "TLS failed"),
+        (json!({"ca_file": "one.crt", "cert_file": "two.crt", "key_file": "two.crt"}), "`tls.key_file` has nothing"),
+        (json!({"ca_file": "one.crt", "cert": "no", "key": text("two.key")}), "`tls.cert_file` has nothing"),
+        (json!({"ca_file": "one.crt", "cert_file": "gone.crt", "key_file": "two.key"}), "no file matches `gone.crt`"),
+    ] {
+        let error = tried(tls.clone()).await.1.unwrap();
+        assert!(told(&error).contains(part), "{tls}: {}", told(&error));
+        assert!(!told(&error).contains(text("two.key").lines().nth(1).unwrap()), "{}", told(&error));
+    }
 }

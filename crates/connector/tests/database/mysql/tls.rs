@@ -58,3 +58,23 @@ async fn a_server_is_believed_only_with_a_certificate_for_its_name() {
         assert!(matches!(error, ConnectorError::Database { fault: DatabaseFault::Tls, .. }), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_user_who_must_show_a_certificate_does() {
+    let bed = Bed::new("").await;
+    let query = json!({"query": "select current_user() as me", "user": "certified", "database": "information_schema"});
+    let tried = |tls: Value| {
+        let mut options = query.clone();
+        options["tls"] = tls;
+        let config = bed.config(options);
+        async move { read_until(&*connector_beneath(&fixtures(), &config), Default::default()).await }
+    };
+    let own = json!({"ca_file": "one.crt", "cert_file": "two.crt", "key_file": "two.key"});
+    let (batches, error) = tried(own).await;
+    assert!(error.is_none(), "{}", told(&error.unwrap()));
+    assert_eq!(texts(&batches), [r#"{"me":"certified@127.0.0.1"}"#]);
+    for tls in [json!({"ca_file": "one.crt"}), json!({"mode": "disable"})] {
+        let error = tried(tls.clone()).await.1.unwrap();
+        assert!(matches!(error, ConnectorError::Database { fault: DatabaseFault::Auth, .. }), "{tls}: {error:?}");
+    }
+}
