@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod config;
 mod console;
+mod database_url;
 mod demo;
 mod failure;
 mod housekeeping;

@@ -82,7 +82,8 @@ catalogue! {
     CheckRoom => "check its directory, its permissions and the free space", "ディレクトリ、権限、空き容量を確かめてください";
     NoSourceType => "the type of the source is missing", "データソースの種類が指定されていません";
     GiveSourceType =>
-        "give --path, --url, or --type with --config", "--path、--url、または --type と --config を指定してください";
+        "give --path, --url, --table, or --type with --config",
+        "--path、--url、--table、または --type と --config を指定してください";
     NoFormat { file } => "the name `{file}` does not tell the format", "`{file}` という名前からは形式が分かりません";
     GiveFormat => "give --format json, ndjson or csv", "--format json、ndjson、csv のどれかを指定してください";
     PushAgain =>

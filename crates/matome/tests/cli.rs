@@ -85,6 +85,59 @@ async fn commands_work_without_a_server_on_both_databases() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_added_by_the_address_of_its_database() {
+    let rows =
+        "create table orders (id int primary key, note varchar(9)); insert into orders values (1, 'a'), (2, 'b')";
+    let postgres = matome_testbed::postgres_schema().await;
+    matome_testbed::run_script(&postgres, rows).await;
+    let (address, schema) = (postgres.split('?').next().unwrap(), postgres.rsplit_once("%3D").unwrap().1);
+    let mysql = matome_testbed::mysql_database(rows).await;
+    let of_schema = format!("{schema}.orders");
+    let (unencrypted, encrypted) = (format!("{address}?sslmode=disable"), format!("{mysql}?ssl-mode=REQUIRED"));
+    for home in homes().await {
+        let run = |args: &[&str]| {
+            let mut command = home.command(args);
+            let output =
+                command.env("EGRESS_ALLOW", "127.0.0.1/32").env("FILE_ROOTS", home.dir.path()).output().unwrap();
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        for (name, url, what, value) in [
+            ("postgres", unencrypted.as_str(), "--table", of_schema.as_str()),
+            ("mysql", encrypted.as_str(), "--table", "orders"),
+            ("query", encrypted.as_str(), "--query", "select id from orders"),
+        ] {
+            let added = run(&["source", "add", name, "--url", url, what, value, "--interval", "0", "-o", "json"]);
+            let row = json_of(&added);
+            assert_eq!(row["source_type"], "database", "{row}");
+            assert_eq!(row["config"]["password"], json!({"$secret": true}), "{row}");
+            assert!(!added.contains(url::Url::parse(url).unwrap().password().unwrap()), "{row}");
+            let task = json_of(&run(&["source", "run", name, "--wait", "-o", "json"]));
+            assert_eq!((&task["status"], &task["result"]["stored"]), (&json!("succeeded"), &json!(2)), "{task}");
+        }
+        // An SQLite file, here matome's own.
+        let file = home.data_dir().join("matome.db");
+        if home.name == "sqlite" {
+            let added =
+                run(&["source", "add", "own", "--path", "data/matome.db", "--table", "data_sources", "-o", "json"]);
+            assert_eq!(json_of(&added)["source_type"], "database", "{added}");
+            let added = run(&[
+                "source",
+                "add",
+                "same",
+                "--url",
+                &format!("sqlite:{}", file.display()),
+                "--table",
+                "data_sources",
+                "-o",
+                "json",
+            ]);
+            assert_eq!(json_of(&added)["config"]["path"], json!(file), "{added}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_run_ends_with_1_and_says_why() {
     let home = sqlite_home();
     let _server = home.serve().await;

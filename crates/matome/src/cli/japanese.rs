@@ -267,11 +267,19 @@ const TEXTS: &[(&str, &str)] = &[
     ("Adds a data source", "データソースを追加します"),
     ("Its name; the table name in SQL", "名前。SQL での表の名前になる"),
     (
-        "api, file, database, websocket or push [default: by --path or --url]",
-        "api、file、database、websocket、push [既定: --path か --url による]",
+        "api, file, database, websocket or push [default: by --path, --url, --table or --query]",
+        "api、file、database、websocket、push [既定: --path、--url、--table、--query による]",
     ),
-    ("File or glob beneath a file root", "ファイルルートの下のファイルかグロブ"),
-    ("Address of a REST API or, ws:// or wss://, of a WebSocket", "REST API か WebSocket (ws://、wss://) のアドレス"),
+    (
+        "File or glob beneath a file root; with --table or --query an SQLite file",
+        "ファイルルートの下のファイルかグロブ。--table か --query があれば SQLite のファイル",
+    ),
+    (
+        "Address of a REST API, a WebSocket (ws:, wss:) or a database (postgres:, mysql:, sqlite:). A password in it is kept as a secret",
+        "REST API、WebSocket (ws:、wss:)、データベース (postgres:、mysql:、sqlite:) のアドレス。中のパスワードはシークレットとして保存される",
+    ),
+    ("Table or view of a database, SCHEMA.TABLE or TABLE", "データベースのテーブルかビュー。SCHEMA.TABLE または TABLE"),
+    ("Query of a database: one statement that only reads", "データベースのクエリー: 読むだけの文を1つ"),
     ("The whole config as JSON, or @FILE", "config 全体の JSON、または @ファイル名"),
     (
         "One more option of the config, KEY=VALUE; VALUE is JSON or plain text. Dots go deeper. Repeatable",
@@ -561,6 +569,10 @@ const TEXTS: &[(&str, &str)] = &[
     // bench.
     ("What to measure [default: all]", "測るもの [既定: すべて]"),
     ("Files from nothing to stored, first and again", "ファイルの読み込み、初回と再取得"),
+    (
+        "Tables of a PostgreSQL server into another of its databases, first and again",
+        "PostgreSQL サーバーのテーブルを別のデータベースへ、初回と再取得",
+    ),
     ("Lists over HTTP", "HTTP での一覧"),
     ("Join and group over the raw records", "生レコードの結合と集計"),
     (

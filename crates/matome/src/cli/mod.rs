@@ -39,7 +39,7 @@ pub use quarantine::{QuarantineCommand, QuarantineTarget, WhichQuarantined};
 pub use role::{BeatArgs, HealthArgs, WebArgs, WorkerArgs};
 pub use schedule::ScheduleCommand;
 pub use serve::{AttemptArgs, DemoArgs, EngineArgs, ListenArgs, ServeArgs, SlotArgs};
-pub use source::SourceCommand;
+pub use source::{Place, SourceCommand};
 pub use task::{TaskCommand, TaskTarget};
 pub use token::TokenCommand;
 

@@ -2,9 +2,27 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::{ClientArgs, DeleteTarget, RunTarget, Target};
+
+/// Where the records of a source are.
+#[derive(Debug, Default, Args)]
+pub struct Place {
+    /// File or glob beneath a file root; with --table or --query an SQLite file.
+    #[arg(long, conflicts_with_all = ["url", "config"])]
+    pub path: Option<String>,
+    /// Address of a REST API, a WebSocket (ws:, wss:) or a database (postgres:, mysql:, sqlite:). A password in it is kept
+    /// as a secret.
+    #[arg(long, conflicts_with = "config")]
+    pub url: Option<String>,
+    /// Table or view of a database, SCHEMA.TABLE or TABLE.
+    #[arg(long, conflicts_with_all = ["query", "config"])]
+    pub table: Option<String>,
+    /// Query of a database: one statement that only reads.
+    #[arg(long, value_name = "SQL", conflicts_with = "config")]
+    pub query: Option<String>,
+}
 
 #[derive(Debug, Subcommand)]
 pub enum SourceCommand {
@@ -12,6 +30,7 @@ pub enum SourceCommand {
     #[command(
         after_help = "Examples:\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
         matome source add users --url https://example.com/users --set records='$.results'\n  \
+        matome source add orders --url postgres://reader:s3cret@db.example.com/shop --table orders --set key=id\n  \
         matome source add users --type api --config '{\"url\": \"https://example.com/users\"}'"
     )]
     Add {
@@ -19,15 +38,11 @@ pub enum SourceCommand {
         client: ClientArgs,
         /// Its name; the table name in SQL.
         name: String,
-        /// api, file, database, websocket or push [default: by --path or --url]
+        /// api, file, database, websocket or push [default: by --path, --url, --table or --query]
         #[arg(long = "type", value_name = "TYPE")]
         source_type: Option<String>,
-        /// File or glob beneath a file root.
-        #[arg(long, conflicts_with_all = ["url", "config"])]
-        path: Option<String>,
-        /// Address of a REST API or, ws:// or wss://, of a WebSocket.
-        #[arg(long, conflicts_with = "config")]
-        url: Option<String>,
+        #[command(flatten)]
+        place: Place,
         /// The whole config as JSON, or @FILE.
         #[arg(long, value_name = "JSON")]
         config: Option<String>,

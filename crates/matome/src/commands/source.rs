@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::{find, list, schedule, text_or_file};
-use crate::cli::{Format, SourceCommand};
+use crate::cli::{Format, Place, SourceCommand};
 use crate::client::Client;
 use crate::console::Console;
+use crate::database_url;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
 use crate::output::{Column, print_row, print_rows};
@@ -27,8 +28,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             client,
             name,
             source_type,
-            path,
-            url,
+            place,
             config,
             options,
             interval,
@@ -36,7 +36,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             timezone,
             description,
         } => {
-            let mut body = definition(name, source_type, path, url, config, &options, interval, description)?;
+            let mut body = definition(name, source_type, place, config, &options, interval, description)?;
             schedule::set(&mut body["config"], cron, timezone);
             let output = client.output.clone();
             let client = Client::connect_or_make(&client, console, false).await?;
@@ -139,34 +139,25 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
     Ok(())
 }
 
-#[expect(clippy::too_many_arguments, reason = "one per flag of `source add`")]
 fn definition(
     name: String,
     source_type: Option<String>,
-    path: Option<String>,
-    url: Option<String>,
+    place: Place,
     config: Option<String>,
     options: &[String],
     interval: Option<u32>,
     description: Option<String>,
 ) -> Result<Value, Failure> {
-    let is_socket = |url: &String| ["ws://", "wss://"].iter().any(|scheme| url.trim_start().starts_with(scheme));
-    let of_url = |url: &String| if is_socket(url) { "websocket" } else { "api" };
-    let implied = if path.is_some() { Some("file") } else { url.as_ref().map(of_url) };
-    let source_type = source_type
-        .or(implied.map(str::to_owned))
-        .ok_or_else(|| Failure::new(Exit::Usage, Message::NoSourceType).help(Message::GiveSourceType))?;
     let mut config: Value = match config {
         None => json!({}),
         Some(text) => serde_json::from_str(&text_or_file(&text)?).map_err(|err| {
             Failure::new(Exit::Usage, Message::ConfigNoJson).because(&err).help(Message::WriteConfigJson)
         })?,
     };
-    for (key, value) in [("path", path), ("url", url)] {
-        if let Some(value) = value {
-            config[key] = value.into();
-        }
-    }
+    let implied = set_place(&mut config, place);
+    let source_type = source_type
+        .or(implied.map(str::to_owned))
+        .ok_or_else(|| Failure::new(Exit::Usage, Message::NoSourceType).help(Message::GiveSourceType))?;
     set_all(&mut config, options)?;
     // It needs no option, and a config without any is a draft.
     if source_type == "push" && config == json!({}) {
@@ -180,6 +171,31 @@ fn definition(
         body["description"] = text.into();
     }
     Ok(body)
+}
+
+/// Sets the options that say where records are; returns the type that they imply.
+fn set_place(config: &mut Value, place: Place) -> Option<&'static str> {
+    let Place { path, url, table, query } = place;
+    let of_database = url.as_deref().and_then(database_url::options);
+    let is_socket = |url: &String| ["ws://", "wss://"].iter().any(|scheme| url.trim_start().starts_with(scheme));
+    let of_url = |url: &String| if is_socket(url) { "websocket" } else { "api" };
+    let implied = match table.is_some() || query.is_some() || of_database.is_some() {
+        true => Some("database"),
+        false if path.is_some() => Some("file"),
+        false => url.as_ref().map(of_url),
+    };
+    let given = [("path", path), ("table", table), ("query", query)];
+    let mut options: Map<String, Value> =
+        given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))).collect();
+    match (of_database, url) {
+        (Some(of_database), _) => options.extend(of_database),
+        (None, Some(url)) => drop(options.insert("url".to_owned(), url.into())),
+        (None, None) => {}
+    }
+    for (key, value) in options {
+        config[key] = value;
+    }
+    implied
 }
 
 /// Sets each `KEY=VALUE` of the flags `--set` in a config.
@@ -216,6 +232,37 @@ fn set(config: &mut Value, key: &str, value: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_type_is_that_of_what_is_given() {
+        let implied = |path: Option<&str>, url: Option<&str>, table: Option<&str>, query: Option<&str>| {
+            let text = |text: Option<&str>| text.map(str::to_owned);
+            let mut config = json!({});
+            let place = Place { path: text(path), url: text(url), table: text(table), query: text(query) };
+            (set_place(&mut config, place), config)
+        };
+        let orders = Some("orders");
+        for (found, wanted) in [
+            (implied(Some("a.csv"), None, None, None), (Some("file"), json!({"path": "a.csv"}))),
+            (implied(None, Some("https://h/x"), None, None), (Some("api"), json!({"url": "https://h/x"}))),
+            (implied(None, Some("wss://h/x"), None, None), (Some("websocket"), json!({"url": "wss://h/x"}))),
+            (
+                implied(None, Some("mysql://u:p@h/d"), orders, None),
+                (Some("database"), json!({"url": "mysql://u@h/d", "password": "p", "table": "orders"})),
+            ),
+            (
+                implied(Some("shop.db"), None, None, Some("select 1 as one")),
+                (Some("database"), json!({"path": "shop.db", "query": "select 1 as one"})),
+            ),
+            (
+                implied(None, Some("sqlite:shop.db"), orders, None),
+                (Some("database"), json!({"engine": "sqlite", "path": "shop.db", "table": "orders"})),
+            ),
+            (implied(None, None, None, None), (None, json!({}))),
+        ] {
+            assert_eq!(found, wanted);
+        }
+    }
 
     #[test]
     fn set_takes_json_and_plain_text_and_goes_deeper_at_dots() {
