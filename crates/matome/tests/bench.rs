@@ -61,6 +61,16 @@ fn every_figure_is_measured_on_both_databases_and_nothing_is_left_behind() {
         assert!(find(database, "peak while reading a file of 1 MiB")["value"].as_f64().unwrap() > 5.0);
         assert!(find(database, "serve ready")["value"].as_f64().unwrap() > 0.0);
     }
+    for what in [
+        "2000 rows of the table orders, first load",
+        "2000 rows of the table orders, read again",
+        "400 rows of the table events, first load",
+        "400 rows of the table events, read again",
+    ] {
+        let figure = find("postgres", what);
+        assert_eq!(figure["peer"]["name"], "psql COPY | psql COPY", "{figure}");
+        assert!(figure["ratio"].as_f64().unwrap() > 0.0 && figure["met"].is_boolean(), "{figure}");
+    }
     for what in
         ["orders: schema drift", "events: canonical form", "demo", "engine child, none", "engine child that waits"]
     {
@@ -85,7 +95,7 @@ fn a_wrong_name_or_database_is_told() {
     let dir = TempDir::new().unwrap();
     let output = bench(&dir, &["speed"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("ingest, list, join, remove, tasks"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ingest, database, list, join, remove, tasks"));
     let output = bench(&dir, &["start", "--database-url", "mysql://host/name"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let output = bench(&dir, &["start", "--rows", "0"]).output().unwrap();

@@ -74,7 +74,7 @@ async fn source(server: &Server, kind: Kind, file: &str) -> Result<i64, Failure>
 
 /// Reads a source to its end and sees to it that each record was met. A machine that stands still for long makes an
 /// attempt be repeated; then some were met twice, which is said and part of the figure.
-async fn read(target: &Target, server: &Server, source: i64, count: u64) -> Result<Usage, Failure> {
+pub async fn read(target: &Target, server: &Server, source: i64, count: u64) -> Result<Usage, Failure> {
     let meter = Meter::start(server.pid(), target.server_pid);
     let result = server.run("acquisition", source).await?;
     let usage = meter.end();

@@ -5,6 +5,7 @@
 //! from a seed. Figures go to stdout, what is being done to stderr.
 
 mod data;
+mod database;
 mod figure;
 mod ingest;
 mod join;
@@ -181,6 +182,15 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
             let target = place.target(bench, "full").await?;
             ingest::on_full_table(bench, &target).await?;
             place.remove(target).await?;
+        }
+        if wanted(BenchGroup::Database) && database == "postgres" {
+            let origin = place.target(bench, "origin").await?;
+            let target = place.target(bench, "table").await?;
+            let peer = place.target(bench, "pipe").await?;
+            database::run(bench, &origin, &target, &peer).await?;
+            for target in [origin, target, peer] {
+                place.remove(target).await?;
+            }
         }
         if wanted(BenchGroup::Tasks) {
             let target = place.target(bench, "tasks").await?;

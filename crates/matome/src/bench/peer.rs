@@ -15,6 +15,7 @@ use super::data::{COPY_COLUMNS, Kind, ReadyRow, ReadyRows};
 use super::figure::Peer;
 use super::target::{Target, failed};
 use super::usage::{self, Meter, Usage};
+use crate::database_url::take_password;
 use crate::failure::Failure;
 
 /// Rows of one transaction on SQLite, as many as matome's pages have.
@@ -60,6 +61,11 @@ async fn psql_copy(target: &Target, file: &Path) -> Result<Option<Usage>, Failur
     run(command, target.server_pid).await
 }
 
+/// Whether a program is installed.
+pub fn is_here(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
 /// Runs a program to its good end; what it cost, with what the database `server` did meanwhile. Nothing when it is not
 /// installed.
 pub async fn run(mut command: Command, server: Option<u32>) -> Result<Option<Usage>, Failure> {
@@ -97,15 +103,8 @@ pub async fn run(mut command: Command, server: Option<u32>) -> Result<Option<Usa
 
 fn without_password(url: &str) -> Result<(String, Option<String>), Failure> {
     let mut url: url::Url = url.parse().map_err(failed)?;
-    let password = url.password().map(percent_decoded);
-    url.set_password(None).map_err(|()| failed("DATABASE_URL has no place for a password"))?;
+    let password = take_password(&mut url);
     Ok((url.into(), password))
-}
-
-fn percent_decoded(text: &str) -> String {
-    // A query decodes the same escapes, apart from `+`, which is itself in a password.
-    let text = format!("p={}", text.replace('+', "%2B"));
-    url::form_urlencoded::parse(text.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 /// A bare bulk insert into SQLite: statements of many rows, a commit each 1,000, rows made on another thread.

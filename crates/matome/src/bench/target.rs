@@ -203,8 +203,14 @@ impl Target {
 
     /// Starts the product on the target and waits until it is ready; `files` is its file root.
     pub async fn serve(&self, files: &Path) -> Result<Server, Failure> {
+        self.serve_with(files, &[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn serve_with(&self, files: &Path, more: &[&str]) -> Result<Server, Failure> {
         let files = files.display().to_string();
-        let args = ["serve", "--bind", "127.0.0.1:0", "--log-level", "info", "--file-root", &files];
+        let mut args = vec!["serve", "--bind", "127.0.0.1:0", "--log-level", "info", "--file-root", &files];
+        args.extend(more);
         let started = Instant::now();
         let mut child = self.command(&args)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
         let address = address(&mut child);
@@ -279,8 +285,12 @@ impl Server {
 
     /// Defines a file source that runs by hand only; returns its id.
     pub async fn file_source(&self, name: &str, file: &str, format: &str) -> Result<i64, Failure> {
-        let config = json!({ "path": file, "format": format });
-        let body = json!({ "name": name, "source_type": "file", "config": config, "fetch_interval": 0 });
+        self.source(name, "file", json!({ "path": file, "format": format })).await
+    }
+
+    /// The same with a source of any type.
+    pub async fn source(&self, name: &str, source_type: &str, config: Value) -> Result<i64, Failure> {
+        let body = json!({ "name": name, "source_type": source_type, "config": config, "fetch_interval": 0 });
         id(&self.send("POST", "/api/acquisition/sources/", Some(body)).await?)
     }
 

@@ -11,6 +11,8 @@ use super::{OutputArgs, server_database};
 pub enum BenchGroup {
     /// Files from nothing to stored, first and again.
     Ingest,
+    /// Tables of a PostgreSQL server into another of its databases, first and again.
+    Database,
     /// Lists over HTTP.
     List,
     /// Join and group over the raw records.
