@@ -39,3 +39,8 @@ pub fn packed(bytes: &[u8]) {
         assert!(!raw.contains(&b'\n'), "{}", raw.escape_ascii());
     }
 }
+
+/// Workbooks are read or refused, without a panic.
+pub fn tables(bytes: &[u8]) {
+    read(r#"{"path":"a","format":"excel"}"#, bytes);
+}

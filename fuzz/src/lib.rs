@@ -16,7 +16,7 @@ use matome_model::source::SourceType;
 pub use canonical::canonical;
 pub use csv::csv;
 pub use events::events;
-pub use files::{packed, xml};
+pub use files::{packed, tables, xml};
 pub use fixed::fixed;
 pub use ndjson::ndjson;
 

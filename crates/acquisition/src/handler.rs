@@ -439,11 +439,14 @@ impl AcquisitionHandler {
         ctx: &TaskContext,
         cancel: CancellationToken,
     ) -> Result<(mpsc::Receiver<Fetched>, JoinSet<()>), TaskError> {
-        // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged.
-        let goes_on = read.dedupe != Dedupe::Rows && read.begun.state.get() != "{}";
+        // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged, unless the connector
+        // tells what it adds.
+        let counts_equals = read.dedupe == Dedupe::Rows;
+        let goes_on = (!counts_equals || connector.tells_additions()) && read.begun.state.get() != "{}";
         let request = ReadRequest {
             checkpoint: goes_on.then(|| read.begun.state.clone()),
             resume_inside: read.dedupe == Dedupe::None,
+            counts_equals,
             max_items: self.db.page_rows(),
             max_bytes: self.db.page_bytes(),
             cancel,
@@ -469,6 +472,9 @@ impl AcquisitionHandler {
     ) -> Result<bool, TaskError> {
         if !ctx.lease_valid() {
             return Err(stopped(ctx));
+        }
+        if let Some(occurrences) = read.occurrences.as_ref().filter(|_| prepared.is_addition) {
+            occurrences.lock().unwrap_or_else(PoisonError::into_inner).see_all();
         }
         let (stats, warned) = (prepared.stats, prepared.warned);
         let schema = prepared.schema.new.as_ref().map(|new| (new.version, new.changes.clone()));
@@ -621,6 +627,7 @@ async fn fetch(
                     quarantined: Vec::new(),
                     checkpoint,
                     is_exact: false,
+                    is_addition: false,
                     stats: ReadStats::default(),
                     warned: 0,
                     schema: SchemaStep::default(),

@@ -24,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) checkpoint: String,
     /// A read that goes on at it is given nothing of this again.
     pub(crate) is_exact: bool,
+    /// Its records are other ones than those that are stored, also where they are equal.
+    pub(crate) is_addition: bool,
     pub(crate) stats: ReadStats,
     /// Records that break the schema or a rule and are stored all the same.
     pub(crate) warned: u64,
@@ -116,6 +118,7 @@ impl Preparer {
             quarantined: Vec::new(),
             checkpoint: String::new(),
             is_exact: false,
+            is_addition: false,
             stats: ReadStats::default(),
             warned: 0,
             schema: SchemaStep::default(),
@@ -137,6 +140,7 @@ impl Preparer {
         }
         batch.checkpoint.get().clone_into(&mut page.checkpoint);
         page.is_exact = batch.is_exact;
+        page.is_addition = batch.is_addition;
         page.stats = batch.stats;
         self.end(&mut page);
         Ok(page)
@@ -317,7 +321,7 @@ mod tests {
 
     fn batch(items: Vec<Item>) -> Batch {
         let checkpoint = RawValue::from_string("{}".to_owned()).unwrap();
-        Batch { items, checkpoint, is_exact: false, stats: ReadStats::default() }
+        Batch { items, checkpoint, is_exact: false, is_addition: false, stats: ReadStats::default() }
     }
 
     fn prepare(items: Vec<Item>) -> Prepared {

@@ -1,12 +1,12 @@
 //! Records out of files: a location has their bytes, which may be compressed or packed in an archive, in some encoding and in
-//! some format. Each of these is a module that knows nothing of the others; [`pump`] puts them together, and
-//! [`checkpoint`] says how far a read has come.
+//! some format. Each of these is a module that knows nothing of the others; [`pump`] puts them together, [`plan`] says which
+//! documents are read, by what [`manifest`] knows of them, and [`checkpoint`] how far a read has come.
 //!
 //! - [`location`]: where bytes come from. [`roots`] are directories of this machine.
 //! - [`compression`], [`archive`]: what they were before.
 //! - [`text`]: from an encoding to UTF-8.
 //! - [`document`]: by its format, from text to records ([`lines`], [`csv`], [`fixed`], and JSON beside this folder). [`xml`] asks for
-//!   its text itself.
+//!   its text itself; [`excel`] is no text.
 
 mod archive;
 mod checkpoint;
@@ -14,9 +14,12 @@ mod compression;
 mod config;
 mod csv;
 mod document;
+mod excel;
 mod fixed;
 mod lines;
 mod location;
+mod manifest;
+mod plan;
 mod pump;
 mod reader;
 mod roots;
@@ -32,6 +35,7 @@ pub use compression::{Codec, Compression};
 pub(crate) use config::parse as parse_config;
 pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig, Format, Header};
 pub(crate) use document::Document;
+pub use excel::{ExcelConfig, Sheet};
 pub use fixed::{FixedColumn, FixedConfig, Unit};
 pub use roots::FileRoots;
 pub use text::Charset;
@@ -41,6 +45,7 @@ use crate::error::ConnectorError;
 use crate::read::{Connector, ReadRequest, Reader};
 use crate::record::{Found, Item};
 use location::Location as _;
+use plan::Plan;
 use pump::Pump;
 
 /// Reads the files that a config names.
@@ -62,6 +67,10 @@ impl Connector for FileConnector {
             let reader = reader::start(self.config.clone(), self.roots.clone(), request).await?;
             Ok(Box::new(reader) as Box<dyn Reader>)
         })
+    }
+
+    fn tells_additions(&self) -> bool {
+        self.config.only_changed
     }
 }
 
@@ -85,7 +94,10 @@ pub fn read_bytes(config: FileConfig, bytes: Vec<u8>) -> (Vec<Item>, Option<Conn
     let location = Arc::new(location::Memory(bytes));
     let found = location.find("");
     match found {
-        Ok(found) => Pump::new(Arc::new(config), location, ReadRequest::default(), sender).run(&found, None),
+        Ok(found) => {
+            let plan = Plan::of_all(found, None).expect("there is nothing to go on at");
+            Pump::new(Arc::new(config), location, ReadRequest::default(), sender).run(plan, &[]);
+        }
         Err(error) => return (Vec::new(), Some(error)),
     }
     let mut items = Vec::new();

@@ -17,6 +17,12 @@ pub trait Connector: Send + Sync {
     fn is_stream(&self) -> bool {
         false
     }
+
+    /// Whether a read is given its checkpoint also where equal records are counted, since it knows what it has read and says which
+    /// batches add to it.
+    fn tells_additions(&self) -> bool {
+        false
+    }
 }
 
 /// A read under way. Dropping it ends the read.
@@ -33,6 +39,8 @@ pub struct ReadRequest {
     /// Whether to go on exactly behind the last committed record (for sources without deduplication). Otherwise a
     /// read starts at the first document, or at the first page that is not committed, and reads some things again.
     pub resume_inside: bool,
+    /// Whether equal records are counted (`dedupe: rows`), so that a read gives all of them or says that it adds some.
+    pub counts_equals: bool,
     /// Items in one batch at most.
     pub max_items: usize,
     /// A batch ends with the item that brings it to this many bytes.
@@ -46,6 +54,7 @@ impl Default for ReadRequest {
         Self {
             checkpoint: None,
             resume_inside: false,
+            counts_equals: false,
             max_items: 1000,
             max_bytes: 1024 * 1024,
             cancel: CancellationToken::new(),

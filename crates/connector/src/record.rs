@@ -83,7 +83,7 @@ impl Item {
 pub struct ReadStats {
     /// HTTP requests that were answered.
     pub requests: u64,
-    /// Those answered with "304 Not Modified".
+    /// Those answered with "304 Not Modified", and files that were passed over because they did not change.
     pub not_modified: u64,
     /// Bytes read: of files as they are on disk, of answers after decompression.
     pub bytes: u64,
@@ -100,6 +100,8 @@ pub struct Batch {
     pub checkpoint: Box<RawValue>,
     /// Whether a read that goes on at `checkpoint` gives nothing of this batch, or of those before, again.
     pub is_exact: bool,
+    /// Whether nothing of its read was read before: a record that equals a stored one is another one.
+    pub is_addition: bool,
     /// What was done for it.
     pub stats: ReadStats,
 }

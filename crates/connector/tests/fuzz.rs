@@ -171,3 +171,8 @@ fn every_element_is_an_object_or_rejected_as_it_is() {
 fn whatever_is_packed_is_read_or_refused() {
     run("packed", targets::packed);
 }
+
+#[test]
+fn whatever_is_a_table_is_read_or_refused() {
+    run("tables", targets::tables);
+}

@@ -1,5 +1,5 @@
-//! Files as programs write them, read by the real binary. `fixtures/files` has what Python's `zipfile` and `lzma`, and programs of
-//! banks, make of them.
+//! Files as programs write them, read by the real binary. `fixtures/files` has what Python's `zipfile`, `lzma`,
+//! openpyxl, odfpy and xlwt, and programs of banks, make of them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -69,5 +69,15 @@ async fn archives_encodings_and_formats_are_stored_once() {
                 json!({ "bank": "0005", "name": "三菱ＵＦＪ", "amount": 45000 })
             ]
         );
+
+        put(&home, "book.xlsx");
+        let (rows, again) = stored(&server, "book", json!({ "path": "*.xlsx", "dedupe": "none" })).await;
+        let first = json!({
+            "店": "東京", "金額": 1200.5, "日付": "2026-01-31", "時刻": "2026-01-31T09:30:15", "済": true, "備考": null
+        });
+        assert_eq!((rows.len(), &rows[0]), (3, &first), "{}", home.name);
+        assert_eq!((&again["read"], &again["not_modified"]), (&json!(0), &json!(1)), "it did not change: {again}");
+        let held = server.get("/api/acquisition/quarantine/?reason=schema").await;
+        assert!(held["results"][0]["detail"].as_str().unwrap().contains("#DIV/0!"), "{held}");
     }
 }

@@ -73,6 +73,24 @@ async fn rows_keeps_equal_rows_of_one_read_and_adds_nothing_when_read_again() {
 }
 
 #[tokio::test]
+async fn a_read_that_only_adds_stores_every_row_and_a_whole_one_counts_them_later() {
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Rows).await;
+        reading.commit_records(&[A, A, B]).await.unwrap();
+        // Cut off behind its first page and gone on with.
+        for page in [&[A, B, A][..], &[C, A, C]] {
+            reading = reading.restarted().await.adding();
+            assert_eq!(reading.commit_records(page).await.unwrap().counts.stored, 3, "{}", bed.name);
+        }
+        let mut whole = reading.restarted().await;
+        for (page, stored) in [(&[A, A, B, A, B][..], 0), (&[A, C, A, C, A], 1)] {
+            assert_eq!(whole.commit_records(page).await.unwrap().counts.stored, stored, "{}", bed.name);
+        }
+        whole.assert_stored(&[A, A, A, A, A, A, B, B, C, C]).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_counted_in_memory_is_counted_in_the_database() {
     for bed in databases().await {
         for most in [0, 1, 2] {

@@ -265,7 +265,8 @@ impl ApiReader {
         let checkpoint = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
         // Otherwise it goes on at the beginning of the page.
         let is_exact = self.request.resume_inside || self.page.is_none() && self.failure.is_none();
-        Ok(Batch { items: all, checkpoint, is_exact, stats: std::mem::take(&mut self.exchange.stats) })
+        let stats = std::mem::take(&mut self.exchange.stats);
+        Ok(Batch { items: all, checkpoint, is_exact, is_addition: false, stats })
     }
 
     fn gather(&mut self, items: Vec<Item>) {

@@ -359,7 +359,8 @@ impl Sink {
         let checkpoint = to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?;
         let items = std::mem::take(&mut self.items);
         self.bytes = 0;
-        let batch = Batch { items, checkpoint, is_exact: self.is_exact, stats: std::mem::take(&mut self.stats) };
+        let (is_exact, stats) = (self.is_exact, std::mem::take(&mut self.stats));
+        let batch = Batch { items, checkpoint, is_exact, is_addition: false, stats };
         self.sender.send(Ok(Some(batch))).await.map_err(|_| Stop::Abandoned)
     }
 }

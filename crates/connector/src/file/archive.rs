@@ -92,7 +92,7 @@ fn told(error: ZipError) -> io::Error {
 }
 
 /// Passes over the directory entry by entry before room is made for all of it.
-fn directory_within_limits(content: &mut (impl Read + Seek)) -> io::Result<()> {
+pub(super) fn directory_within_limits(content: &mut (impl Read + Seek)) -> io::Result<()> {
     let mut directory = ZipIterable::try_new(&mut *content, Config::default()).map_err(told)?;
     if directory.len() > MEMBER_LIMIT {
         return Err(bad(format!("it has {} members, more than the limit of {MEMBER_LIMIT}", directory.len())));

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::location::Stamp;
+use super::manifest::Manifest;
 use crate::error::ConnectorError;
 
 /// What a checkpoint says.
@@ -22,6 +23,15 @@ pub(super) struct State {
     size: u64,
     modified_ns: i64,
     inode: u64,
+    /// The documents of the last complete read.
+    #[serde(default, skip_serializing_if = "Manifest::is_empty")]
+    pub(super) files: Manifest,
+    /// Those that this read has read to their end.
+    #[serde(default, skip_serializing_if = "Manifest::is_empty")]
+    pub(super) done: Manifest,
+    /// Whether nothing of what is read was read before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) adds: bool,
 }
 
 impl State {
@@ -47,14 +57,18 @@ impl State {
 
     /// Turns to the next document.
     pub(super) fn turn_to(&mut self, document: &str, stamp: &Stamp) {
-        *self = Self {
-            version: self.version,
-            document: Some(document.to_owned()),
-            size: stamp.size,
-            modified_ns: stamp.modified_ns,
-            inode: stamp.inode,
-            ..Self::default()
-        };
+        self.document = Some(document.to_owned());
+        (self.member, self.records) = (None, 0);
+        (self.size, self.modified_ns, self.inode) = (stamp.size, stamp.modified_ns, stamp.inode);
+    }
+
+    /// Everything was read: what is known now is `known` and what this read did, as far as it is `there`.
+    pub(super) fn end<'n>(&mut self, there: impl Iterator<Item = &'n str>) {
+        self.complete = true;
+        let done = std::mem::take(&mut self.done);
+        self.files.extend(done);
+        self.files.keep(there);
+        self.adds = false;
     }
 
     /// Whether `now` is still the document that this state is about. It may have grown.

@@ -1,8 +1,8 @@
 //! From the bytes of a document to what they were before they were compressed, within limits.
 
-use std::cell::Cell;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
@@ -26,6 +26,8 @@ const MAGIC_BYTES: usize = 10;
 pub enum Compression {
     /// As the first bytes of each say.
     Auto,
+    /// The same, of documents that are archives themselves.
+    AutoBesideArchives,
     /// Not at all.
     None,
     /// Always so.
@@ -63,14 +65,19 @@ impl Compression {
     pub(super) fn of(self, start: &[u8]) -> Option<Codec> {
         match self {
             Self::Auto => Codec::ALL.into_iter().find(|codec| codec.begins(start)),
+            Self::AutoBesideArchives => Self::Auto.of(start).filter(|codec| *codec != Codec::Zip),
             Self::None => None,
             Self::Always(codec) => Some(codec),
         }
     }
 
-    /// How what is no archive, or is inside of one, is compressed.
-    pub(super) fn inside(self) -> Self {
-        if self == Self::Always(Codec::Zip) { Self::Auto } else { self }
+    /// How what is no archive, or is inside of one, is compressed; `is_archive`: whether such a document is one itself.
+    pub(super) fn inside(self, is_archive: bool) -> Self {
+        match self {
+            Self::Auto | Self::Always(Codec::Zip) if is_archive => Self::AutoBesideArchives,
+            Self::Always(Codec::Zip) => Self::Auto,
+            other => other,
+        }
     }
 }
 
@@ -97,21 +104,21 @@ impl Codec {
 /// What was taken from a document, and what was made of it.
 #[derive(Clone, Default)]
 pub(super) struct Meter {
-    taken: Rc<Cell<u64>>,
-    made: Rc<Cell<u64>>,
+    taken: Arc<AtomicU64>,
+    made: Arc<AtomicU64>,
     /// Whether the document itself could not be read, which is nothing that a codec says.
-    failed: Rc<Cell<bool>>,
+    failed: Arc<AtomicBool>,
 }
 
 impl Meter {
     /// Bytes taken from the document so far.
     pub(super) fn taken(&self) -> u64 {
-        self.taken.get()
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// One for a layer inside: of the same input, with its own output.
     fn inside(&self) -> Self {
-        Self { made: Rc::default(), ..self.clone() }
+        Self { made: Arc::default(), ..self.clone() }
     }
 }
 
@@ -123,15 +130,15 @@ pub(super) struct Counted<R> {
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer).inspect_err(|_| self.meter.failed.set(true))?;
-        self.meter.taken.set(self.meter.taken.get() + read as u64);
+        let read = self.inner.read(buffer).inspect_err(|_| self.meter.failed.store(true, Ordering::Relaxed))?;
+        self.meter.taken.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
 }
 
 impl<R: Seek> Seek for Counted<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.inner.seek(to).inspect_err(|_| self.meter.failed.set(true))
+        self.inner.seek(to).inspect_err(|_| self.meter.failed.store(true, Ordering::Relaxed))
     }
 }
 
@@ -143,10 +150,12 @@ pub(super) struct Bounded<R> {
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (taken, made) = (self.meter.taken(), self.meter.made.get());
+        let (taken, made) = (self.meter.taken(), self.meter.made.load(Ordering::Relaxed));
         let read = match self.inner.read(buffer) {
             Ok(read) => read as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted || self.meter.failed.get() => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || self.meter.failed.load(Ordering::Relaxed) => {
+                return Err(error);
+            }
             Err(error) => {
                 let taken = self.meter.taken();
                 let message =
@@ -155,7 +164,7 @@ impl<R: Read> Read for Bounded<R> {
             }
         };
         let made = made + read;
-        self.meter.made.set(made);
+        self.meter.made.store(made, Ordering::Relaxed);
         if made > RATIO_GRACE_BYTES && made > taken.max(self.meter.taken()).saturating_mul(RATIO_LIMIT) {
             let message = format!("it inflates to more than {RATIO_LIMIT} times its size");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));

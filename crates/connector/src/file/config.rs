@@ -15,6 +15,7 @@ use serde_json::Value;
 pub use csv::{ColumnType, ColumnTypes, CsvConfig, Header};
 
 use super::compression::{Codec, Compression};
+use super::excel::{ExcelConfig, Sheet};
 use super::fixed::FixedConfig;
 use super::text::Charset;
 use super::xml::XmlPath;
@@ -34,6 +35,8 @@ pub enum Format {
     Fixed,
     /// One XML document; `records` says which elements are the records.
     Xml,
+    /// A sheet of a workbook: xlsx, xls or ods.
+    Excel,
 }
 
 /// How a document is taken apart.
@@ -49,6 +52,8 @@ pub struct DocumentConfig {
     pub csv: CsvConfig,
     /// The options of fixed width.
     pub fixed: FixedConfig,
+    /// The options of a workbook; its header is that of CSV.
+    pub excel: ExcelConfig,
     /// `encoding`: `auto`, or a label of the WHATWG Encoding Standard (`utf-8`, `shift_jis`, `euc-jp`, `utf-16le`, ...).
     pub encoding: Charset,
 }
@@ -66,10 +71,11 @@ impl DocumentConfig {
         }
         let csv = CsvConfig::parse(fields, delimiter);
         let fixed = FixedConfig::parse(fields, format == Some(Format::Fixed));
+        let excel = excel(fields);
         // XML says itself how it is encoded.
         let usual = if format == Some(Format::Xml) { Charset::Detected } else { Charset::Declared(UTF_8) };
         let encoding = encoding(fields).unwrap_or(usual);
-        Self { format: format.unwrap_or(Format::Json), records, xml, csv, fixed, encoding }
+        Self { format: format.unwrap_or(Format::Json), records, xml, csv, fixed, excel, encoding }
     }
 }
 
@@ -78,12 +84,15 @@ const OPTIONS: &[(&str, &[Format])] = &[
     ("records", &[Format::Json, Format::Xml]),
     ("delimiter", &[Format::Csv]),
     ("quote", &[Format::Csv]),
-    ("header", &[Format::Csv]),
+    ("header", &[Format::Csv, Format::Excel]),
     ("types", &[Format::Csv]),
     ("columns", &[Format::Fixed]),
     ("unit", &[Format::Fixed]),
     ("line_breaks", &[Format::Fixed]),
     ("trim", &[Format::Fixed]),
+    ("sheet", &[Format::Excel]),
+    ("header_row", &[Format::Excel]),
+    ("encoding", &[Format::Ndjson, Format::Json, Format::Csv, Format::Fixed, Format::Xml]),
 ];
 
 fn refuse_those_of_others(fields: &mut Fields, among: &[Format]) {
@@ -102,6 +111,27 @@ fn refuse_those_of_others(fields: &mut Fields, among: &[Format]) {
     }
 }
 
+fn excel(fields: &mut Fields) -> ExcelConfig {
+    let usual = ExcelConfig::default();
+    let sheet = match fields.value("sheet") {
+        None => usual.sheet,
+        Some(Value::String(name)) if !name.is_empty() => Sheet::Name(name),
+        Some(value) => match value.as_u64().and_then(|number| usize::try_from(number).ok()) {
+            Some(number) if number > 0 => Sheet::Number(number),
+            _ => {
+                let words = Words::new(
+                    "Give the name of a sheet, or its number from 1 on.",
+                    "シートの名前、または 1 からの番号を指定してください。",
+                );
+                fields.fail("sheet", words);
+                usual.sheet
+            }
+        },
+    };
+    let header_row = fields.integer("header_row", 1, 1 << 20).and_then(|number| u32::try_from(number).ok());
+    ExcelConfig { sheet, header_row: header_row.unwrap_or(usual.header_row) }
+}
+
 /// An option that is true or false.
 fn flag(fields: &mut Fields, name: &str, usual: bool) -> bool {
     match fields.value(name) {
@@ -116,12 +146,13 @@ fn flag(fields: &mut Fields, name: &str, usual: bool) -> bool {
 
 impl Format {
     /// The words in a config.
-    pub const WORDS: [(&'static str, Self); 5] = [
+    pub const WORDS: [(&'static str, Self); 6] = [
         ("ndjson", Self::Ndjson),
         ("json", Self::Json),
         ("csv", Self::Csv),
         ("fixed", Self::Fixed),
         ("xml", Self::Xml),
+        ("excel", Self::Excel),
     ];
 
     /// Its word.
@@ -132,7 +163,13 @@ impl Format {
             Self::Csv => "csv",
             Self::Fixed => "fixed",
             Self::Xml => "xml",
+            Self::Excel => "excel",
         }
+    }
+
+    /// Whether its reader goes to and fro in a document.
+    pub(super) fn seeks(self) -> bool {
+        self == Self::Excel
     }
 
     /// The format that an extension says, and the delimiter if it is CSV.
@@ -143,6 +180,7 @@ impl Format {
             "csv" => (Self::Csv, b','),
             "tsv" | "tab" => (Self::Csv, b'\t'),
             "xml" => (Self::Xml, b','),
+            "xlsx" | "xls" | "ods" => (Self::Excel, b','),
             _ => return None,
         })
     }
@@ -157,6 +195,8 @@ pub struct FileConfig {
     pub document: Arc<DocumentConfig>,
     /// `compression`: `auto` (default), `gzip`, `zstd`, `bzip2`, `xz`, `zip` or `none`.
     pub compression: Compression,
+    /// `files`: whether only what is new or changed is read (`changed`, default of a pattern) or everything each time (`all`).
+    pub only_changed: bool,
     /// `member`: which members of an archive are read; default: all but hidden ones.
     pub member: Option<GlobMatcher>,
     /// Options of every source.
@@ -206,10 +246,20 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let document = DocumentConfig::parse(&mut fields, format, among, delimiter.unwrap_or(b','));
     let compression = fields.choice("compression", &Compression::WORDS).unwrap_or(Compression::Auto);
     let member = member(&mut fields, compression);
+    let is_pattern = path.as_deref().is_some_and(|path| matches!(super::roots::pattern(path), Ok(Some(_))));
+    let only_changed = fields.choice("files", &[("changed", true), ("all", false)]).unwrap_or(is_pattern);
+    // A workbook is a zip archive, and none of those whose members are read.
+    let is_archive =
+        member.is_some() || path.as_deref().is_some_and(|path| path.to_ascii_lowercase().ends_with(".zip"));
+    let compression = match compression {
+        Compression::Auto if format == Some(Format::Excel) && is_archive => Compression::Always(Codec::Zip),
+        Compression::Auto if format == Some(Format::Excel) => Compression::AutoBesideArchives,
+        compression => compression,
+    };
     fields.finish()?;
     // What is missing here has left an error, so that `finish` has returned already.
     let (Some(path), Some(_)) = (path, format) else { return Err(Vec::new()) };
-    Ok(FileConfig { path, document: Arc::new(document), compression, member, common })
+    Ok(FileConfig { path, document: Arc::new(document), compression, only_changed, member, common })
 }
 
 /// The pattern of `member`, which only an archive has.
@@ -287,6 +337,20 @@ mod tests {
         assert_eq!(config(r#"{"path":"a.tsv"}"#).document.csv.delimiter, b'\t');
         assert_eq!(config(r#"{"path":"a.dat","format":"csv"}"#).document.format, Format::Csv);
         assert_eq!(errors(SourceType::File, r#"{"path":"a.dat"}"#)[0].0, "format");
+    }
+
+    #[test]
+    fn a_workbook_is_no_archive_unless_the_config_says_so() {
+        let compression = |text: &str| config(text).compression;
+        assert_eq!(compression(r#"{"path":"a.xlsx"}"#), Compression::AutoBesideArchives);
+        assert_eq!(compression(r#"{"path":"a.xlsx.zip"}"#), Compression::Always(Codec::Zip));
+        assert_eq!(compression(r#"{"path":"a","format":"excel","member":"*.xlsx"}"#), Compression::Always(Codec::Zip));
+        assert_eq!(compression(r#"{"path":"a.csv"}"#), Compression::Auto);
+        let sheet = config(r#"{"path":"a.ods","sheet":"2","header_row":3}"#).document.excel.clone();
+        assert_eq!(sheet, ExcelConfig { sheet: Sheet::Name("2".into()), header_row: 3 });
+        assert_eq!(errors(SourceType::File, r#"{"path":"a.ods","sheet":0}"#)[0].0, "sheet");
+        assert_eq!(errors(SourceType::File, r#"{"path":"a.csv","sheet":1}"#)[0].0, "sheet");
+        assert_eq!(errors(SourceType::File, r#"{"path":"a.xlsx","encoding":"utf-8"}"#)[0].0, "encoding");
     }
 
     #[test]

@@ -87,12 +87,12 @@ fn keep_undecoded(item: &mut Item, encoding: &'static Encoding) {
     *item = Item::Rejected { raw, reason, detail, position };
 }
 
-/// The parser of a text; `encoding` is that of records whose document is read as ASCII. XML asks for its bytes itself.
+/// The parser of a text; `encoding` is that of records whose document is read as ASCII. Others ask for their bytes themselves.
 pub(super) fn parser_of(config: &DocumentConfig, encoding: Option<&'static Encoding>) -> Box<dyn Parse> {
     match config.format {
         Format::Ndjson => Box::new(Lines::new(encoding)),
         Format::Json => Box::new(Splitter::new(config.records.clone(), &[])),
-        Format::Csv | Format::Xml => Box::new(Csv::new(config.csv.clone(), encoding)),
+        Format::Csv | Format::Xml | Format::Excel => Box::new(Csv::new(config.csv.clone(), encoding)),
         Format::Fixed => Box::new(Fixed::new(config.fixed.clone(), encoding)),
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::ConnectorError;
 
@@ -54,6 +54,32 @@ impl Content for File {
         let metadata = self.metadata()?;
         let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Ok(Stamp { size: metadata.size(), modified_ns, inode: metadata.ino() })
+    }
+}
+
+/// A document that several read, in turns, from wherever they are.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Box<dyn Content>>>);
+
+impl Shared {
+    pub(super) fn new(content: Box<dyn Content>) -> Self {
+        Self(Arc::new(Mutex::new(content)))
+    }
+
+    pub(super) fn stamp(&self) -> io::Result<Stamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).stamp()
+    }
+}
+
+impl Read for Shared {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).read(buffer)
+    }
+}
+
+impl Seek for Shared {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).seek(to)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reads one document after the other, with everything that may stand between its bytes and its records.
 
-use std::io::{self, Read, Seek as _};
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -10,7 +11,10 @@ use super::checkpoint::State;
 use super::compression::{CHUNK_BYTES, Codec, Counted, Input, Meter, fill, start_of};
 use super::config::{FileConfig, Format};
 use super::document::Document;
-use super::location::{Content, Entry, Location, Stamp};
+use super::excel;
+use super::location::{Location, Shared, Stamp};
+use super::manifest::Known;
+use super::plan::{Plan, Step, beginning};
 use super::text::{Stream, of_xml};
 use super::xml::Xml;
 use crate::error::ConnectorError;
@@ -19,6 +23,9 @@ use crate::record::{Batch, Broken, DocumentError, Found, Item, Position, Pull, R
 
 /// A longer document is not begun: at the rate of a disk it would hold its source for hours.
 const SIZE_LIMIT_BYTES: u64 = 256 << 30;
+
+/// What is unpacked to be read here and there takes as much room on the disk at most.
+const SPOOL_LIMIT_BYTES: u64 = 4 << 30;
 
 /// Why reading stopped before its end.
 enum Stop {
@@ -36,11 +43,6 @@ impl From<ConnectorError> for Stop {
 /// An error of the disk or of a codec, at a place.
 fn failed(position: Position, action: &'static str, source: io::Error) -> Stop {
     Stop::from(ConnectorError::Io { position: Box::new(position), action, source })
-}
-
-/// The place before the first record of a document.
-fn beginning(document: &Arc<str>) -> Position {
-    Position { document: document.clone(), request: None, line: None, record: 0 }
 }
 
 pub(super) struct Pump {
@@ -64,42 +66,40 @@ impl Pump {
         Self { config, location, request, sender, state: State::new(), stats: ReadStats::default(), counted: 0 }
     }
 
-    /// Reads all of `found`, or what lies behind `resume`. Blocks.
-    pub(super) fn run(mut self, found: &[Entry], resume: Option<State>) {
-        if let Err(Stop::Failed(error)) = self.read(found, resume) {
+    /// Reads what is planned; `names` are those of all documents that are there. Blocks.
+    pub(super) fn run(mut self, plan: Plan, names: &[Arc<str>]) {
+        if let Err(Stop::Failed(error)) = self.read(plan, names) {
             // Nobody listens any more if this fails, and then nobody wants to know.
             let _ = self.sender.blocking_send(Err(*error));
         }
     }
 
-    fn read(&mut self, found: &[Entry], mut resume: Option<State>) -> Result<(), Stop> {
-        let mut first = 0;
-        if let Some(document) = resume.as_ref().and_then(|state| state.document.as_deref()) {
-            let gone = || ConnectorError::Changed {
-                document: document.to_owned(),
-                change: ("it is gone", "なくなりました"),
-            };
-            first = found.iter().position(|entry| &*entry.name == document).ok_or_else(gone)?;
-        }
-        for entry in &found[first..] {
-            let content = match self.location.open(entry) {
+    fn read(&mut self, plan: Plan, names: &[Arc<str>]) -> Result<(), Stop> {
+        let keeps = plan.known.is_some();
+        self.state.files = plan.known.unwrap_or_default();
+        self.state.adds = plan.adds;
+        self.stats.not_modified += plan.unchanged;
+        for Step { entry, skip, resume } in plan.steps {
+            let content = match self.location.open(&entry) {
                 Err(ConnectorError::Io { source, .. })
-                    if found.len() > 1 && source.kind() == io::ErrorKind::NotFound =>
+                    if names.len() > 1 && source.kind() == io::ErrorKind::NotFound =>
                 {
                     tracing::warn!(file = %entry.name, "`{}` vanished before it was read; it is passed over", entry.name);
-                    resume = None;
                     continue;
                 }
-                opened => opened?,
+                opened => Shared::new(opened?),
             };
-            self.entry(&entry.name, content, resume.take())?;
+            let known = self.entry(&entry.name, content, skip, resume)?;
+            if keeps {
+                self.state.done.add(&entry.name, known);
+            }
         }
-        self.state.complete = true;
+        self.state.end(names.iter().map(|name| &**name));
         self.send(Vec::new())
     }
 
     /// Reads what is in a file or the like: a document, or an archive of some.
-    fn entry(&mut self, name: &Arc<str>, mut content: Box<dyn Content>, resume: Option<State>) -> Result<(), Stop> {
+    fn entry(&mut self, name: &Arc<str>, mut content: Shared, skip: u64, resume: Option<State>) -> Result<Known, Stop> {
         let stamp = content.stamp().map_err(|error| failed(beginning(name), "reading its size", error))?;
         if stamp.size > SIZE_LIMIT_BYTES {
             let (path, size, limit) = (name.to_string(), stamp.size, SIZE_LIMIT_BYTES);
@@ -113,24 +113,33 @@ impl Pump {
         let start = start_of(&mut content).and_then(|start| content.rewind().map(|()| start));
         let start = start.map_err(|error| failed(beginning(name), "reading it", error))?;
         let meter = Meter::default();
-        if self.config.compression.of(&start) == Some(Codec::Zip) {
-            self.archive(name, &mut content, &meter, resume)?;
+        let codec = self.config.compression.of(&start);
+        let mut is_read_in_order = false;
+        if codec == Some(Codec::Zip) {
+            self.archive(name, content.clone(), &meter, resume)?;
+        } else if self.config.document.format.seeks() && codec.is_none() {
+            let mut found = Found::new(name.clone(), None, skip);
+            let document = Counted { inner: content.clone(), meter: meter.clone() };
+            self.seeking(document, &mut found, &meter, "reading it")?;
+            self.send_rest(&mut found)?;
         } else {
-            let skip = resume.map_or(0, |before| before.records);
-            let document = Counted { inner: &mut content, meter: meter.clone() };
+            is_read_in_order = true;
+            let document = Counted { inner: content.clone(), meter: meter.clone() };
             self.document(name, document, &meter, skip, Some(stamp.size))?;
         }
         let now = content.stamp().map_err(|error| failed(beginning(name), "reading its size", error))?;
-        unchanged(name, &stamp, &now)
+        unchanged(name, &stamp, &now)?;
+        // What came to it while it was read is in the records; what comes now is not.
+        let stamp = match (is_read_in_order, meter.taken()) {
+            (true, taken) if taken == now.size => now,
+            (true, taken) => Stamp { size: taken, modified_ns: 0, ..now },
+            (false, _) => stamp,
+        };
+        let known = Known::of(&stamp, self.state.records.max(skip), &mut content);
+        known.map_err(|error| failed(beginning(name), "reading it", error))
     }
 
-    fn archive(
-        &mut self,
-        name: &Arc<str>,
-        content: &mut Box<dyn Content>,
-        meter: &Meter,
-        resume: Option<State>,
-    ) -> Result<(), Stop> {
+    fn archive(&mut self, name: &Arc<str>, content: Shared, meter: &Meter, resume: Option<State>) -> Result<(), Stop> {
         let refuse = |error| failed(beginning(name), "decompressing it", error);
         let mut archive = Archive::open(content, meter.clone()).map_err(refuse)?;
         let members = archive.members(self.config.member.as_ref()).map_err(refuse)?;
@@ -167,7 +176,8 @@ impl Pump {
         size: Option<u64>,
     ) -> Result<(), Stop> {
         let mut found = Found::new(name.clone(), None, skip);
-        let opened = Input::new(bytes, meter, self.config.compression.inside());
+        let opened =
+            Input::new(bytes, meter, self.config.compression.inside(self.config.document.format == Format::Excel));
         let mut input = opened.map_err(|error| failed(beginning(name), "decompressing it", error))?;
         let action =
             if input.codec().is_some() || self.state.member.is_some() { "decompressing it" } else { "reading it" };
@@ -183,6 +193,10 @@ impl Pump {
                 let mut xml = Xml::new(path, input, Stream::new(encoding), start);
                 self.pulled(&mut xml, &mut found, meter, action)?;
             }
+            Format::Excel => {
+                let spooled = spooled(input).map_err(|error| failed(beginning(name), action, error))?;
+                self.seeking(spooled, &mut found, meter, action)?;
+            }
             Format::Ndjson | Format::Json | Format::Csv | Format::Fixed => {
                 self.pushed(&mut input, &mut found, meter, action)?;
             }
@@ -191,6 +205,24 @@ impl Pump {
             return Err(changed(name, ("it became shorter while it was read", "読んでいる間に短くなりました")));
         }
         self.send_rest(&mut found)
+    }
+
+    /// Reads a document that has to be read here and there.
+    fn seeking(
+        &mut self,
+        document: impl Read + Seek + Send + 'static,
+        found: &mut Found,
+        meter: &Meter,
+        action: &'static str,
+    ) -> Result<(), Stop> {
+        let config = self.config.document.clone();
+        let read = excel::with_rows(document, &config.excel, &config.csv.header, |rows| {
+            self.pulled(rows, found, meter, action)
+        });
+        match read {
+            Ok(read) => read,
+            Err(error) => Err(self.broken(found, action, error)),
+        }
     }
 
     /// Hands the bytes of a text to its parser.
@@ -274,10 +306,23 @@ impl Pump {
         }
         let checkpoint = self.state.to_checkpoint()?;
         // Otherwise a read begins at the first document, whatever its checkpoint.
-        let is_exact = self.request.resume_inside;
-        let batch = Batch { items, checkpoint, is_exact, stats: std::mem::take(&mut self.stats) };
+        let is_exact = self.request.resume_inside || self.state.adds;
+        let stats = std::mem::take(&mut self.stats);
+        let batch = Batch { items, checkpoint, is_exact, is_addition: self.state.adds, stats };
         self.sender.blocking_send(Ok(batch)).map_err(|_| Stop::Abandoned)
     }
+}
+
+/// What comes compressed or out of an archive, unpacked into a file without a name.
+fn spooled(input: impl Read) -> io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    let written = io::copy(&mut input.take(SPOOL_LIMIT_BYTES + 1), &mut file)?;
+    if written > SPOOL_LIMIT_BYTES {
+        let message = format!("it has to be unpacked to be read, and has more than {SPOOL_LIMIT_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    file.rewind()?;
+    Ok(file)
 }
 
 fn changed(name: &Arc<str>, change: (&'static str, &'static str)) -> Stop {

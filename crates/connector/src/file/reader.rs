@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::checkpoint::State;
 use super::config::FileConfig;
 use super::location::Location;
+use super::plan::Plan;
 use super::pump::Pump;
 use crate::error::ConnectorError;
 use crate::read::{ReadRequest, Reader};
@@ -27,15 +28,20 @@ pub(super) async fn start(
     location: Arc<dyn Location>,
     request: ReadRequest,
 ) -> Result<FileReader, ConnectorError> {
-    let resume = match &request.checkpoint {
-        Some(checkpoint) if request.resume_inside => State::parse(checkpoint)?.under_way(),
-        _ => None,
-    };
+    let last = request.checkpoint.as_deref().map(State::parse).transpose()?;
     let (sender, batches) = mpsc::channel(WAITING_BATCHES);
-    let (config_there, location_there) = (config.clone(), location.clone());
-    let found = tokio::task::spawn_blocking(move || location_there.find(&config_there.path));
-    let found = found.await.map_err(|_| ConnectorError::Broken)??;
-    tokio::task::spawn_blocking(move || Pump::new(config, location, request, sender).run(&found, resume));
+    let (config_there, location_there, request_there) = (config.clone(), location.clone(), request.clone());
+    let planned = tokio::task::spawn_blocking(move || {
+        let found = location_there.find(&config_there.path)?;
+        let names: Vec<Arc<str>> = found.iter().map(|entry| entry.name.clone()).collect();
+        let plan = match config_there.only_changed {
+            true => Plan::of_changes(&*location_there, found, last, &request_there)?,
+            false => Plan::of_all(found, last.filter(|_| request_there.resume_inside))?,
+        };
+        Ok::<_, ConnectorError>((plan, names))
+    });
+    let (plan, names) = planned.await.map_err(|_| ConnectorError::Broken)??;
+    tokio::task::spawn_blocking(move || Pump::new(config, location, request, sender).run(plan, &names));
     Ok(FileReader { batches, complete: false })
 }
 

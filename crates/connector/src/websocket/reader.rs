@@ -225,6 +225,7 @@ impl StreamReader {
             items: page.items,
             checkpoint: to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?,
             is_exact: true,
+            is_addition: false,
             stats: std::mem::take(&mut self.stats),
         })
     }

@@ -6,4 +6,5 @@ mod compressed;
 mod encodings;
 mod read;
 mod support;
+mod tables;
 mod xml;

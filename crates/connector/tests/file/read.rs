@@ -173,7 +173,11 @@ async fn batches_are_full_and_a_read_resumes_exactly_behind_each_checkpoint() {
     let anew = read_all(&*connector, request(Some(batches[2].checkpoint.clone()), false)).await.unwrap();
     assert_eq!(anew.iter().map(|batch| batch.items.len()).sum::<usize>(), 37);
     let complete = batches[5].checkpoint.clone();
-    let again = read_all(&*connector, request(Some(complete), true)).await.unwrap();
+    let again = read_all(&*connector, request(Some(complete.clone()), true)).await.unwrap();
+    let (items, stats) = (again.iter().map(|batch| batch.items.len()).sum::<usize>(), again[0].stats);
+    assert_eq!((items, stats.not_modified, stats.bytes), (0, 2, 0), "nothing changed");
+    let config = r#"{"path":"*.ndjson","dedupe":"none","files":"all"}"#;
+    let again = read_all(&*self::connector(Some(root.path()), config), request(Some(complete), true)).await.unwrap();
     assert_eq!(again.iter().map(|batch| batch.items.len()).sum::<usize>(), 37);
 }
 

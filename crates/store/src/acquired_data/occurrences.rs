@@ -15,6 +15,8 @@
 //!
 //! The first read of a stream need not even look: see [`super::first_load`].
 //!
+//! A read that gives only what was never read before ([`Occurrences::see_all`]) has seen all that is stored, so every copy is a new one.
+//!
 //! A read that starts again after a crash takes a new watermark and finds all that was stored as old rows.
 
 use std::collections::HashMap;
@@ -110,6 +112,11 @@ impl Occurrences {
     pub fn counting(mut self, most: usize) -> Self {
         self.counts.most = most;
         self
+    }
+
+    /// Counts all that is stored as seen by this read: what it gives from now on is added, also where it is equal.
+    pub fn see_all(&mut self) {
+        self.watermark = 0;
     }
 
     /// Whether a content may be stored; `false` is certain, without a look into the database.

@@ -51,6 +51,14 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// The same as one that gives only what was never read before.
+    pub fn adding(self) -> Self {
+        if let Some(occurrences) = &self.occurrences {
+            occurrences.lock().unwrap().see_all();
+        }
+        self
+    }
+
     /// A new source whose lane is held, at the start of its first read.
     pub async fn start(bed: &TestDb, dedupe: Dedupe) -> Self {
         let worker = Uuid::new_v4();

@@ -1,0 +1,215 @@
+//! Which documents were read, and what each was like: so that the next read passes over those that did not change.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+use super::location::Stamp;
+
+/// Documents that a manifest has room for: it goes into the database with every page.
+pub(super) const DOCUMENT_LIMIT: usize = 10_000;
+/// How much of the beginning and of the end of a document tells whether something was only added to it.
+const PROBE_BYTES: u64 = 4096;
+/// Of one document, as it is kept.
+const ENTRY_BYTES: usize = 48;
+
+type Name = [u8; 8];
+
+/// A document that was read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    size: u64,
+    modified_ns: i64,
+    inode: u64,
+    /// Of its beginning and its end.
+    probe: u64,
+    /// Records in it.
+    records: u64,
+}
+
+/// What became of a document since it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It was not read before.
+    New,
+    /// Nothing.
+    None,
+    /// Something was added behind so many records. `is_whole`: the last of them ended with its line.
+    Grown { records: u64, is_whole: bool },
+    /// It is another one.
+    Rewritten,
+}
+
+/// The documents that were read, by a hash of their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Manifest(BTreeMap<Name, Known>);
+
+impl Manifest {
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Notes a document that was read to its end, as it was when it was opened.
+    pub(super) fn add(&mut self, name: &str, known: Known) {
+        self.0.insert(hash_of(name), known);
+    }
+
+    pub(super) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Keeps what is still there.
+    pub(super) fn keep<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
+        let names: std::collections::HashSet<Name> = names.map(hash_of).collect();
+        self.0.retain(|name, _| names.contains(name));
+    }
+
+    /// What became of a document; looks into it only where its stamp does not tell.
+    pub(super) fn compare(&self, name: &str, stamp: &Stamp, content: &mut (impl Read + Seek)) -> io::Result<Change> {
+        let Some(known) = self.0.get(&hash_of(name)) else { return Ok(Change::New) };
+        if (known.size, known.modified_ns, known.inode) == (stamp.size, stamp.modified_ns, stamp.inode) {
+            return Ok(Change::None);
+        }
+        let may_be_added_to = stamp.inode == known.inode && stamp.size > known.size;
+        if !may_be_added_to || probe(content, known.size)? != known.probe {
+            return Ok(Change::Rewritten);
+        }
+        let mut last = [b'\n'];
+        if let Some(place) = known.size.checked_sub(1) {
+            content.seek(SeekFrom::Start(place))?;
+            content.read_exact(&mut last)?;
+            content.rewind()?;
+        }
+        Ok(Change::Grown { records: known.records, is_whole: last == [b'\n'] })
+    }
+}
+
+impl Known {
+    /// A document that had `records` records in its first `stamp.size` bytes.
+    pub(super) fn of(stamp: &Stamp, records: u64, content: &mut (impl Read + Seek)) -> io::Result<Self> {
+        let Stamp { size, modified_ns, inode } = *stamp;
+        Ok(Self { size, modified_ns, inode, probe: probe(content, size)?, records })
+    }
+
+    fn to_bytes(self) -> [[u8; 8]; 5] {
+        [
+            self.size.to_le_bytes(),
+            self.modified_ns.to_le_bytes(),
+            self.inode.to_le_bytes(),
+            self.probe.to_le_bytes(),
+            self.records.to_le_bytes(),
+        ]
+    }
+}
+
+fn hash_of(name: &str) -> Name {
+    *Sha256::digest(name).first_chunk().expect("8 is less than 32")
+}
+
+/// A hash of the first and the last bytes of the first `size` ones.
+fn probe(content: &mut (impl Read + Seek), size: u64) -> io::Result<u64> {
+    let mut hash = Sha256::new();
+    for start in [0, size.saturating_sub(PROBE_BYTES)] {
+        content.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        content.by_ref().take(PROBE_BYTES.min(size - start)).read_to_end(&mut bytes)?;
+        hash.update(&bytes);
+    }
+    content.rewind()?;
+    Ok(u64::from_le_bytes(*hash.finalize().first_chunk().expect("8 is less than 32")))
+}
+
+impl Serialize for Manifest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::with_capacity(self.0.len() * ENTRY_BYTES);
+        for (name, known) in &self.0 {
+            bytes.extend_from_slice(name);
+            bytes.extend_from_slice(known.to_bytes().as_flattened());
+        }
+        serializer.serialize_str(&BASE64.encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Manifest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = BASE64.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        let mut manifest = Self::default();
+        let (entries, rest) = bytes.as_chunks::<8>();
+        if !rest.is_empty() || !bytes.len().is_multiple_of(ENTRY_BYTES) {
+            return Err(D::Error::custom("the list of files is cut off"));
+        }
+        for entry in entries.chunks_exact(6) {
+            let number = |at: usize| u64::from_le_bytes(entry[at]);
+            let known = Known {
+                size: number(1),
+                modified_ns: i64::from_le_bytes(entry[2]),
+                inode: number(3),
+                probe: number(4),
+                records: number(5),
+            };
+            manifest.0.insert(entry[0], known);
+        }
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    fn stamp(size: u64, modified_ns: i64) -> Stamp {
+        Stamp { size, modified_ns, inode: 7 }
+    }
+
+    #[test]
+    fn a_document_is_new_the_same_grown_or_rewritten() {
+        let text: String = (0..2000).map(|n| format!("line {n}\n")).collect();
+        let size = text.len() as u64;
+        let mut manifest = Manifest::default();
+        let mut content = Cursor::new(text.clone().into_bytes());
+        manifest.add("a", Known::of(&stamp(size, 1), 2000, &mut content).unwrap());
+        let compare = |name: &str, stamp: Stamp, text: &str| {
+            manifest.compare(name, &stamp, &mut Cursor::new(text.as_bytes())).unwrap()
+        };
+        assert_eq!(compare("b", stamp(size, 1), &text), Change::New);
+        assert_eq!(compare("a", stamp(size, 1), &text), Change::None);
+        assert_eq!(compare("a", stamp(size, 2), &text), Change::Rewritten);
+        assert_eq!(
+            compare("a", stamp(size + 2, 2), &format!("{text}x\n")),
+            Change::Grown { records: 2000, is_whole: true }
+        );
+        let other = text.replace("line 1999", "other 199");
+        assert_eq!(compare("a", stamp(size + 2, 2), &format!("{other}x\n")), Change::Rewritten);
+        assert_eq!(compare("a", stamp(size - 2, 2), &text), Change::Rewritten);
+        assert_eq!(compare("a", Stamp { inode: 8, ..stamp(size + 2, 2) }, &format!("{text}x\n")), Change::Rewritten);
+    }
+
+    #[test]
+    fn a_manifest_is_written_and_read_back_and_keeps_what_is_there() {
+        let mut manifest = Manifest::default();
+        for n in 0..100 {
+            let text = format!("{n}\n").into_bytes();
+            let size = text.len() as u64;
+            manifest.add(&format!("{n}"), Known::of(&stamp(size, n), 1, &mut Cursor::new(text)).unwrap());
+        }
+        let json = serde_json::to_string(&manifest).unwrap();
+        assert!(json.len() < 100 * 65, "{}", json.len());
+        let mut back: Manifest = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, manifest);
+        back.keep(["1", "99", "x"].into_iter());
+        assert_eq!(back.len(), 2);
+        assert!(serde_json::from_str::<Manifest>(&json.replacen('A', "", 1)).is_err());
+    }
+}

@@ -1,0 +1,140 @@
+//! Which documents a read reads, and from where on.
+
+use std::io;
+use std::sync::Arc;
+
+use super::checkpoint::State;
+use super::location::{Entry, Location, Shared};
+use super::manifest::{Change, DOCUMENT_LIMIT, Manifest};
+use crate::error::ConnectorError;
+use crate::read::ReadRequest;
+use crate::record::Position;
+
+/// A document to read.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) entry: Entry,
+    /// Records that are passed over.
+    pub(super) skip: u64,
+    /// Where a read before this one stopped in it.
+    pub(super) resume: Option<State>,
+}
+
+/// What a read does.
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    /// What is known of documents that are passed over; with those of the steps, all that is known in the end. `None`: every read
+    /// reads all.
+    pub(super) known: Option<Manifest>,
+    /// Whether nothing of what is read was read before, so that equal records are other ones.
+    pub(super) adds: bool,
+    /// Documents that are passed over.
+    pub(super) unchanged: u64,
+}
+
+impl Plan {
+    /// Reads every document from its start, or goes on where `last` stopped.
+    pub(super) fn of_all(found: Vec<Entry>, last: Option<State>) -> Result<Self, ConnectorError> {
+        let resume = last.and_then(State::under_way);
+        let first = match resume.as_ref().and_then(|state| state.document.as_deref()) {
+            Some(document) => place_of(&found, document)?,
+            None => 0,
+        };
+        let skip = resume.as_ref().map_or(0, |state| state.records);
+        let mut steps: Vec<Step> =
+            found.into_iter().skip(first).map(|entry| Step { entry, skip: 0, resume: None }).collect();
+        if let Some(step) = steps.first_mut() {
+            (step.skip, step.resume) = (skip, resume);
+        }
+        Ok(Self { steps, known: None, adds: false, unchanged: 0 })
+    }
+
+    /// Reads what is new or changed since `last`. Blocks.
+    pub(super) fn of_changes(
+        location: &dyn Location,
+        found: Vec<Entry>,
+        last: Option<State>,
+        request: &ReadRequest,
+    ) -> Result<Self, ConnectorError> {
+        if found.len() > DOCUMENT_LIMIT {
+            tracing::warn!(
+                files = found.len(),
+                "more than {DOCUMENT_LIMIT} files match, so all of them are read each time: narrow `path`, or split the source"
+            );
+            let last = last.filter(|_| request.resume_inside);
+            return Self::of_all(found, last);
+        }
+        let mut last = last.unwrap_or_default();
+        let mut known = std::mem::take(&mut last.files);
+        let done = std::mem::take(&mut last.done);
+        let was_adding = last.adds;
+        let stopped = last.under_way();
+        // What a read that goes on inside has done is done; any other begins anew.
+        let resume = stopped.clone().filter(|_| request.resume_inside || was_adding);
+        if resume.is_some() {
+            known.extend(done);
+        }
+        let current = match resume.as_ref().and_then(|state| state.document.as_deref()) {
+            Some(document) => Some(place_of(&found, document)?),
+            None => None,
+        };
+        let mut changes = Vec::with_capacity(found.len());
+        for (place, entry) in found.iter().enumerate() {
+            changes.push(match compare(location, &known, entry) {
+                _ if Some(place) == current => Some(Change::New),
+                Err(ConnectorError::Io { source, .. })
+                    if found.len() > 1 && source.kind() == io::ErrorKind::NotFound =>
+                {
+                    None
+                }
+                change => Some(change?),
+            });
+        }
+        // Whoever counts equal records has to see all of them when some may have gone or come.
+        let is_other =
+            |change: &Option<Change>| matches!(change, Some(Change::Rewritten | Change::Grown { is_whole: false, .. }));
+        let begun_whole = stopped.is_some() && !was_adding;
+        let whole = request.counts_equals && (known.is_empty() || begun_whole || changes.iter().any(is_other));
+        let mut plan = Self { steps: Vec::new(), known: None, adds: request.counts_equals && !whole, unchanged: 0 };
+        let goes_on_inside = request.resume_inside || plan.adds;
+        for ((place, entry), change) in found.into_iter().enumerate().zip(changes) {
+            let (skip, resume) = match change {
+                _ if whole => (0, None),
+                _ if Some(place) == current => (resume.as_ref().map_or(0, |state| state.records), resume.clone()),
+                None | Some(Change::None) => {
+                    plan.unchanged += 1;
+                    continue;
+                }
+                // The last record may have been half of what it is now.
+                Some(Change::Grown { records, is_whole }) if goes_on_inside => {
+                    (records.saturating_sub(u64::from(!is_whole)), None)
+                }
+                Some(Change::New | Change::Grown { .. } | Change::Rewritten) => (0, None),
+            };
+            plan.steps.push(Step { entry, skip, resume });
+        }
+        plan.known = Some(known);
+        Ok(plan)
+    }
+}
+
+fn compare(location: &dyn Location, known: &Manifest, entry: &Entry) -> Result<Change, ConnectorError> {
+    let mut content = Shared::new(location.open(entry)?);
+    let compared = content.stamp().and_then(|stamp| known.compare(&entry.name, &stamp, &mut content));
+    compared.map_err(|source| ConnectorError::Io {
+        position: Box::new(beginning(&entry.name)),
+        action: "reading it",
+        source,
+    })
+}
+
+/// The place before the first record of a document.
+pub(super) fn beginning(document: &Arc<str>) -> Position {
+    Position { document: document.clone(), request: None, line: None, record: 0 }
+}
+
+fn place_of(found: &[Entry], document: &str) -> Result<usize, ConnectorError> {
+    let gone =
+        || ConnectorError::Changed { document: document.to_owned(), change: ("it is gone", "なくなりました") };
+    found.iter().position(|entry| &*entry.name == document).ok_or_else(gone)
+}
