@@ -7,7 +7,9 @@ use matome_store::acquired_data::{self, Committed, Page};
 use matome_store::checkpoints;
 use matome_store::db::Db;
 use matome_store::error::StoreError;
+use matome_tasks::trace;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// Waits between tries; the database is given about a quarter of a minute to come back.
 const WAITS: [Duration; 6] = [
@@ -32,6 +34,11 @@ enum Found {
 /// [`StoreError::Fenced`] when the lease is lost; else the last error after all tries, or at once when `stop`
 /// is cancelled meanwhile.
 pub(crate) async fn commit(db: &Db, page: Arc<Page>, stop: &CancellationToken) -> Result<Committed, StoreError> {
+    let span = trace::page(page.records.len());
+    commit_once(db, page, stop).instrument(span).await
+}
+
+async fn commit_once(db: &Db, page: Arc<Page>, stop: &CancellationToken) -> Result<Committed, StoreError> {
     // Left here by the transaction, for when only its commit fails to answer.
     let outcome: Arc<Mutex<Option<Committed>>> = Arc::default();
     let mut unconfirmed = false;

@@ -17,7 +17,7 @@ use matome_store::aggregation_runs::{self, Effect, NewRun, Publication, Retentio
 use matome_store::aggregation_sources::{self, AggregationSource};
 use matome_store::db::Db;
 use matome_store::error::StoreError;
-use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
+use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome, trace};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tracing::Instrument as _;
@@ -156,6 +156,7 @@ impl AggregationHandler {
         let fence = ctx.fence;
         self.db
             .write(move |conn| async move { aggregation_runs::publish(conn, &fence, &publication).await }.boxed())
+            .instrument(trace::publish())
             .await?;
         let superseded = (run.writing.effect == Effect::Upsert).then_some(written.superseded);
         Ok(TaskOutcome::new(&Outcome {
@@ -280,7 +281,8 @@ impl AggregationHandler {
         let unit = page.clone();
         let written = self
             .db
-            .write_page(move |conn| async move { aggregated_data::insert_page(conn, &fence, &unit).await }.boxed());
+            .write_page(move |conn| async move { aggregated_data::insert_page(conn, &fence, &unit).await }.boxed())
+            .instrument(trace::page(page.rows.len()));
         match (written.await, &run.writing.key, &page.keys) {
             (Err(StoreError::Unique { .. }), Some(key), Some(Keys { hashes, .. })) => {
                 let mut reader = self.db.read().await?;

@@ -12,6 +12,7 @@ mod after;
 mod aggregations;
 mod auth;
 mod body;
+mod celery_names;
 mod config;
 mod cors;
 mod docs;
@@ -48,6 +49,7 @@ use axum::extract::Request;
 pub use adoption::{Settled, settle_adopted};
 pub use auth::{LocalOwner, Permission};
 pub use body::BODY_LIMIT;
+pub use celery_names::CeleryNames;
 
 pub use health::{Health, health_router, not_started};
 pub use intake::Intake;

@@ -12,9 +12,12 @@ use chrono::TimeDelta;
 use http::{HeaderValue, header};
 use matome_model::clock::Clock;
 use matome_store::db::Db;
-use matome_store::{pulse, pushes};
+use matome_store::pulse::{self, Pulse, WorkerHost};
+use matome_store::pushes;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::celery_names::{self, CeleryNames};
 
 /// What the database may take to answer; without it the other metrics still come.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -25,6 +28,8 @@ pub struct Metrics {
     handle: PrometheusHandle,
     db: Db,
     clock: Clock,
+    /// What they are called once more; `None`: nowhere.
+    celery: Option<Arc<CeleryNames>>,
     /// Roles that were told: one that has no process any more is told as 0.
     roles: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -38,15 +43,27 @@ impl std::fmt::Debug for Metrics {
 impl Metrics {
     /// Metrics that `handle` renders, with those of the database `db`.
     pub fn new(handle: PrometheusHandle, db: Db, clock: Clock) -> Self {
-        Self { handle, db, clock, roles: Arc::default() }
+        Self { handle, db, clock, celery: None, roles: Arc::default() }
+    }
+
+    /// The same, which tells those of tasks under the names of celery-exporter, too.
+    #[must_use]
+    pub fn with_celery_names(self, names: CeleryNames) -> Self {
+        Self { celery: Some(Arc::new(names)), ..self }
     }
 
     /// The answer in Prometheus' text form.
     pub(crate) async fn answer(&self) -> Response {
         self.look_at_process();
         let looked = tokio::time::timeout(LIMIT, self.look_at_database()).await;
-        gauge!("matome_db_up").set(if matches!(looked, Ok(Ok(()))) { 1.0 } else { 0.0 });
-        let mut response = Response::new(Body::from(self.handle.render()));
+        let fleet = looked.ok().and_then(Result::ok);
+        gauge!("matome_db_up").set(if fleet.is_some() { 1.0 } else { 0.0 });
+        let mut text = self.handle.render();
+        if let Some(names) = &self.celery {
+            let translated = celery_names::translate(&text, names, fleet.as_ref());
+            text.push_str(&translated);
+        }
+        let mut response = Response::new(Body::from(text));
         let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
         response
@@ -66,11 +83,16 @@ impl Metrics {
         }
     }
 
-    async fn look_at_database(&self) -> Result<(), matome_store::error::StoreError> {
-        let (pulse, waiting) = {
+    async fn look_at_database(&self) -> Result<(Pulse, Vec<WorkerHost>), matome_store::error::StoreError> {
+        let now = self.clock.now();
+        let (pulse, hosts, waiting) = {
             let mut reader = self.db.read().await?;
             let mut conn = reader.conn();
-            (pulse::look(&mut conn, self.clock.now()).await?, pushes::all_waiting(&mut conn).await?)
+            let hosts = match &self.celery {
+                Some(_) => pulse::worker_hosts(&mut conn, now).await?,
+                None => Vec::new(),
+            };
+            (pulse::look(&mut conn, now).await?, hosts, pushes::all_waiting(&mut conn).await?)
         };
         gauge!("matome_push_waiting").set(count(waiting.pushes));
         gauge!("matome_push_waiting_bytes").set(count(waiting.bytes));
@@ -89,7 +111,8 @@ impl Metrics {
             gauge!("matome_workers", "role" => role.clone()).set(count(processes));
             gauge!("matome_worker_heartbeat_age_seconds", "role" => role.clone()).set(seconds(age));
         }
-        Ok(())
+        drop(known);
+        Ok((pulse, hosts))
     }
 }
 

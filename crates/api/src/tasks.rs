@@ -9,6 +9,7 @@ use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use matome_store::listing::Query;
 use matome_store::tasks::{self, Retried, TaskRow};
 use matome_store::{aggregation_sources, data_sources, task_history};
+use matome_tasks::trace;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -190,6 +191,7 @@ async fn find(call: &Call, queue: Queue, id: i64) -> Result<TaskRow> {
 pub(crate) async fn accepted(call: &Call, queue: Queue, task_id: i64) -> Result<Response> {
     call.state.bus.wake(queue);
     let task = find(call, queue, task_id).await?;
+    trace::accepted(queue, task.cause, task.task_uuid, call.state.clock.now());
     call.state.bus.tell(TaskEvent { queue, task_id, status: task.status });
     let location = format!("/api/{queue}/tasks/{task_id}/");
     Ok(json_at(StatusCode::ACCEPTED, &location, &view(task, language_of(&call.headers))))

@@ -13,7 +13,7 @@ use matome_acquisition::AcquisitionHandler;
 use matome_aggregation::config::{AggregationConfig, bind};
 use matome_aggregation::engine::{Engine, EngineError, EngineSettings};
 use matome_aggregation::{AggregationHandler, PreviewError, Previewed, preview, told};
-use matome_api::{ApiSettings, ApiState, Health, Intake, Metrics, Preview, Previewer, TrialError};
+use matome_api::{ApiSettings, ApiState, CeleryNames, Health, Intake, Metrics, Preview, Previewer, TrialError};
 use matome_bus::celery::mailbox::Mailbox;
 use matome_bus::{Bus, BusError};
 use matome_connector::{FileRoots, Registry};
@@ -68,13 +68,15 @@ pub struct Parts {
     pub beat: bool,
     /// How long an attempt may take.
     pub deadline: Duration,
+    /// Whether metrics of tasks have Celery's names, too.
+    pub celery_metrics: bool,
 }
 
 impl Parts {
     /// Everything in one process.
     pub fn all(acquisition: usize, aggregation: usize, deadline: Duration) -> Self {
         let (role, name) = ("serve".to_owned(), None);
-        Self { role, name, web: true, acquisition, aggregation, beat: true, deadline }
+        Self { role, name, web: true, acquisition, aggregation, beat: true, deadline, celery_metrics: false }
     }
 
     /// A command that asks the API and ends; tasks wait for another process.
@@ -179,6 +181,10 @@ impl App {
         let limits = Limits { memory_bytes: aggregation_memory_mib << 20, ..Limits::default() };
         let draining = CancellationToken::new();
         let metrics = metrics.map(|handle| Metrics::new(handle, db.clone(), clock.clone()));
+        let metrics = match parts.celery_metrics {
+            true => metrics.map(|metrics| metrics.with_celery_names(celery_names(&storage.redis))),
+            false => metrics,
+        };
         let process = match parts.is_member() {
             true => Some(Process::start(db.clone(), clock.clone(), introduction(boot, &parts)).await?),
             false => None,
@@ -490,6 +496,12 @@ fn engine(storage: &StorageArgs) -> Result<Engine, Failure> {
 /// Upper bounds of the buckets of times, in seconds: from a request to a long task.
 const BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+
+/// What metrics say of tasks to those who know them by Celery's names.
+fn celery_names(redis: &RedisArgs) -> CeleryNames {
+    let tasks = Queue::ALL.iter().map(|queue| (*queue, redis.called_task(*queue))).collect();
+    CeleryNames { hostname: host_name(), tasks }
+}
 
 /// The metrics recorder is the one global thing; the first app of a process installs it.
 fn metrics_handle() -> Option<PrometheusHandle> {

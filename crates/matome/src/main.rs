@@ -21,6 +21,7 @@ mod role;
 mod serve;
 mod tally;
 mod tls;
+mod traces;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -29,8 +30,11 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use matome_model::language::Language;
-use tracing_subscriber::EnvFilter;
+use matome_tasks::trace::TARGET;
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::cli::{Cli, Command, LogFormat};
 use crate::config::{Config, Environment};
@@ -38,6 +42,7 @@ use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::log_file::LogFile;
 use crate::message::Message;
+use crate::traces::{Collector, Export, Ours};
 
 /// The argument that makes this binary an engine child.
 pub const ENGINE_CHILD: &str = "engine-child";
@@ -59,10 +64,10 @@ fn main() -> ExitCode {
     let asked = asked.as_deref().and_then(Path::to_str);
     let mut console = Console { language: language(&environment, asked), ..Console::default() };
     let begun = begin(&args, &environment, &mut console).and_then(|begun| match begun {
-        Some((cli, flags, config)) => start_logging(&cli).map(|()| Some((cli, flags, config))),
+        Some((cli, flags, config)) => start_logging(&cli).map(|export| Some((cli, flags, config, export))),
         None => Ok(None),
     });
-    let (cli, flags, config) = match begun {
+    let (cli, flags, config, export) = match begun {
         Ok(Some(begun)) => begun,
         Ok(None) => return ExitCode::SUCCESS,
         Err(failure) => {
@@ -79,7 +84,14 @@ fn main() -> ExitCode {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-        let result = runtime.block_on(run(cli.command, &config, &console));
+        let result = runtime.block_on(async {
+            let exporting = export.map(Export::start);
+            let result = run(cli.command, &config, &console).await;
+            if let Some(exporting) = exporting {
+                exporting.stop().await;
+            }
+            result
+        });
         // Blocking reads of a source may still be under way; nothing waits for them.
         runtime.shutdown_background();
         result
@@ -181,7 +193,33 @@ async fn short(command: Command, config: &Config, console: &Console) -> Result<(
     }
 }
 
-fn start_logging(cli: &Cli) -> Result<(), Failure> {
+/// Where traces are to go, when they are.
+fn collector(cli: &Cli) -> Result<Option<Collector>, Failure> {
+    let (role, watch) = match &cli.command {
+        Command::Serve(args) => ("serve", &args.watch),
+        Command::Web(args) => ("web", &args.watch),
+        Command::Worker(args) => ("worker", &args.watch),
+        Command::Beat(args) => ("beat", &args.watch),
+        _ => return Ok(None),
+    };
+    let Some(endpoint) = watch.otel_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
+        return Ok(None);
+    };
+    let attributes = [
+        ("service.name", watch.otel_service_name.clone()),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("host.name", app::host_name()),
+        ("process.pid", std::process::id().to_string()),
+        ("matome.role", role.to_owned()),
+    ];
+    let headers = watch.otel_headers.as_deref().unwrap_or_default();
+    let collector = Collector::new(endpoint, headers, &attributes);
+    let refused = |why| Failure::new(Exit::Config, Message::NoCollector).why(why).help(Message::NameCollector);
+    collector.map(Some).map_err(refused)
+}
+
+/// Starts the log; and what sends traces, when they are to be sent.
+fn start_logging(cli: &Cli) -> Result<Option<Export>, Failure> {
     let default = match &cli.command {
         Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_) => "info",
         // Its report says what happens, and a source that fails at first is part of it.
@@ -200,7 +238,7 @@ fn start_logging(cli: &Cli) -> Result<(), Failure> {
         _ => level,
     };
     // sqlx logs every statement at debug and slow ones at warn; neither is for users.
-    let filter = EnvFilter::try_new(format!("sqlx=error,{level}")).map_err(|err| {
+    let filter = EnvFilter::try_new(format!("sqlx=error,{TARGET}=off,{level}")).map_err(|err| {
         Failure::new(Exit::Usage, Message::LogLevelWrong { level: level.to_owned() })
             .because(&err)
             .help(Message::GiveLogLevel)
@@ -215,12 +253,15 @@ fn start_logging(cli: &Cli) -> Result<(), Failure> {
         Some(file) => BoxMakeWriter::new(std::io::stderr.and(file)),
         None => BoxMakeWriter::new(std::io::stderr),
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    match cli.everywhere.log_format {
-        LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),
-        LogFormat::Text => log.with_ansi(paints).init(),
-    }
-    Ok(())
+    let log = tracing_subscriber::fmt::layer().with_writer(writer);
+    let log = match cli.everywhere.log_format {
+        LogFormat::Json => log.json().flatten_event(true).with_ansi(false).boxed(),
+        LogFormat::Text => log.with_ansi(paints).boxed(),
+    };
+    let (traces, export) = collector(cli)?.map(traces::start).unzip();
+    let traces = traces.map(|layer| layer.with_filter(Ours));
+    tracing_subscriber::registry().with(log.with_filter(filter)).with(traces).init();
+    Ok(export)
 }
 
 fn cannot_log(file: &Path, err: &std::io::Error) -> Failure {

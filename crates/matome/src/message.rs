@@ -486,6 +486,11 @@ catalogue! {
     GiveRedisTls =>
         "REDIS_TLS_CA_FILE names the authority of the server, REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE what a server wants of us",
         "サーバーの認証局は REDIS_TLS_CA_FILE に、サーバーが求める証明書と鍵は REDIS_TLS_CERT_FILE と REDIS_TLS_KEY_FILE に指定してください";
+    NoCollector => "traces cannot be sent to where `OTEL_EXPORTER_OTLP_ENDPOINT` says",
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` の指す先へトレースを送れません";
+    NameCollector =>
+        "write the address of a collector for OTLP over HTTP, such as http://127.0.0.1:4318; headers as name=value,name=value",
+        "http://127.0.0.1:4318 のように、HTTP の OTLP を受けるコレクターのアドレスを書いてください。ヘッダーは name=value,name=value です";
     NeedsServer { role } =>
         "`matome {role}` needs PostgreSQL: an embedded database belongs to one process",
         "`matome {role}` には PostgreSQL が必要です。組み込みのデータベースを使えるのは一つのプロセスだけです";

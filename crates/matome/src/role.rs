@@ -46,7 +46,10 @@ struct Role {
 pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let (slots, deadline) = (&args.slots, args.attempt.deadline());
     run(Role {
-        parts: Parts::all(slots.acquisition_slots, slots.aggregation_slots, deadline),
+        parts: Parts {
+            celery_metrics: args.watch.has_celery_metrics(),
+            ..Parts::all(slots.acquisition_slots, slots.aggregation_slots, deadline)
+        },
         storage: args.storage,
         reach: args.reach,
         aggregation_memory: args.engine.aggregation_memory,
@@ -62,7 +65,12 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
 pub async fn web(args: WebArgs) -> Result<(), Failure> {
     need_server(&args.storage, "web")?;
     run(Role {
-        parts: Parts { role: "web".to_owned(), beat: false, ..Parts::all(0, 0, matome_tasks::ATTEMPT_DEADLINE) },
+        parts: Parts {
+            role: "web".to_owned(),
+            beat: false,
+            celery_metrics: args.watch.has_celery_metrics(),
+            ..Parts::all(0, 0, matome_tasks::ATTEMPT_DEADLINE)
+        },
         storage: args.storage,
         reach: args.reach,
         aggregation_memory: args.engine.aggregation_memory,
@@ -86,7 +94,16 @@ pub async fn worker(args: WorkerArgs) -> Result<(), Failure> {
     let name = args.name.as_deref().map(|name| node_name(name, &app::host_name()));
     let deadline = args.attempt.deadline();
     run(Role {
-        parts: Parts { role: role.to_owned(), name, web: false, acquisition, aggregation, beat: false, deadline },
+        parts: Parts {
+            role: role.to_owned(),
+            name,
+            web: false,
+            acquisition,
+            aggregation,
+            beat: false,
+            deadline,
+            celery_metrics: args.watch.has_celery_metrics(),
+        },
         storage: args.storage,
         reach: args.reach,
         aggregation_memory: args.engine.aggregation_memory,
@@ -103,7 +120,12 @@ pub async fn beat(args: BeatArgs) -> Result<(), Failure> {
     need_server(&args.storage, "beat")?;
     let deadline = args.attempt.deadline();
     run(Role {
-        parts: Parts { role: "beat".to_owned(), web: false, ..Parts::all(0, 0, deadline) },
+        parts: Parts {
+            role: "beat".to_owned(),
+            web: false,
+            celery_metrics: args.watch.has_celery_metrics(),
+            ..Parts::all(0, 0, deadline)
+        },
         storage: args.storage,
         reach: ReachArgs { file_roots: Vec::new(), egress_allow: Vec::new(), time_zone: "UTC".to_owned() },
         aggregation_memory: 0,

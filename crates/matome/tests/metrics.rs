@@ -147,3 +147,45 @@ async fn metrics_tell_whether_redis_can_be_used_how_soon_it_answers_and_how_ofte
         assert!(value("reconnects_total").await > before, "{queue}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_of_tasks_have_the_names_of_celery_exporter_when_they_are_asked_for() {
+    for mut home in homes().await {
+        home.extra = ["--metrics-bind", "127.0.0.1:0", "--celery-metrics", "on"].map(str::to_owned).into();
+        write(&home.files().join("a.ndjson"), "{\"n\":1}\n");
+        let server = home.serve().await;
+        let url = metrics_address(&server).await;
+        let source = server.source("a", "file", json!({"path": "a.ndjson"})).await;
+        server.run("acquisition", source).await;
+        let gone = server.source("gone", "file", json!({"path": "gone.ndjson"})).await;
+        let task = server.start("acquisition", gone).await;
+        let reason = server.ended(&task).await["error"]["reason"].as_str().unwrap().to_owned();
+        let text = scrape(&server, &url).await;
+        let found = samples(&text);
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
+        let labels = format!(
+            "name=\"apps.data_acquisition.tasks.fetch_data\",hostname=\"{host}\",queue_name=\"acquisition_queue\""
+        );
+        for (key, wanted) in [
+            (format!("celery_task_sent_total{{{labels}}}"), 2.0),
+            (format!("celery_task_received_total{{{labels}}}"), 2.0),
+            (format!("celery_task_started_total{{{labels}}}"), 2.0),
+            (format!("celery_task_succeeded_total{{{labels}}}"), 1.0),
+            (format!("celery_task_failed_total{{{labels},exception=\"{reason}\"}}"), 1.0),
+            (format!("celery_task_retried_total{{{labels}}}"), 0.0),
+            (format!("celery_task_revoked_total{{{labels}}}"), 0.0),
+            (format!("celery_task_runtime_count{{{labels}}}"), 1.0),
+            (format!("celery_task_runtime_bucket{{{labels},le=\"+Inf\"}}"), 1.0),
+            (format!("celery_worker_up{{hostname=\"{host}\"}}"), 1.0),
+            (format!("celery_worker_tasks_active{{hostname=\"{host}\"}}"), 0.0),
+            ("celery_queue_length{queue_name=\"acquisition_queue\"}".to_owned(), 0.0),
+            ("celery_active_worker_count{queue_name=\"aggregation_queue\"}".to_owned(), 1.0),
+        ] {
+            assert_eq!(found.get(&key), Some(&wanted), "{}: `{key}` in:\n{text}", home.name);
+        }
+        // Each name is announced once, as the format wants it.
+        let announced: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE celery_")).collect();
+        let once: BTreeSet<&str> = announced.iter().copied().collect();
+        assert_eq!(announced.len(), once.len(), "{announced:?}");
+    }
+}

@@ -36,6 +36,17 @@ pub struct RoleState {
     pub heartbeat_age: TimeDelta,
 }
 
+/// A machine with workers, or that had some in the last ten minutes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerHost {
+    /// Its name.
+    pub host: String,
+    /// Whether a worker there has a heartbeat of the last 30 seconds.
+    pub is_up: bool,
+    /// Tasks that run there.
+    pub tasks: i64,
+}
+
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulse {
@@ -56,6 +67,26 @@ from (select run_at from tasks where queue = $1 and status between 'pending' and
 
 const ROLES: &str = "select role, count(*) as processes, min(last_beat_at) as beat_at
 from workers where gone_at is null group by role";
+
+const HOSTS: &str =
+    "select w.host, count(l.id) as tasks, max(case when w.gone_at is null then w.last_beat_at end) as beat_at
+from workers w left join lanes l on l.lease_worker = w.boot
+where (w.gone_at is null or w.gone_at > $1)
+    and (w.role = 'serve' or w.role like '%acquisition%' or w.role like '%aggregation%')
+group by w.host order by w.host";
+
+/// The machines with workers.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn worker_hosts(conn: &mut Conn<'_>, now: Timestamp) -> Result<Vec<WorkerHost>> {
+    let rows = conn.fetch_all(HOSTS, &[(now - TimeDelta::minutes(10)).into()]).await?;
+    let host = |row: &crate::db::Row| {
+        let is_up = row.opt_time("beat_at")?.is_some_and(|at| now - at <= TimeDelta::seconds(30));
+        Ok(WorkerHost { host: row.text("host")?, is_up, tasks: row.int("tasks")? })
+    };
+    rows.iter().map(host).collect()
+}
 
 const FIRST_SCHEDULE: &str = "select coalesce(due_at, next_at) as first_at from schedules where enabled
 order by coalesce(due_at, next_at), id limit 1";

@@ -9,6 +9,7 @@ use matome_model::clock::Timestamp;
 use matome_model::schedule::{Cron, Misfire, Overlap, Plan, ScheduleOptions, Timing};
 use matome_model::task::{LaneKind, Queue};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::db::{Conn, Row};
 use crate::error::{Result, StoreError};
@@ -220,14 +221,14 @@ pub async fn remove(conn: &mut Conn<'_>, kind: LaneKind, object_id: i64) -> Resu
 const AGAIN: TimeDelta = TimeDelta::minutes(1);
 
 /// A schedule that came due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fired {
     /// The schedule.
     pub schedule_id: i64,
     /// The queue of its tasks; none when it is not known.
     pub queue: Option<Queue>,
-    /// Tasks that were made.
-    pub made: usize,
+    /// Public ids of the tasks that were made.
+    pub made: Vec<Uuid>,
     /// Its fire found a task that stands for it, so no new one was made.
     pub coalesced: bool,
     /// Nominal times passed that have no task of their own.
@@ -282,7 +283,7 @@ pub async fn fire_due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result
         let mut fired = Fired {
             schedule_id: id,
             queue: kind.map(LaneKind::queue),
-            made: 0,
+            made: Vec::new(),
             coalesced: false,
             missed: false,
             unreadable: false,
@@ -324,10 +325,9 @@ pub async fn fire_due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result
     let made = tasks::enqueue_fires(conn, &fires, now).await?;
     for (fire, made) in fires.iter().zip(made) {
         let fired = &mut looked[fire.at];
-        if made {
-            fired.made += 1;
-        } else {
-            fired.coalesced = true;
+        match made {
+            Some(task) => fired.made.push(task),
+            None => fired.coalesced = true,
         }
     }
     Ok(looked)

@@ -12,6 +12,7 @@ use chrono::TimeDelta;
 use matome_model::clock::Timestamp;
 use matome_model::task::{LaneKind, Trigger};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use crate::db::Conn;
 use crate::error::Result;
@@ -201,12 +202,12 @@ where s.id = $1 and s.deleted_at is null and a.status = 'active' and a.deleted_a
 );
 
 /// What [`fire`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fired {
     /// Notes taken.
     pub changes: usize,
-    /// Tasks made.
-    pub enqueued: usize,
+    /// Public ids of the tasks that were made.
+    pub enqueued: Vec<Uuid>,
     /// Runs that were waiting already.
     pub coalesced: usize,
 }
@@ -248,9 +249,10 @@ pub async fn fire(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Fir
             payload: RawValue::from_string(payload).expect("numbers and words are JSON"),
             ..NewTask::manual(LaneKind::Aggregation, aggregation, now)
         };
-        match tasks::enqueue(conn, &new, now).await?.existing {
+        let queued = tasks::enqueue(conn, &new, now).await?;
+        match queued.existing {
             true => fired.coalesced += 1,
-            false => fired.enqueued += 1,
+            false => fired.enqueued.push(queued.task.task_uuid),
         }
     }
     Ok(fired)

@@ -368,7 +368,8 @@ impl Side {
             Op::Fire { limit } => {
                 let fired =
                     self.write(move |conn| async move { schedules::fire_due(conn, now, limit).await }.boxed()).await?;
-                let said: Vec<_> = fired.iter().map(|fired| (fired.made, fired.coalesced, fired.missed)).collect();
+                let said: Vec<_> =
+                    fired.iter().map(|fired| (fired.made.len(), fired.coalesced, fired.missed)).collect();
                 let mut reader = self.db.read().await?;
                 for row in reader.conn().fetch_all("select id from tasks order by id", &[]).await? {
                     self.rank(row.int("id")?);

@@ -43,6 +43,12 @@ async fn fire(db: &Db, now: Timestamp) -> Fired {
     db.write(move |conn| Box::pin(async move { triggers::fire(conn, now, 10).await })).await.unwrap()
 }
 
+/// Notes taken, tasks made, and runs that waited already.
+async fn fired(db: &Db, now: Timestamp) -> (usize, usize, usize) {
+    let fired = fire(db, now).await;
+    (fired.changes, fired.enqueued.len(), fired.coalesced)
+}
+
 async fn note(db: &Db, kind: LaneKind, id: i64) {
     db.write(move |conn| Box::pin(async move { triggers::note(conn, kind, id, at()).await })).await.unwrap();
 }
@@ -90,7 +96,7 @@ async fn a_source_that_stored_something_new_makes_one_run_after_it() {
         assert_eq!(fire(db, at()).await, Fired::default(), "{}: the source is still being read", bed.name);
         reading.commit_records(&[r#"{"n":2}"#]).await.unwrap();
         release(db, reading.source_id).await;
-        assert_eq!(fire(db, at()).await, Fired { changes: 1, enqueued: 1, coalesced: 0 }, "{}", bed.name);
+        assert_eq!(fired(db, at()).await, (1, 1, 0), "{}", bed.name);
         let tasks = waiting(db).await;
         assert_eq!(tasks.len(), 1, "{}", bed.name);
         let (task, due) = (&tasks[0], at() + TimeDelta::seconds(5));
@@ -105,7 +111,7 @@ async fn a_source_that_stored_something_new_makes_one_run_after_it() {
         // More news while the run waits make no second one.
         again.commit_records(&[r#"{"n":3}"#]).await.unwrap();
         release(db, reading.source_id).await;
-        assert_eq!(fire(db, at()).await, Fired { changes: 1, enqueued: 0, coalesced: 1 }, "{}", bed.name);
+        assert_eq!(fired(db, at()).await, (1, 0, 1), "{}", bed.name);
         assert_eq!(waiting(db).await.len(), 1, "{}", bed.name);
     }
 }
@@ -120,7 +126,7 @@ async fn a_read_without_end_is_not_waited_for() {
         set(db, id, after(&["stream"], &[])).await;
         reading.commit_records(&[r#"{"n":1}"#]).await.unwrap();
         assert_eq!(fire(db, at() + TimeDelta::seconds(59)).await.changes, 0, "{}", bed.name);
-        assert_eq!(fire(db, at() + TimeDelta::seconds(60)).await.enqueued, 1, "{}", bed.name);
+        assert_eq!(fire(db, at() + TimeDelta::seconds(60)).await.enqueued.len(), 1, "{}", bed.name);
     }
 }
 
@@ -155,7 +161,7 @@ async fn runs_follow_runs_and_paused_aggregations_do_not() {
         })
         .await
         .unwrap();
-        assert_eq!(fire(db, at()).await, Fired { changes: 1, enqueued: 1, coalesced: 0 }, "{}", bed.name);
+        assert_eq!(fired(db, at()).await, (1, 1, 0), "{}", bed.name);
         assert_eq!(waiting(db).await[0].object_id, second, "{}", bed.name);
         triggers_of_deleted_are_gone(db, second, first).await;
     }
@@ -164,7 +170,7 @@ async fn runs_follow_runs_and_paused_aggregations_do_not() {
 async fn triggers_of_deleted_are_gone(db: &Db, second: i64, first: i64) {
     db.write(move |conn| Box::pin(async move { triggers::remove(conn, second).await })).await.unwrap();
     note(db, LaneKind::Aggregation, first).await;
-    assert_eq!(fire(db, at()).await.enqueued, 0);
+    assert_eq!(fire(db, at()).await.enqueued.len(), 0);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use matome_store::tasks::{End, Finish};
 use serde_json::value::RawValue;
 
 use crate::handler::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
+use crate::trace::Origin;
 
 /// How long a handler may take to return when it is asked to stop; then it is dropped, which rolls its open
 /// transaction back.
@@ -27,17 +28,26 @@ const CANCEL_GRACE: Duration = Duration::from_millis(750);
 pub(crate) struct Done {
     pub(crate) finish: Finish,
     pub(crate) took: Duration,
+    pub(crate) origin: Origin,
+    /// When it was over.
+    pub(crate) at: Instant,
 }
 
 /// Runs the handler for at most `deadline`; whatever it does, panics included, there is an end to write.
 pub(crate) async fn run(handler: &dyn Handler, task: ClaimedTask, ctx: TaskContext, deadline: Duration) -> Done {
     let (task_id, fence) = (task.task.id, task.fence);
+    let origin = Origin::of(&task.task);
     let started = Instant::now();
     let result = tokio::select! {
         result = run_to_its_deadline(handler, task, &ctx) => result,
         () = stop_at(&ctx, deadline) => unreachable!("waits for the task"),
     };
-    Done { finish: Finish { task_id, fence, end: end(task_id, result, &ctx, deadline) }, took: started.elapsed() }
+    if let Err(err) = &result {
+        tracing::Span::current().record("error", &*err.reason);
+    }
+    let finish = Finish { task_id, fence, end: end(task_id, result, &ctx, deadline) };
+    tracing::Span::current().record("outcome", word(&finish.end));
+    Done { finish, took: started.elapsed(), origin, at: Instant::now() }
 }
 
 /// Runs the handler until it returns, panics, or does not stop although it was asked to; for longer than it says that it
@@ -133,6 +143,18 @@ fn end(task_id: i64, result: Result<TaskOutcome, TaskError>, ctx: &TaskContext, 
             log(task_id, &err, "attempt failed");
             End::Retry { error, result: err.result, after, jitter: rand::random() }
         }
+    }
+}
+
+/// How the attempt ended, if its worker still has the lease.
+fn word(end: &End) -> &'static str {
+    match end {
+        End::Succeeded { .. } => "succeeded",
+        End::Failed { .. } => "failed",
+        End::Cancelled { .. } => "cancelled",
+        End::Retry { .. } => "retry",
+        End::Released { .. } => "released",
+        End::Yielded { .. } => "yielded",
     }
 }
 

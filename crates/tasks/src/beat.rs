@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use matome_bus::Bus;
 use matome_model::clock::{Clock, Timestamp};
 use matome_model::complaint::Complaint;
-use matome_model::task::Queue;
+use matome_model::task::{Queue, Trigger};
 use matome_store::db::Db;
 use matome_store::error::Result;
 use matome_store::schedules::{self, Fired};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::sweeper::Sweeper;
+use crate::trace::accepted;
 
 /// Between two looks at the schedules.
 const TICK: Duration = Duration::from_millis(500);
@@ -124,7 +125,7 @@ impl Beat {
                 .db
                 .write(move |conn| Box::pin(async move { schedules::fire_due(conn, now, FIRE_AT_ONCE).await }))
                 .await?;
-            made += self.tell(&fired);
+            made += self.tell(&fired, now);
             if fired.len() < usize::try_from(FIRE_AT_ONCE).unwrap_or(usize::MAX) {
                 return Ok(made);
             }
@@ -132,13 +133,14 @@ impl Beat {
     }
 
     /// Wakes the queues and counts what became of the schedules that were due.
-    fn tell(&self, fired: &[Fired]) -> usize {
+    fn tell(&self, fired: &[Fired], since: Timestamp) -> usize {
         for queue in Queue::ALL {
             let of_queue = || fired.iter().filter(|fired| fired.queue == Some(*queue));
-            let made: usize = of_queue().map(|fired| fired.made).sum();
+            let made: usize = of_queue().map(|fired| fired.made.len()).sum();
             if made > 0 {
                 self.bus.wake(*queue);
             }
+            of_queue().flat_map(|fired| &fired.made).for_each(|task| accepted(*queue, Trigger::Schedule, *task, since));
             for (outcome, count) in [
                 ("enqueued", made),
                 ("coalesced", of_queue().filter(|fired| fired.coalesced).count()),
@@ -155,7 +157,7 @@ impl Beat {
                 "a schedule cannot be read; it is left as it is and looked at again in a minute"
             );
         }
-        fired.iter().map(|fired| fired.made).sum()
+        fired.iter().map(|fired| fired.made.len()).sum()
     }
 
     /// Enqueues the aggregations that run after what has changed; returns how many changes there were.
@@ -163,13 +165,14 @@ impl Beat {
         let now = self.clock.now();
         let fired =
             self.db.write(move |conn| Box::pin(async move { triggers::fire(conn, now, FIRE_AT_ONCE).await })).await?;
-        for (outcome, count) in [("enqueued", fired.enqueued), ("coalesced", fired.coalesced)] {
+        for (outcome, count) in [("enqueued", fired.enqueued.len()), ("coalesced", fired.coalesced)] {
             metrics::counter!("matome_triggers_fired_total", "outcome" => outcome)
                 .increment(u64::try_from(count).unwrap_or(u64::MAX));
         }
-        if fired.enqueued > 0 {
+        if !fired.enqueued.is_empty() {
             self.bus.wake(Queue::Aggregation);
         }
+        fired.enqueued.iter().for_each(|task| accepted(Queue::Aggregation, Trigger::After, *task, now));
         Ok(i64::try_from(fired.changes).unwrap_or(i64::MAX))
     }
 

@@ -21,6 +21,7 @@ pub mod handler;
 mod liveness;
 mod process;
 mod sweeper;
+pub mod trace;
 mod worker;
 
 pub use attempt::run_to_its_deadline;

@@ -4,18 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use matome_bus::{Bus, TaskEvent};
 use matome_model::clock::Timestamp;
 use matome_model::complaint::Complaint;
 use matome_model::task::{Fence, Queue, TaskStatus};
 use matome_store::error::Result;
 use matome_store::tasks::{End, Ended, Finish, RetryPolicy, claim, finish};
+use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::attempt::{self, Done};
 use crate::handler::{ClaimedTask, Handler, StopReason, Streams, TaskContext};
 use crate::process::{Inner, Process};
+use crate::trace;
 
 /// Ends that come within this time are written together.
 const FINISH_WINDOW: Duration = Duration::from_millis(5);
@@ -265,7 +269,8 @@ impl Worker {
         let suspect = self.isolated.as_ref().filter(|_| task.task.crash_count >= SUSPECT_AFTER);
         let handler = Arc::clone(suspect.unwrap_or(&self.handler));
         let deadline = self.options.deadline;
-        self.running.spawn(async move { attempt::run(handler.as_ref(), task, ctx, deadline).await });
+        let span = trace::attempt(&task.task);
+        self.running.spawn(async move { attempt::run(handler.as_ref(), task, ctx, deadline).await }.instrument(span));
         metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);
     }
 
@@ -282,6 +287,13 @@ impl Worker {
             self.bus.tell(TaskEvent { queue: self.options.queue, task_id: done.finish.task_id, status });
         }
         let outcome = outcome(done, ended);
+        let since = self.process.clock.now() - TimeDelta::from_std(done.at.elapsed()).unwrap_or_default();
+        done.origin.ended(outcome, since, matches!(ended, Ended::Terminal(_)));
+        if let End::Failed { error, .. } = &done.finish.end
+            && ended == Ended::Terminal(TaskStatus::Failed)
+        {
+            count_failed(self.options.queue, error);
+        }
         finished(self.options.queue, outcome).increment(1);
         let queue = self.options.queue.as_str();
         metrics::gauge!("matome_tasks_running", "queue" => queue).set(self.running.len() as f64);
@@ -298,6 +310,16 @@ const OUTCOMES: [&str; 7] = ["succeeded", "failed", "cancelled", "retry", "relea
 /// How often an attempt at a task of `queue` ended so.
 fn finished(queue: Queue, outcome: &'static str) -> metrics::Counter {
     metrics::counter!("matome_tasks_finished_total", "queue" => queue.as_str(), "outcome" => outcome)
+}
+
+/// Counts a task that failed for good, with the short code of its reason.
+fn count_failed(queue: Queue, error: &RawValue) {
+    #[derive(serde::Deserialize)]
+    struct Reason {
+        reason: String,
+    }
+    let reason = serde_json::from_str(error.get()).map_or_else(|_| String::new(), |Reason { reason }| reason);
+    metrics::counter!("matome_tasks_failed_total", "queue" => queue.as_str(), "reason" => reason).increment(1);
 }
 
 fn outcome(done: &Done, ended: Ended) -> &'static str {

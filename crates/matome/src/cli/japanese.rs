@@ -213,6 +213,19 @@ const TEXTS: &[(&str, &str)] = &[
         "プッシュの本文の大きさの上限 (MiB)。展開したあとの大きさも同じ",
     ),
     (
+        "Whether metrics also have the names of celery-exporter, for dashboards that ask for these: on or off",
+        "celery-exporter の名前でもメトリクスを出すか (その名前を使うダッシュボードのため): on か off",
+    ),
+    (
+        "Collector that traces of tasks go to, OTLP over HTTP: http://127.0.0.1:4318 [default: none]",
+        "タスクのトレースを送るコレクター (HTTP の OTLP): http://127.0.0.1:4318 [既定: なし]",
+    ),
+    (
+        "Headers for the collector, such as authorization=Bearer%20abc",
+        "コレクターへ送るヘッダー。例: authorization=Bearer%20abc",
+    ),
+    ("Name of the service in traces", "トレースでのサービスの名前"),
+    (
         "Address for /metrics without a token, for those who watch alone [default: /metrics of the API with one]",
         "監視だけのための、トークンの要らない /metrics のアドレス [既定: トークンの要る API の /metrics]",
     ),

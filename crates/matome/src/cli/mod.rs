@@ -223,7 +223,7 @@ pub struct RedisArgs {
     pub redis_tls_key_file: Option<PathBuf>,
     /// Whether calls of Celery producers, which lie in Redis, become tasks: on or off.
     #[arg(long, value_name = "on|off", default_value = "on", hide_short_help = true)]
-    pub celery_producers: Producers,
+    pub celery_producers: Switch,
     /// Python task whose calls read a source [default: apps.data_acquisition.tasks.fetch_data]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub celery_acquisition_task: Option<String>,
@@ -232,9 +232,9 @@ pub struct RedisArgs {
     pub celery_aggregation_task: Option<String>,
 }
 
-/// Whether calls of Celery producers are taken.
+/// Whether something is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
-pub enum Producers {
+pub enum Switch {
     #[default]
     On,
     Off,
@@ -257,11 +257,16 @@ impl RedisArgs {
 
     /// The Python task whose calls work for `queue`; none when they are left alone.
     pub fn python_task(&self, queue: Queue) -> Option<String> {
+        (self.celery_producers == Switch::On).then(|| self.called_task(queue))
+    }
+
+    /// The Python task that stands for the tasks of `queue`.
+    pub fn called_task(&self, queue: Queue) -> String {
         let (named, default) = match queue {
             Queue::Acquisition => (&self.celery_acquisition_task, "apps.data_acquisition.tasks.fetch_data"),
             Queue::Aggregation => (&self.celery_aggregation_task, "apps.data_aggregation.tasks.combine_data"),
         };
-        (self.celery_producers == Producers::On).then(|| named.clone().unwrap_or_else(|| default.to_owned()))
+        named.clone().unwrap_or_else(|| default.to_owned())
     }
 }
 
@@ -311,6 +316,25 @@ pub struct WatchArgs {
     /// Address for /metrics without a token, for those who watch alone [default: /metrics of the API with one]
     #[arg(long, value_name = "ADDR")]
     pub metrics_bind: Option<std::net::SocketAddr>,
+    /// Whether metrics also have the names of celery-exporter, for dashboards that ask for these: on or off.
+    #[arg(long, value_name = "on|off", default_value = "off", hide_short_help = true)]
+    pub celery_metrics: Switch,
+    /// Collector that traces of tasks go to, OTLP over HTTP: http://127.0.0.1:4318 [default: none]
+    #[arg(long, value_name = "URL")]
+    pub otel_endpoint: Option<String>,
+    /// Headers for the collector, such as authorization=Bearer%20abc
+    #[arg(long, value_name = "NAME=VALUE,...", hide_short_help = true)]
+    pub otel_headers: Option<String>,
+    /// Name of the service in traces.
+    #[arg(long, value_name = "NAME", default_value = "matome", hide_short_help = true)]
+    pub otel_service_name: String,
+}
+
+impl WatchArgs {
+    /// Whether metrics of tasks have Celery's names, too.
+    pub fn has_celery_metrics(&self) -> bool {
+        self.celery_metrics == Switch::On
+    }
 }
 
 /// A server elsewhere, and the right to use it.

@@ -1,7 +1,7 @@
 //! Accepting tasks.
 
 use matome_model::clock::Timestamp;
-use matome_model::task::{LaneKind, Priority, TaskStatus, Trigger};
+use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -186,11 +186,17 @@ async fn insert(conn: &mut Conn<'_>, new: &NewTask, lane: &LockedLane, now: Time
         now.into(),
     ];
     if let Some(row) = conn.fetch_optional(INSERT, &args).await? {
+        count_accepted(lane.queue, new.cause);
         return Ok(Enqueued { task: TaskRow::from_row(&row)?, existing: false });
     }
     // This fire made its task before.
     let row = conn.fetch_one(BY_FIRE, &[schedule_id.into(), fire_time.into()]).await?;
     Ok(Enqueued { task: TaskRow::from_row(&row)?, existing: true })
+}
+
+/// Counts a task that was made. Its transaction can still fail, which is too rare to hurt a count of many.
+pub(super) fn count_accepted(queue: Queue, cause: Trigger) {
+    metrics::counter!("matome_tasks_accepted_total", "queue" => queue.as_str(), "cause" => cause.as_str()).increment(1);
 }
 
 /// What [`retry_failed`] did.

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use matome_model::clock::Timestamp;
 use matome_model::schedule::{MAX_CATCH_UP, Overlap};
-use matome_model::task::{LaneKind, Queue};
+use matome_model::task::{LaneKind, Queue, Trigger};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::db::{Arg, Conn};
 use crate::error::Result;
 use crate::lanes;
+use crate::tasks::enqueue::count_accepted;
 
 /// A nominal time of a schedule that asks for a task.
 #[derive(Clone, Copy, Debug)]
@@ -62,11 +63,11 @@ on conflict (schedule_id, fire_time) where schedule_id is not null do nothing
 returning task_uuid",
 );
 
-/// Accepts the tasks of `fires`; says for each whether one was made. One that was not is stood for by a task that
+/// Accepts the tasks of `fires`; says for each which one was made. One that was not is stood for by a task that
 /// waits (or, with [`Overlap::Skip`], runs), or was made before.
 ///
 /// The schedules of the fires are locked by the caller.
-pub(crate) async fn enqueue_fires(conn: &mut Conn<'_>, fires: &[Fire], now: Timestamp) -> Result<Vec<bool>> {
+pub(crate) async fn enqueue_fires(conn: &mut Conn<'_>, fires: &[Fire], now: Timestamp) -> Result<Vec<Option<Uuid>>> {
     if fires.is_empty() {
         return Ok(Vec::new());
     }
@@ -115,14 +116,17 @@ pub(crate) async fn enqueue_fires(conn: &mut Conn<'_>, fires: &[Fire], now: Time
             })
         })
         .collect();
-    let mut made = vec![false; fires.len()];
+    let mut made = vec![None; fires.len()];
     if !rows.is_empty() {
         let rows = serde_json::value::to_raw_value(&rows).expect("numbers and text are JSON");
         let insert = conn.pick(INSERT.0, INSERT.1);
         let inserted = conn.fetch_all(insert, &[(&*rows).into(), now.into()]).await?;
         let inserted = inserted.iter().map(|row| row.uuid("task_uuid")).collect::<Result<HashSet<Uuid>>>()?;
         for (n, uuid) in &wanted {
-            made[*n] = inserted.contains(uuid);
+            made[*n] = inserted.contains(uuid).then_some(*uuid);
+            if made[*n].is_some() {
+                count_accepted(fires[*n].kind.queue(), Trigger::Schedule);
+            }
         }
     }
     for queue in Queue::ALL {
