@@ -425,6 +425,7 @@ catalogue! {
         "give a directory that `matome db backup` made: matome.db and manifest.json",
         "`matome db backup` が作ったディレクトリ (matome.db と manifest.json) を指定してください";
     BackedUp { dir } => "made the backup `{dir}`", "バックアップ `{dir}` を作りました";
+    BackupNoted => "noted that a backup was made just now", "いまバックアップが作られたことを記録しました";
     KeyIncluded =>
         "master.key is in it: whoever reads the backup can read the secrets",
         "master.key も含みます。バックアップを読める人は秘密の値も読めます";

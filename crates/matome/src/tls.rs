@@ -11,6 +11,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use der::asn1::{AnyRef, GeneralizedTime, UtcTime};
+use der::{Decode as _, SliceReader, Tag, Tagged as _};
+use matome_model::clock::Timestamp;
 use matome_model::field_error::Words;
 use matome_model::say;
 use rustls::ServerConfig;
@@ -69,6 +72,13 @@ impl TlsFiles {
         self.load().map(drop)
     }
 
+    /// From when until when all certificates of the chain are valid; none when they cannot be read.
+    pub fn validity(&self) -> Option<(Timestamp, Timestamp)> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&self.certificate).and_then(Iterator::collect);
+        let each = chain.ok()?.iter().map(|certificate| validity(certificate)).collect::<Option<Vec<_>>>()?;
+        each.into_iter().reduce(|one, other| (one.0.max(other.0), one.1.min(other.1)))
+    }
+
     /// The certificate with its key, when they fit.
     fn load(&self) -> Result<CertifiedKey, Words> {
         let shown = |path: &Path| path.display().to_string();
@@ -104,6 +114,31 @@ impl TlsFiles {
         let of = |meta: Metadata| (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
         [&self.certificate, &self.key].map(|path| std::fs::metadata(path).ok().map(of))
     }
+}
+
+/// `notBefore` and `notAfter` of a certificate (RFC 5280, 4.1): they stand behind version, serial number, algorithm and issuer.
+fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    fn inside(of: AnyRef<'_>) -> Option<SliceReader<'_>> {
+        SliceReader::new(of.value()).ok()
+    }
+    let mut fields = inside(AnyRef::from_der(certificate).ok()?)?;
+    let mut fields = inside(AnyRef::decode(&mut fields).ok()?)?;
+    let mut next = || AnyRef::decode(&mut fields).ok();
+    let first = next()?;
+    if matches!(first.tag(), Tag::ContextSpecific { .. }) {
+        next()?;
+    }
+    let (_algorithm, _issuer) = (next()?, next()?);
+    let mut times = inside(next()?)?;
+    let mut time = || {
+        let time = AnyRef::decode(&mut times).ok()?;
+        let since = match time.tag() {
+            Tag::UtcTime => time.decode_as::<UtcTime>().ok()?.to_unix_duration(),
+            _ => time.decode_as::<GeneralizedTime>().ok()?.to_unix_duration(),
+        };
+        Timestamp::from_timestamp(i64::try_from(since.as_secs()).ok()?, 0)
+    };
+    Some((time()?, time()?))
 }
 
 fn alone(given: &str, missing: &str) -> Failure {

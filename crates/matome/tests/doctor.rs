@@ -139,3 +139,68 @@ async fn a_deployment_that_is_sound_has_no_errors_and_each_of_its_faults_is_foun
         ("note,note".into(), "note".into(), Some(0))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_certificate_and_the_age_of_the_last_backup_are_told() {
+    let certificate = |home: &Home, name: &str, days: i32| {
+        let file = |kind: &str| home.dir.path().join(format!("{name}.{kind}")).display().to_string();
+        let (key, crt) = (file("key"), file("crt"));
+        let days = days.to_string();
+        let made = std::process::Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                &days,
+            ])
+            .args(["-subj", "/CN=test", "-keyout", &key, "-out", &crt])
+            .output()
+            .expect("openssl is there: scripts/install-missing installs it");
+        assert!(made.status.success(), "{made:?}");
+        [crt, key]
+    };
+    for mut home in homes().await {
+        for (days, wanted) in [(400, "ok"), (10, "warning")] {
+            let [crt, key] = certificate(&home, "server", days);
+            let args = ["--deploy", "--tls-cert-file", &crt, "--tls-key-file", &key];
+            let (found, _) = findings(&home, &args);
+            assert_eq!(severity(&found, "M046"), wanted, "{}: {days} days: {found:?}", home.name);
+            assert_eq!(severity(&found, "M040"), "ok", "{}: {found:?}", home.name);
+        }
+        let server = home.serve().await;
+        assert_eq!(severity(&findings(&home, &["--deploy"]).0, "M047"), "warning", "{}: none is known", home.name);
+        let to = home.dir.path().join("backup");
+        home.ok(&["db", "backup", to.to_str().unwrap()]);
+        assert_eq!(severity(&findings(&home, &["--deploy"]).0, "M047"), "ok", "{}", home.name);
+        // Eight days later, as far as the database knows; then one by other means.
+        sql(&home, "update backups set made_at = made_at - {week}").await;
+        assert_eq!(severity(&findings(&home, &["--deploy"]).0, "M047"), "warning", "{}: it is old", home.name);
+        home.ok(&["db", "note-backup"]);
+        assert_eq!(severity(&findings(&home, &["--deploy"]).0, "M047"), "ok", "{}", home.name);
+        // A copy of it is an installation that has none.
+        drop(server);
+        home.extra.clear();
+        let other = sqlite_home();
+        other.ok(&["db", "restore", to.to_str().unwrap()]);
+        assert_eq!(severity(&findings(&other, &["--deploy"]).0, "M047"), "warning", "{}", home.name);
+    }
+}
+
+/// Runs a statement on the database of a home, where `{week}` is eight days.
+async fn sql(home: &Home, statement: &str) {
+    let (db, week) = match &home.database_url {
+        Some(url) => {
+            let boot = uuid::Uuid::new_v4();
+            (matome_store::db::Db::connect_postgres(url, boot, 2).await.unwrap(), "interval '8 days'")
+        }
+        None => (matome_store::db::Db::open_beside(&home.data_dir()).await.unwrap(), "691200000000"),
+    };
+    let statement = statement.replace("{week}", week);
+    db.write(move |conn| Box::pin(async move { conn.execute_script(statement).await })).await.unwrap();
+    db.close().await;
+}

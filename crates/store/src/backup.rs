@@ -99,6 +99,7 @@ pub async fn adopt(dir: DataDir, now: Timestamp) -> Result<Uuid> {
         .write(move |conn| {
             Box::pin(async move {
                 conn.execute("update instance set instance_id = $1", &[id.into()]).await?;
+                conn.execute("delete from backups", &[]).await?;
                 tasks::void_leases(conn, now).await
             })
         })

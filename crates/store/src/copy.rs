@@ -22,7 +22,7 @@ use crate::migrate::{self, Schema};
 use crate::tasks;
 
 /// What belongs to one installation and is not copied.
-const OWN: &[&str] = &["schema_history", "instance", "workers"];
+const OWN: &[&str] = &["schema_history", "instance", "workers", "backups"];
 /// Places that are named; the others are only counted.
 const PLACES: usize = 20;
 /// Bytes that are encoded before they are sent to PostgreSQL.

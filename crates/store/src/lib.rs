@@ -12,6 +12,7 @@ pub mod aggregation_runs;
 pub mod aggregation_sources;
 pub mod api_tokens;
 pub mod backup;
+pub mod backups;
 pub mod celery_calls;
 pub mod check;
 pub mod checkpoints;

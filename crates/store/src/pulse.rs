@@ -12,6 +12,9 @@ use crate::error::Result;
 /// Waiting tasks of a queue that are looked at, the oldest of them: a scrape costs no more, however many wait.
 pub const COUNTED: i64 = 10_000;
 
+/// A process whose heartbeat is older does not live, whatever its row says.
+const ALIVE: TimeDelta = TimeDelta::seconds(30);
+
 /// The tasks of a queue that wait; as far as they are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueState {
@@ -32,6 +35,8 @@ pub struct RoleState {
     pub role: String,
     /// How many they are.
     pub processes: i64,
+    /// Those of them with a heartbeat of the last 30 seconds.
+    pub alive: i64,
     /// Since the heartbeat that is longest ago.
     pub heartbeat_age: TimeDelta,
 }
@@ -65,7 +70,18 @@ pub const WAITING: &str =
 from (select run_at from tasks where queue = $1 and status between 'pending' and 'pending'
     order by status desc, id limit $3) as waiting";
 
-const ROLES: &str = "select role, count(*) as processes, min(last_beat_at) as beat_at
+// Where more wait than are looked at, the lanes that would be served next tell of those behind.
+const FIRST_LANE: &str = "select min(first_at) as first_at from (
+    select next_run_at as first_at from (select next_run_at from lanes
+        where queue = $1 and ready and not paused and lease_worker is null order by vtime limit $2) as ready
+    union all
+    select next_run_at from (select next_run_at from lanes
+        where queue = $1 and not ready and next_run_at is not null and lease_worker is null
+        order by next_run_at limit 1) as waiting
+) as lanes_first";
+
+const ROLES: &str = "select role, count(*) as processes, count(case when last_beat_at >= $1 then 1 end) as alive,
+    min(last_beat_at) as beat_at
 from workers where gone_at is null group by role";
 
 const HOSTS: &str =
@@ -82,7 +98,7 @@ group by w.host order by w.host";
 pub async fn worker_hosts(conn: &mut Conn<'_>, now: Timestamp) -> Result<Vec<WorkerHost>> {
     let rows = conn.fetch_all(HOSTS, &[(now - TimeDelta::minutes(10)).into()]).await?;
     let host = |row: &crate::db::Row| {
-        let is_up = row.opt_time("beat_at")?.is_some_and(|at| now - at <= TimeDelta::seconds(30));
+        let is_up = row.opt_time("beat_at")?.is_some_and(|at| now - at <= ALIVE);
         Ok(WorkerHost { host: row.text("host")?, is_up, tasks: row.int("tasks")? })
     };
     rows.iter().map(host).collect()
@@ -101,12 +117,18 @@ pub async fn look(conn: &mut Conn<'_>, now: Timestamp) -> Result<Pulse> {
     for &queue in Queue::ALL {
         let row = conn.fetch_one(WAITING, &[queue.as_str().into(), now.into(), COUNTED.into()]).await?;
         let (waiting, due) = (row.int("waiting")?, row.int("due")?);
-        queues.push(QueueState { queue, waiting, due, oldest: since(row.opt_time("first_at")?) });
+        let mut oldest = since(row.opt_time("first_at")?);
+        if waiting == COUNTED {
+            let row = conn.fetch_one(FIRST_LANE, &[queue.as_str().into(), COUNTED.into()]).await?;
+            oldest = oldest.max(since(row.opt_time("first_at")?));
+        }
+        queues.push(QueueState { queue, waiting, due, oldest });
     }
     let mut roles = Vec::new();
-    for row in conn.fetch_all(ROLES, &[]).await? {
+    for row in conn.fetch_all(ROLES, &[(now - ALIVE).into()]).await? {
         let heartbeat_age = since(row.opt_time("beat_at")?);
-        roles.push(RoleState { role: row.text("role")?, processes: row.int("processes")?, heartbeat_age });
+        let (processes, alive) = (row.int("processes")?, row.int("alive")?);
+        roles.push(RoleState { role: row.text("role")?, processes, alive, heartbeat_age });
     }
     let first = conn.fetch_optional(FIRST_SCHEDULE, &[]).await?;
     let first = first.map(|row| row.time("first_at")).transpose()?;

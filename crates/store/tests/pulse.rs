@@ -74,14 +74,17 @@ async fn processes_are_told_by_role_with_the_oldest_heartbeat_until_they_sign_of
         let roles = async |secs| {
             let mut told: Vec<_> = look(db, secs).await.roles;
             told.sort_by(|one, other| one.role.cmp(&other.role));
-            told.into_iter().map(|state| (state.role, state.processes, state.heartbeat_age.num_seconds())).collect()
+            let of =
+                |state: pulse::RoleState| (state.role, state.processes, state.alive, state.heartbeat_age.num_seconds());
+            told.into_iter().map(of).collect()
         };
-        let told: Vec<(String, i64, i64)> = roles(50).await;
-        assert_eq!(told, [("beat".to_owned(), 1, 5), ("worker".to_owned(), 2, 50)], "{}", bed.name);
+        let told: Vec<(String, i64, i64, i64)> = roles(50).await;
+        // One that is hung or was killed says nothing of the other.
+        assert_eq!(told, [("beat".to_owned(), 1, 1, 5), ("worker".to_owned(), 2, 1, 50)], "{}", bed.name);
         let first = boots[0].0;
         write!(db, conn => workers::gone(conn, first, at(50)));
-        let told: Vec<(String, i64, i64)> = roles(50).await;
-        assert_eq!(told, [("beat".to_owned(), 1, 5), ("worker".to_owned(), 1, 10)], "{}", bed.name);
+        let told: Vec<(String, i64, i64, i64)> = roles(50).await;
+        assert_eq!(told, [("beat".to_owned(), 1, 1, 5), ("worker".to_owned(), 1, 1, 10)], "{}", bed.name);
     }
 }
 
@@ -125,6 +128,15 @@ async fn a_look_reads_the_oldest_waiting_tasks_by_index_and_no_more_of_them_than
         write!(db, conn => async { conn.execute("analyze", &[]).await });
         assert_eq!(queue(db, Queue::Acquisition, 100).await, (pulse::COUNTED, pulse::COUNTED, 100), "{}", bed.name);
         assert_eq!(queue(db, Queue::Aggregation, 100).await, (0, 0, 0), "{}", bed.name);
+        // Those that are looked at are not due; one behind them is, in a lane of its own.
+        let later = at(5000);
+        write!(db, conn => async {
+            conn.execute("update tasks set run_at = $1, sort_key = $1 where status = 'pending'", &[later.into()]).await?;
+            conn.execute("update lanes set next_run_at = $1, ready = false", &[later.into()]).await
+        });
+        let task = NewTask::manual(LaneKind::Source, 2, at(40));
+        write!(db, conn => tasks::enqueue(conn, &task, at(40)));
+        assert_eq!(queue(db, Queue::Acquisition, 100).await, (pulse::COUNTED, 0, 60), "{}", bed.name);
 
         let (explain, column) = match bed.name {
             "sqlite" => ("explain query plan", "detail"),

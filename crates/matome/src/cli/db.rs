@@ -43,6 +43,12 @@ pub enum DbCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Notes that a backup was made just now by other means, for `doctor --deploy`, which tells how old the last one is.
+    #[command(after_help = "Example:\n  pg_dump --format=custom --file=/backup/matome.dump && matome db note-backup")]
+    NoteBackup {
+        #[command(flatten)]
+        storage: StorageArgs,
+    },
     /// Puts a backup into a data directory that no process uses, or into an empty PostgreSQL database.
     #[command(
         after_help = "The copy is compared with its SHA-256, migrated, checked as by `db check`, and only then put \

@@ -546,6 +546,10 @@ const TEXTS: &[(&str, &str)] = &[
     ),
     ("Replaces a backup that is there", "すでにあるバックアップを置き換える"),
     (
+        "Notes that a backup was made just now by other means, for `doctor --deploy`, which tells how old the last one is",
+        "別の手段でいまバックアップを作ったことを記録します。最後のバックアップの古さを示す `doctor --deploy` のためです",
+    ),
+    (
         "Puts a backup into a data directory that no process uses, or into an empty PostgreSQL database",
         "どのプロセスも使っていないデータディレクトリ、または空の PostgreSQL データベースに、バックアップを戻します",
     ),

@@ -26,6 +26,11 @@ pub async fn run(command: DbCommand, console: &Console) -> Result<(), Failure> {
             let plan = backup::Plan { to: &to, with_key, force };
             backup::run(&storage, console, &plan, &output).await
         }
+        DbCommand::NoteBackup { storage } => {
+            backup::note(&storage, None).await?;
+            console.notice(Message::BackupNoted);
+            Ok(())
+        }
         DbCommand::Restore { storage, from, force, output } => {
             restore::run(&storage, console, &from, force, &output).await
         }

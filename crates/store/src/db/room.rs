@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 /// Room that must be there to go on: what a page and its write-ahead log need many times over.
 const MARGIN: u64 = 16 << 20;
-/// A server whose disk was full is tried again after this time; how much room it has nobody tells us.
-const SERVER_PAUSE: Duration = Duration::from_secs(30);
+/// A server whose disk was full is tried again after the first time, and ever later up to the second while it still is; how
+/// much room it has nobody tells us.
+const SERVER_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 /// The state.
 #[derive(Debug, Default)]
@@ -18,7 +19,27 @@ pub(super) struct Room {
     quota: AtomicU64,
     /// The same in pages.
     pages: AtomicU64,
-    refused: Mutex<Option<Instant>>,
+    refused: Mutex<Option<Refusal>>,
+}
+
+/// The last time that a write was refused.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    at: Instant,
+    /// Until it is tried again.
+    pause: Duration,
+}
+
+impl Refusal {
+    /// One more, after `last`: another try after a pause that met a full disk again makes the next pause longer.
+    fn after(last: Option<Self>, at: Instant, was_full: bool) -> Self {
+        let pause = match last {
+            Some(last) if was_full => last.pause,
+            Some(last) if at.duration_since(last.at) < last.pause * 2 => (last.pause * 2).min(SERVER_PAUSES.1),
+            _ => SERVER_PAUSES.0,
+        };
+        Self { at, pause }
+    }
 }
 
 impl Room {
@@ -28,7 +49,10 @@ impl Room {
 
     /// A write was refused for want of room.
     pub(super) fn refused(&self) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            *refused = Some(Refusal::after(*refused, Instant::now(), self.is_full()));
+        }
         self.set(true);
     }
 
@@ -62,7 +86,7 @@ impl Room {
     /// Where nothing can be measured time must do.
     pub(super) fn forgive(&self) {
         let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.is_none_or(|at| at.elapsed() >= SERVER_PAUSE) {
+        if refused.is_none_or(|refusal| refusal.at.elapsed() >= refusal.pause) {
             self.set(false);
         }
     }
@@ -96,6 +120,23 @@ mod tests {
         assert!(room.is_full());
         room.judge(here, (8 << 20) - 1000, 1 << 20);
         assert!(!room.is_full());
+    }
+
+    #[test]
+    fn a_server_that_stays_full_is_tried_ever_later_and_soon_again_after_a_good_time() {
+        let begun = Instant::now();
+        let at = |secs| begun + Duration::from_secs(secs);
+        let first = Refusal::after(None, at(0), false);
+        // What else is refused before the pause is over makes it no longer.
+        let beside = Refusal::after(Some(first), at(1), true);
+        let pauses: Vec<u64> = std::iter::successors(Some(beside), |last| {
+            Some(Refusal::after(Some(*last), last.at + last.pause + Duration::from_secs(1), false))
+        })
+        .map(|refusal| refusal.pause.as_secs())
+        .take(7)
+        .collect();
+        assert_eq!(pauses, [2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(Refusal::after(Some(beside), at(3600), false).pause, SERVER_PAUSES.0);
     }
 
     #[test]

@@ -50,6 +50,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 15, min_binary: 3, text: include_str!("../../migrations/0015_pushes.sql") },
     // Older binaries cannot read a source of the type push, nor a task that a push causes: there are none before this.
     Migration { version: PUSH_SOURCES, min_binary: 15, text: include_str!("../../migrations/0016_push_sources.sql") },
+    Migration { version: 17, min_binary: 15, text: include_str!("../../migrations/0017_backups.sql") },
     #[cfg(feature = "next")]
     Migration { version: 9001, min_binary: 3, text: include_str!("../../migrations/next/expand.sql") },
     #[cfg(feature = "next")]

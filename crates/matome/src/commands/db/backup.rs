@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use chrono::Utc;
 use matome_store::backup::{self, Facts};
-use matome_store::db::Snapshot;
+use matome_store::backups;
+use matome_store::db::{Db, Snapshot};
 use serde_json::value::to_raw_value;
+use uuid::Uuid;
 
 use super::manifest::{DATABASE, KEY, MANIFEST, Manifest, hash_file};
 use crate::cli::{OutputArgs, StorageArgs};
@@ -80,6 +82,10 @@ pub async fn run(
     write_manifest(&part.0, &manifest).map_err(failed)?;
     part.rename_to(&to).map_err(failed)?;
 
+    // The backup is there whether or not this can be written.
+    if let Err(failure) = note(storage, Some(size_bytes)).await {
+        tracing::warn!(error = failure.what.english, "the time of the backup was not noted in the database");
+    }
     let mut row = serde_json::to_value(&manifest).expect("a manifest is JSON");
     row["path"] = to.display().to_string().into();
     print_row(console, output, &to_raw_value(&row).expect("a value is JSON"))?;
@@ -90,6 +96,22 @@ pub async fn run(
         console.notice(Message::KeyNotIncluded { n: manifest.secrets.to_string() });
     }
     Ok(())
+}
+
+/// Notes in the database that a backup was made just now, beside whoever works on it.
+pub async fn note(storage: &StorageArgs, size_bytes: Option<u64>) -> Result<(), Failure> {
+    let db = match &storage.database_url {
+        Some(url) => Db::connect_postgres(url, Uuid::now_v7(), 2).await?,
+        None if !storage.data_dir.join(DATABASE).exists() => {
+            let dir = storage.data_dir.display().to_string();
+            return Err(Failure::new(Exit::Config, Message::NoDatabase { dir }).help(Message::NameDatabase));
+        }
+        None => Db::open_beside(&storage.data_dir).await?,
+    };
+    let now = Utc::now();
+    let noted = db.write(move |conn| Box::pin(async move { backups::note(conn, now, size_bytes).await })).await;
+    db.close().await;
+    Ok(noted?)
 }
 
 async fn copy_file(file: &Path, copy: &Path, console: &Console) -> Result<Facts, Failure> {

@@ -3,9 +3,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use chrono::Utc;
 use matome_bus::RedisState;
+use matome_model::clock::Timestamp;
 use matome_model::say;
 use matome_model::task::Queue;
+use matome_store::backups;
 use matome_store::db::{Conn, Snapshot};
 use matome_store::pulse::{self, RoleState};
 
@@ -14,11 +17,14 @@ use crate::cli::ServeArgs;
 use crate::config::Config;
 use crate::tls::TlsFiles;
 
-/// A process whose heartbeat is older does not live, whatever the table says.
-const ALIVE_SECS: i64 = 30;
+/// A certificate is to be renewed before its last days.
+const RENEW_DAYS: i64 = 21;
+/// A backup that is older is worth a warning.
+const OLD_BACKUP_DAYS: i64 = 7;
 
 pub async fn look(args: &ServeArgs, config: &Config) -> Vec<Finding> {
     let mut findings = vec![tls(args)];
+    findings.extend(certificate(args, Utc::now()));
     findings.extend(metrics(args));
     for queue in [Queue::Acquisition, Queue::Aggregation] {
         findings.push(redis(args, queue).await);
@@ -58,6 +64,60 @@ fn tls(args: &ServeArgs) -> Finding {
                 "TLS_CERT_FILE と TLS_KEY_FILE を指定するか、TLS を話すプロキシーの後ろで 127.0.0.1 に割り当ててください"
             );
             Finding::new("M040", Severity::Error, what, fix)
+        }
+    }
+}
+
+/// M046: how long the certificate of the server is good for.
+fn certificate(args: &ServeArgs, now: Timestamp) -> Option<Finding> {
+    // That files do not fit is M040.
+    let files = TlsFiles::of(args.listen.tls_cert_file.as_ref(), args.listen.tls_key_file.as_ref()).ok()??;
+    files.validity().map(|validity| judge_validity(validity, now))
+}
+
+fn judge_validity((from, until): (Timestamp, Timestamp), now: Timestamp) -> Finding {
+    let renew = say!(
+        "renew it and put it in place of the old one: the server takes it without a restart",
+        "更新して古いものと置き換えてください。サーバーは再起動なしで読み込みます"
+    );
+    let (date, days) = (until.format("%Y-%m-%d %H:%M UTC"), (until - now).num_days());
+    if until <= now {
+        let what = say!("the certificate expired at {date}", "証明書の期限が {date} に切れました");
+        return Finding::new("M046", Severity::Error, what, renew);
+    }
+    if from > now {
+        let from = from.format("%Y-%m-%d %H:%M UTC");
+        let what = say!("the certificate is not valid before {from}", "証明書が有効になるのは {from} です");
+        let fix = say!("use one that is valid now", "いま有効なものを使ってください");
+        return Finding::new("M046", Severity::Error, what, fix);
+    }
+    let what = say!("the certificate expires at {date}, in {days} days", "証明書の期限は {date} です (あと {days} 日)");
+    if days < RENEW_DAYS { Finding::new("M046", Severity::Warning, what, renew) } else { Finding::ok("M046", what) }
+}
+
+/// M047: when a backup was last made, as far as the database knows.
+async fn backup(conn: &mut Conn<'_>, now: Timestamp) -> Option<Finding> {
+    let fix = say!(
+        "make one with `matome db backup`; after one by other means (pg_dump, a snapshot of the disk) run `matome db note-backup`",
+        "`matome db backup` で作ってください。別の手段 (pg_dump、ディスクのスナップショット) なら、その後に `matome db note-backup` を実行してください"
+    );
+    // A schema that does not know of backups is M021.
+    match backups::last(conn).await.ok()? {
+        None => {
+            let what = say!("no backup is known", "バックアップの記録がありません");
+            Some(Finding::new("M047", Severity::Warning, what, fix))
+        }
+        Some(at) => {
+            let (date, days) = (at.format("%Y-%m-%d %H:%M UTC"), (now - at).num_days());
+            let what = say!(
+                "the last backup was made at {date}, {days} days ago",
+                "最後のバックアップは {date} ({days} 日前) です"
+            );
+            Some(if days > OLD_BACKUP_DAYS {
+                Finding::new("M047", Severity::Warning, what, fix)
+            } else {
+                Finding::ok("M047", what)
+            })
         }
     }
 }
@@ -147,14 +207,19 @@ async fn database(args: &ServeArgs) -> Vec<Finding> {
             "set DATABASE_URL to a PostgreSQL database for web, workers and beat as processes of their own",
             "web、worker、beat を別のプロセスにするには、DATABASE_URL に PostgreSQL を指定してください"
         );
-        return vec![Finding::new("M043", Severity::Note, what, fix)];
+        let mut findings = vec![Finding::new("M043", Severity::Note, what, fix)];
+        if let Ok(mut snapshot) = Snapshot::of_file(&args.storage.data_dir.join("matome.db")).await {
+            findings.extend(backup(&mut snapshot.conn(), Utc::now()).await);
+        }
+        return findings;
     };
     // That it cannot be reached is M020.
     let Ok(mut snapshot) = Snapshot::of_postgres(url).await else { return Vec::new() };
     let mut conn = snapshot.conn();
     let mut findings: Vec<Finding> = rights(&mut conn).await.into_iter().collect();
+    findings.extend(backup(&mut conn, Utc::now()).await);
     // That there is no schema is M021.
-    if let Ok(pulse) = pulse::look(&mut conn, chrono::Utc::now()).await {
+    if let Ok(pulse) = pulse::look(&mut conn, Utc::now()).await {
         findings.extend(["web", "acquisition", "aggregation", "beat"].map(|role| member(role, &pulse.roles)));
     }
     findings
@@ -185,11 +250,7 @@ cast(has_schema_privilege(current_schema(), 'create') as int)::bigint as creates
 /// Whether a process does what `part` names.
 fn member(part: &str, roles: &[RoleState]) -> Finding {
     let does = |role: &str| role == "serve" || role.split(',').any(|one| one == part);
-    let alive: i64 = roles
-        .iter()
-        .filter(|state| does(&state.role) && state.heartbeat_age.num_seconds() <= ALIVE_SECS)
-        .map(|state| state.processes)
-        .sum();
+    let alive: i64 = roles.iter().filter(|state| does(&state.role)).map(|state| state.alive).sum();
     if alive > 0 {
         return Finding::ok("M044", say!("{part}: processes that live: {alive}", "{part}: 動いているプロセス {alive}"));
     }
@@ -222,4 +283,31 @@ fn files(args: &ServeArgs, config: &Config) -> Vec<Finding> {
         return vec![Finding::ok("M045", what)];
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_good_from_its_beginning_to_three_weeks_before_its_end() {
+        let fixture = |kind: &str| format!("{}/tests/fixtures/tls/one.{kind}", env!("CARGO_MANIFEST_DIR")).into();
+        let files = TlsFiles { certificate: fixture("crt"), key: fixture("key") };
+        let (from, until) = files.validity().unwrap();
+        // As `openssl x509 -noout -dates` says.
+        assert_eq!(
+            (from.to_rfc3339(), until.to_rfc3339()),
+            ("2026-11-25T02:21:38+00:00".into(), "2126-11-01T02:21:38+00:00".into())
+        );
+        let day = chrono::TimeDelta::days(1);
+        for (now, wanted) in [
+            (from - day, Severity::Error),
+            (from + day, Severity::Ok),
+            (until - day * 22, Severity::Ok),
+            (until - day * 20, Severity::Warning),
+            (until, Severity::Error),
+        ] {
+            assert_eq!(judge_validity((from, until), now).severity, wanted, "{now}");
+        }
+    }
 }
