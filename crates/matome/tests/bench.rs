@@ -17,14 +17,11 @@ fn bench(dir: &TempDir, args: &[&str]) -> Command {
 #[test]
 fn every_figure_is_measured_on_both_databases_and_nothing_is_left_behind() {
     let dir = TempDir::new().unwrap();
-    let output = bench(&dir, &["--quick", "--full", "-o", "json"]).output().unwrap();
+    let groups = ["ingest", "database", "list", "join", "remove", "memory", "start"];
+    let output = bench(&dir, &[&groups[..], &["--quick", "--full", "-o", "json"]].concat()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let figures: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let find = |database: &str, what: &str| {
-        let is_it = |figure: &&Value| figure["database"] == database && figure["what"].as_str().unwrap().contains(what);
-        let found = figures.iter().find(is_it);
-        found.unwrap_or_else(|| panic!("no `{what}` on `{database}` in {figures:#?}"))
-    };
+    let find = |database: &str, what: &str| find(&figures, database, what);
     for database in ["sqlite", "postgres"] {
         for what in [
             "2000 CSV rows, first load",
@@ -44,15 +41,7 @@ fn every_figure_is_measured_on_both_databases_and_nothing_is_left_behind() {
         }
         let list = find(database, "list of 20 records of 2400, with count");
         assert!(list["note"].as_str().unwrap().contains("p99"), "{list}");
-        for what in [
-            "list of 20 sources",
-            "tasks, -c 8",
-            "tasks, -c 64",
-            "p99 at 50/s",
-            "of 2000 lanes",
-            "join",
-            "2000 records removed",
-        ] {
+        for what in ["list of 20 sources", "join", "2000 records removed"] {
             assert!(find(database, what)["value"].as_f64().unwrap() > 0.0);
         }
         let beside = find(database, "a write beside it, p99");
@@ -76,6 +65,36 @@ fn every_figure_is_measured_on_both_databases_and_nothing_is_left_behind() {
     {
         assert!(find("", what)["value"].as_f64().unwrap() > 0.0);
     }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the scratch directory is removed");
+}
+
+fn find<'a>(figures: &'a [Value], database: &str, what: &str) -> &'a Value {
+    let is_it = |figure: &&Value| figure["database"] == database && figure["what"].as_str().unwrap().contains(what);
+    let found = figures.iter().find(is_it);
+    found.unwrap_or_else(|| panic!("no `{what}` on `{database}` in {figures:#?}"))
+}
+
+#[test]
+fn tasks_are_measured_beside_the_released_celery_on_the_same_redis() {
+    let dir = TempDir::new().unwrap();
+    let output = bench(&dir, &["tasks", "--quick", "-o", "json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let find = |database: &str, what: &str| find(&figures, database, what);
+    for database in ["sqlite", "postgres"] {
+        for what in ["tasks, -c 8", "tasks, -c 64", "p99 at 50/s", "p99, one at a time"] {
+            let figure = find(database, what);
+            assert!(figure["value"].as_f64().unwrap() > 0.0, "{figure}");
+            assert_eq!(figure["peer"]["name"], "Celery 5.7", "{figure}");
+            assert!(figure["peer"]["value"].as_f64().unwrap() > 0.0, "{figure}");
+        }
+        assert!(find(database, "of 2000 lanes")["value"].as_f64().unwrap() > 0.0);
+    }
+    let killed = find("postgres", "worker killed");
+    assert!(killed["value"].as_f64().unwrap() < 10.0, "{killed}");
+    assert!(killed["note"].as_str().unwrap().contains("of Celery's 8"), "{killed}");
+    let memory = find("postgres", "worker -c 8");
+    assert!(memory["value"].as_f64().unwrap() > 1.0 && memory["peer"]["value"].as_f64().unwrap() > 20.0, "{memory}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the scratch directory is removed");
 }
 

@@ -4,6 +4,7 @@
 //! Only the task engine is driven within this process, because no source is quick enough to show its limit. Data comes
 //! from a seed. Figures go to stdout, what is being done to stderr.
 
+mod celery;
 mod data;
 mod database;
 mod figure;
@@ -14,6 +15,7 @@ mod load;
 mod peer;
 mod processes;
 mod records;
+mod recovery;
 mod removal;
 mod target;
 mod tasks;
@@ -26,6 +28,7 @@ use crate::cli::{BenchArgs, BenchGroup};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::message::Message;
+use celery::{Celery, Redis};
 use data::Kind;
 use figure::Figure;
 use target::{Postgres, Scratch, Target};
@@ -88,6 +91,11 @@ impl Sizes {
         sizes
     }
 
+    /// Whether it is only to be seen that it works.
+    fn is_quick(&self) -> bool {
+        self.times < 9
+    }
+
     fn count(&self, kind: Kind) -> u64 {
         match kind {
             Kind::Orders => self.csv_rows,
@@ -101,6 +109,8 @@ struct Bench {
     sizes: Sizes,
     scratch: Scratch,
     figures: Vec<Figure>,
+    /// The peer of tasks, where it is here.
+    celery: Option<Celery>,
 }
 
 impl Bench {
@@ -118,7 +128,8 @@ impl Bench {
 pub async fn run(args: BenchArgs, console: &Console) -> Result<(), Failure> {
     let mut signals = crate::serve::Signals::catch()?;
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut bench = Bench { sizes: Sizes::of(&args), scratch: Scratch::make(&parent)?, figures: Vec::new() };
+    let (sizes, scratch) = (Sizes::of(&args), Scratch::make(&parent)?);
+    let mut bench = Bench { sizes, scratch, figures: Vec::new(), celery: None };
     std::fs::create_dir_all(bench.files()).map_err(target::failed)?;
     if cfg!(debug_assertions) {
         say(format_args!("this is a debug build: its figures say nothing about matome"));
@@ -144,6 +155,13 @@ pub async fn run(args: BenchArgs, console: &Console) -> Result<(), Failure> {
 
 async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Postgres>) -> Result<(), Failure> {
     let wanted = |group: BenchGroup| args.groups.is_empty() || args.groups.contains(&group);
+    let redis = match wanted(BenchGroup::Tasks) {
+        true => Redis::start(bench.scratch.path()).await?,
+        false => None,
+    };
+    if wanted(BenchGroup::Tasks) {
+        bench.celery = celery::run(bench.scratch.path(), redis.as_ref(), &bench.sizes).await?;
+    }
     for database in ["sqlite", "postgres"] {
         let mut place = Place { database, postgres: postgres.as_deref_mut() };
         if database == "postgres" && place.postgres.is_none() {
@@ -194,8 +212,13 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
         }
         if wanted(BenchGroup::Tasks) {
             let target = place.target(bench, "tasks").await?;
-            tasks::run(bench, &target).await?;
+            tasks::run(bench, &target, redis.as_ref()).await?;
             place.remove(target).await?;
+            if database == "postgres" {
+                let target = place.target(bench, "workers").await?;
+                recovery::run(bench, &target, redis.as_ref()).await?;
+                place.remove(target).await?;
+            }
         }
         if wanted(BenchGroup::Memory) {
             for bytes in bench.sizes.files {

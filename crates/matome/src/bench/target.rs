@@ -201,6 +201,24 @@ impl Target {
         self.run(&["migrate"]).map(drop)
     }
 
+    /// Makes a token of an administrator.
+    pub fn token(&self) -> Result<String, Failure> {
+        self.run(&["token", "create", "--role", "admin"])
+    }
+
+    /// Starts a part of the product as a process of its own and waits until it says so in its log.
+    pub fn role(&self, args: &[&str], redis_url: Option<&str>, says: &'static str) -> Result<Role, Failure> {
+        let mut command = self.command(args)?;
+        if let Some(url) = redis_url {
+            command.env("REDIS_URL", url);
+        }
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        let said = said_line(&mut child, move |line| line.contains(says).then(String::new));
+        let role = Role(child);
+        said?;
+        Ok(role)
+    }
+
     /// Starts the product on the target and waits until it is ready; `files` is its file root.
     pub async fn serve(&self, files: &Path) -> Result<Server, Failure> {
         self.serve_with(files, &[]).await
@@ -213,7 +231,7 @@ impl Target {
         args.extend(more);
         let started = Instant::now();
         let mut child = self.command(&args)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-        let address = address(&mut child);
+        let address = said_line(&mut child, address);
         let http = http_client()?;
         let mut server = Server { child, http, base: String::new(), token: String::new(), ready_after: Duration::ZERO };
         server.base = format!("http://{}", address?);
@@ -228,27 +246,55 @@ impl Target {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         server.ready_after = started.elapsed();
-        server.token = self.run(&["token", "create", "--role", "admin"])?;
+        server.token = self.token()?;
         Ok(server)
     }
 }
 
-/// Finds the address in what `serve` logs; goes on reading, so that the pipe never fills.
-fn address(child: &mut Child) -> Result<String, Failure> {
-    let (found, address) = mpsc::channel();
-    let Some(stderr) = child.stderr.take() else { return Err(failed("`matome serve` has no stderr")) };
+/// A part of the product, running; killed when dropped.
+#[derive(Debug)]
+pub struct Role(Child);
+
+impl Role {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> std::io::Result<()> {
+        self.0.kill()?;
+        self.0.wait().map(drop)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// The address in what `serve` logs.
+fn address(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("serving on http://")?;
+    let is_part = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '[' | ']');
+    Some(rest.chars().take_while(is_part).collect())
+}
+
+/// What `find` finds first in what a process logs; goes on reading, so that the pipe never fills.
+fn said_line(child: &mut Child, find: impl Fn(&str) -> Option<String> + Send + 'static) -> Result<String, Failure> {
+    let (found, said) = mpsc::channel();
+    let Some(stderr) = child.stderr.take() else { return Err(failed("the process has no stderr")) };
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             if line.contains(" WARN ") || line.contains(" ERROR ") {
-                super::say(format_args!("serve: {line}"));
+                super::say(format_args!("matome: {line}"));
             }
-            if let Some((_, rest)) = line.split_once("serving on http://") {
-                let is_part = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '[' | ']');
-                let _ = found.send(rest.chars().take_while(is_part).collect());
+            if let Some(what) = find(&line) {
+                let _ = found.send(what);
             }
         }
     });
-    address.recv_timeout(PATIENCE).map_err(|_| failed("`matome serve` did not say where it listens"))
+    said.recv_timeout(PATIENCE).map_err(|_| failed("a process of matome did not say that it is ready"))
 }
 
 fn http_client() -> Result<reqwest::Client, Failure> {

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::celery::{Beside, Celery, Redis};
 use super::figure::{Budget, Figure};
 use super::peer::per_second;
 use super::target::{Target, failed};
@@ -29,6 +30,8 @@ const GROUP: &str = "tasks";
 const SLOTS: [usize; 2] = [8, 64];
 /// Of 100 lanes so many have work that is due.
 const READY_OF_HUNDRED: u64 = 1;
+/// Tasks that come one at a time.
+const IDLE_TASKS: i64 = 50;
 /// Requests to accept a task that are under way at most; the API would use as many connections.
 const ACCEPTING: usize = 8;
 
@@ -70,7 +73,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(db: &Db, slots: usize, handler: Arc<NoWork>) -> Result<Self, Failure> {
+    async fn start(db: &Db, redis: Option<&Redis>, slots: usize, handler: Arc<NoWork>) -> Result<Self, Failure> {
         let introduction = NewWorker {
             boot: Uuid::now_v7(),
             role: "bench".to_owned(),
@@ -78,7 +81,12 @@ impl Running {
             pid: i64::from(std::process::id()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let (bus, stop) = (Bus::in_process(), CancellationToken::new());
+        // An embedded database has one process, and needs no Redis.
+        let bus = match redis.filter(|_| db.dialect() == Dialect::Postgres) {
+            Some(redis) => Bus::redis(Uuid::new_v4(), &redis.urls()).map_err(failed)?,
+            None => Bus::in_process(),
+        };
+        let stop = CancellationToken::new();
         let process = Process::start(db.clone(), Clock::system(), introduction).await?;
         let options = WorkerOptions::new(Queue::Acquisition, slots);
         let worker = Worker::new(&process, bus.clone(), options, handler);
@@ -91,24 +99,26 @@ impl Running {
         self.stop.cancel();
         self.worker.await.map_err(failed)?;
         self.process.stop().await;
+        self.bus.close().await;
         Ok(())
     }
 }
 
-pub async fn run(bench: &mut Bench, target: &Target) -> Result<(), Failure> {
+pub async fn run(bench: &mut Bench, target: &Target, redis: Option<&Redis>) -> Result<(), Failure> {
     let db = target.open().await?;
     let count = bench.sizes.tasks;
     let mut first_object = 1;
     for slots in SLOTS {
         say(format_args!("{}: {count} tasks at -c {slots}", target.name));
         accept(&db, first_object, count).await?;
-        let (rate, usage) = drain(target, &db, slots, count).await?;
+        let (rate, usage) = drain(target, &db, redis, slots, count).await?;
         first_object += i64::try_from(count).unwrap_or(0);
-        let note = "accepted before; one lane each; no Redis yet";
+        let (peer, note) = beside(bench, |celery| celery.rate(slots));
         let mut figure = Figure::new(GROUP, format!("durable no-op tasks, -c {slots}"), rate, "tasks/s")
             .on(target.name)
+            .beside(peer)
             .cost(usage)
-            .note(note);
+            .note(format!("accepted before; one lane each; {note}"));
         if let Some(budget) = match (target.name, slots) {
             ("sqlite", _) => Some(10_000.0),
             (_, 64) => Some(5_000.0),
@@ -118,7 +128,8 @@ pub async fn run(bench: &mut Bench, target: &Target) -> Result<(), Failure> {
         }
         bench.add(figure);
     }
-    start_latency(bench, target, &db, first_object).await?;
+    first_object = idle_latency(bench, target, &db, redis, first_object).await?;
+    start_latency(bench, target, &db, redis, first_object).await?;
     many_lanes(bench, target, &db).await?;
     db.close().await;
     Ok(())
@@ -143,10 +154,56 @@ async fn accept(db: &Db, first_object: i64, count: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn drain(target: &Target, db: &Db, slots: usize, count: u64) -> Result<(f64, super::usage::Usage), Failure> {
+fn beside(bench: &Bench, of: impl Fn(&Celery) -> Beside) -> Beside {
+    bench.celery.as_ref().map_or((None, "Celery is not here".to_owned()), of)
+}
+
+/// One task after the other, each when the one before is over and a moment has passed.
+async fn idle_latency(
+    bench: &mut Bench,
+    target: &Target,
+    db: &Db,
+    redis: Option<&Redis>,
+    first_object: i64,
+) -> Result<i64, Failure> {
+    say(format_args!("{}: tasks one at a time", target.name));
+    let mut waits = Vec::new();
+    let handler = NoWork::new(0);
+    let running = Running::start(db, redis, 8, handler.clone()).await?;
+    let last = first_object + IDLE_TASKS;
+    for object in first_object..last {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = Clock::system().now();
+        let new = NewTask::manual(LaneKind::Source, object, now);
+        db.write(move |conn| Box::pin(async move { enqueue(conn, &new, now).await })).await?;
+        running.bus.wake(Queue::Acquisition);
+        let begun = tokio::time::timeout(Duration::from_secs(60), handler.done.notified()).await;
+        begun.map_err(|_| failed("a task did not start"))?;
+        waits.append(&mut handler.waits.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    running.stop().await?;
+    waits.sort_unstable();
+    let millis = |share| percentile(&waits, share).as_secs_f64() * 1e3;
+    let (peer, note) = beside(bench, |celery| celery.latency(true));
+    bench.add(
+        Figure::new(GROUP, "asked for to started, p99, one at a time", millis(0.99), "ms")
+            .on(target.name)
+            .beside(peer)
+            .note(format!("p50 {:.1} ms; {note}", millis(0.5))),
+    );
+    Ok(last)
+}
+
+async fn drain(
+    target: &Target,
+    db: &Db,
+    redis: Option<&Redis>,
+    slots: usize,
+    count: u64,
+) -> Result<(f64, super::usage::Usage), Failure> {
     let handler = NoWork::new(count);
     let meter = Meter::start(std::process::id(), target.server_pid);
-    let running = Running::start(db, slots, handler.clone()).await?;
+    let running = Running::start(db, redis, slots, handler.clone()).await?;
     handler.done.notified().await;
     running.stop().await?;
     let usage = meter.end();
@@ -154,13 +211,19 @@ async fn drain(target: &Target, db: &Db, slots: usize, count: u64) -> Result<(f6
 }
 
 /// Tasks come one by one, each in a transaction of its own, as from an API.
-async fn start_latency(bench: &mut Bench, target: &Target, db: &Db, first_object: i64) -> Result<(), Failure> {
+async fn start_latency(
+    bench: &mut Bench,
+    target: &Target,
+    db: &Db,
+    redis: Option<&Redis>,
+    first_object: i64,
+) -> Result<(), Failure> {
     let (pace, seconds) = (bench.sizes.pace, bench.sizes.load.as_secs().max(1));
     let count = pace * seconds;
     say(format_args!("{}: {pace} tasks a second for {seconds} s", target.name));
     let handler = NoWork::new(count);
     let meter = Meter::start(std::process::id(), target.server_pid);
-    let running = Running::start(db, 64, handler.clone()).await?;
+    let running = Running::start(db, redis, 64, handler.clone()).await?;
     let places = Arc::new(Semaphore::new(ACCEPTING));
     let mut clock = tokio::time::interval(Duration::from_secs(1).div_f64(pace as f64));
     let mut accepting = JoinSet::new();
@@ -188,12 +251,14 @@ async fn start_latency(bench: &mut Bench, target: &Target, db: &Db, first_object
     waits.sort_unstable();
     let (p50, p99) = (percentile(&waits, 0.5), percentile(&waits, 0.99));
     let p99 = p99.as_secs_f64() * 1e3;
+    let (peer, note) = beside(bench, |celery| celery.latency(false));
     bench.add(
         Figure::new(GROUP, format!("asked for to started, p99 at {pace}/s"), p99, "ms")
             .on(target.name)
+            .beside(peer)
             .budget(Budget::AtMost(25.0))
             .cost(usage)
-            .note(format!("p50 {:.1} ms, the commit that accepts it included", p50.as_secs_f64() * 1e3)),
+            .note(format!("p50 {:.1} ms, the commit that accepts it included; {note}", p50.as_secs_f64() * 1e3)),
     );
     Ok(())
 }
@@ -222,7 +287,7 @@ async fn many_lanes(bench: &mut Bench, target: &Target, db: &Db) -> Result<(), F
         db.read().await?.conn().execute_script("analyze lanes; analyze tasks".to_owned()).await?;
     }
     let started = Instant::now();
-    let (rate, usage) = drain(target, db, 64, ready).await?;
+    let (rate, usage) = drain(target, db, None, 64, ready).await?;
     let took = started.elapsed().as_secs_f64();
     bench.add(
         Figure::new(GROUP, format!("no-op tasks of {lanes} lanes, 99 % waiting, -c 64"), rate, "tasks/s")

@@ -111,6 +111,13 @@ pub fn resident_mib(pid: u32) -> Option<f64> {
     status_mib(pid, "VmRSS")
 }
 
+/// A process's memory in MiB, pages that it shares counted by its share.
+pub fn pss_mib(pid: u32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<f64>().ok().map(|kib| kib / 1024.0)
+}
+
 /// Starts the peak of a process anew. Where the kernel does not allow that, the peak is that of its whole life.
 pub fn forget_peak(pid: u32) {
     let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
