@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -45,8 +47,8 @@ impl Fleet {
         home.redis_url = Some(redis.url());
         let beat = home.beat();
         let (files, silent) = (home.files(), silence().await);
-        home.extra =
-            ["--file-root", files.to_str().unwrap(), "--egress-allow", "127.0.0.1/32"].map(str::to_owned).into();
+        let reach = ["--file-root", files.to_str().unwrap(), "--egress-allow", "127.0.0.1/32"];
+        home.extra = reach.into_iter().chain(["--aggregation-memory", "64"]).map(str::to_owned).collect();
         let web = home.web().await;
         let start = |queue| (0..2).map(|_| home.worker(queue, SLOTS)).collect::<Vec<_>>();
         let (acquisition, aggregation) = (start("acquisition"), start("aggregation"));
@@ -134,6 +136,61 @@ async fn a_queue_is_as_fast_as_ever_whatever_happens_to_all_workers_of_the_other
         *fleet.workers(other) = fresh;
         fleet.cancel(&tasks).await;
     }
+    fleet.home.ok(&["db", "check", "--full"]);
+}
+
+/// Runs what no engine child has memory for, in every slot, until `over`; returns how often one was ended for it.
+async fn exhaust(fleet: &Fleet, greedy: &[i64], over: &AtomicBool) -> usize {
+    let mut ended = 0;
+    while !over.load(Ordering::Relaxed) {
+        let mut tasks = Vec::new();
+        for aggregation in greedy {
+            tasks.push(fleet.web.start("aggregation", *aggregation).await);
+        }
+        for task in &tasks {
+            let row = fleet.web.ended(task).await;
+            assert_eq!((&row["status"], &row["error"]["reason"]), (&json!("failed"), &json!("limit")), "{row}");
+            ended += 1;
+        }
+    }
+    ended
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acquisition_is_as_fast_as_ever_while_aggregation_has_no_memory() {
+    let redis = RedisServer::start(&[]);
+    let mut fleet = Fleet::start(&redis).await;
+    let usual = fleet.waits(0).await;
+
+    // A child that takes more than its bound, in every slot, again and again.
+    let greedy = "select sum(length(repeat('x', 100000000 + cast(value as int)))) as n from generate_series(1, 50)";
+    let mut all = Vec::new();
+    for n in 0..2 * SLOTS {
+        all.push(fleet.web.aggregation(&format!("greedy{n}"), greedy).await);
+    }
+    let over = AtomicBool::new(false);
+    let measured = async {
+        let waits = fleet.waits(0).await;
+        over.store(true, Ordering::Relaxed);
+        waits
+    };
+    let (ended, waits) = tokio::join!(exhaust(&fleet, &all, &over), measured);
+    assert!(ended >= 2 * SLOTS, "{ended}");
+    assert_usual(&format!("{ended} engine children end for want of memory"), &usual, &waits);
+
+    // Workers that get no memory any more: each allocation of more than they hold fails, those for children too.
+    let tasks = fleet.fill(1).await;
+    for worker in &fleet.aggregation {
+        let pid = worker.child.id().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &pid, "--as=1048576"]).status();
+        assert!(limited.expect("prlimit is part of util-linux").success());
+    }
+    assert_usual("every aggregation worker is out of memory", &usual, &fleet.waits(0).await);
+
+    fleet.aggregation.iter_mut().for_each(Member::kill);
+    fleet.aggregation = (0..2).map(|_| fleet.home.worker("aggregation", SLOTS)).collect();
+    fleet.cancel(&tasks).await;
+    fleet.waits(1).await;
     fleet.home.ok(&["db", "check", "--full"]);
 }
 
