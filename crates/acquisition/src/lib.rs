@@ -14,11 +14,13 @@ mod failure;
 mod handler;
 mod listen;
 mod prepare;
+mod probe;
 mod pushed;
 mod retention;
 mod sample;
 mod settle;
 
 pub use handler::AcquisitionHandler;
+pub use probe::{Column, Found, Probe, probe};
 pub use retention::apply_retention;
 pub use sample::{Sample, SampleDuplicate, SampleError, SampleRejected, SampleStats, SampleWarning, sample};

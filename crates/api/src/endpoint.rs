@@ -352,7 +352,7 @@ async fn answer(
 
 /// Whether a request would need room. What gives room back, stops work or only looks is let through to a full disk.
 pub(crate) fn adds_data(method: &Method, path: &str) -> bool {
-    const SPARED: [&str; 6] = ["/pause", "/cancel", "/discard", "/reset", "/test", "/preview"];
+    const SPARED: [&str; 7] = ["/pause", "/cancel", "/discard", "/reset", "/test", "/probe", "/preview"];
     let path = path.trim_end_matches('/');
     matches!(*method, Method::POST | Method::PUT | Method::PATCH) && !SPARED.iter().any(|action| path.ends_with(action))
 }

@@ -29,6 +29,7 @@ mod list;
 mod message;
 mod monitoring;
 mod openapi;
+mod probe;
 mod pushes;
 mod quarantine;
 mod records;
@@ -83,6 +84,7 @@ fn endpoints() -> Vec<Endpoint> {
     let mut all = roots::endpoints();
     all.extend(sources::endpoints());
     all.extend(source_schema::endpoints());
+    all.extend(probe::endpoints());
     all.extend(gaps::endpoints());
     all.extend(pushes::endpoints());
     all.extend(aggregations::endpoints());

@@ -306,6 +306,12 @@ fn schemas() -> Value {
         let all = with(&result, json!({"ok": {"type": "boolean"}, "error": error}));
         json!({"type": "object", "properties": all, "required": ["ok", "error"]})
     };
+    let sample = json!({
+        "records": {"type": "array", "items": object}, "quarantined": {"type": "array", "items": object},
+        "duplicates": {"type": "array", "items": object}, "warnings": {"type": "array", "items": object},
+        "drift": {"type": "array", "items": reference("SchemaDifference")},
+        "complete": {"type": "boolean"}, "stats": object, "duration_ms": {"type": "integer"},
+    });
     let mut schemas = json!({
         "SourceTypeEnum": {"type": "string", "enum": matome_store::data_sources::SOURCE_TYPES},
         "SourceStatusEnum": {"type": "string", "enum": matome_store::data_sources::STATUSES},
@@ -393,12 +399,7 @@ fn schemas() -> Value {
         "TasksRetried": crate::tasks::bulk_retry_answer(),
         "AcquisitionTask": task,
         "AggregationTask": task,
-        "SourceTest": trial(json!({
-            "records": {"type": "array", "items": object}, "quarantined": {"type": "array", "items": object},
-            "duplicates": {"type": "array", "items": object}, "warnings": {"type": "array", "items": object},
-            "drift": {"type": "array", "items": reference("SchemaDifference")},
-            "complete": {"type": "boolean"}, "stats": object, "duration_ms": {"type": "integer"},
-        })),
+        "SourceTest": trial(sample.clone()), "SourceSample": view(sample.clone()),
         "AggregationPreview": trial(json!({
             "rows": {"type": "array", "items": object}, "columns": {"type": "array", "items": object},
             "complete": {"type": "boolean"},
@@ -446,6 +447,7 @@ fn schemas() -> Value {
     });
     extend(&mut schemas, crate::quarantine::schemas());
     extend(&mut schemas, crate::source_schema::schemas());
+    extend(&mut schemas, crate::probe::schemas(trial));
     extend(&mut schemas, crate::gaps::schemas());
     extend(&mut schemas, crate::pushes::schemas());
     let link = json!({"type": ["string", "null"], "format": "uri"});

@@ -32,7 +32,6 @@ use crate::error::{ApiError, FieldErrors, Result};
 use crate::list::List;
 use crate::message::{Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
-use crate::state::TrialError;
 use crate::tasks::accepted;
 use crate::trial;
 
@@ -613,10 +612,5 @@ async fn test_source(call: Call) -> Result<Response> {
     let limit = call.state.settings.trial_limit;
     let tried = sample(&call.state.registry, source.source_type, revealed.get(), schema, count, limit).await;
     let language = language_of(&call.headers);
-    let tried = tried.map(|sample| sample.spoken(language)).map_err(|err| {
-        let (message, causes) = err.told();
-        let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
-        TrialError { message, causes, position }
-    });
-    Ok(trial::answer(language, tried))
+    Ok(trial::answer(language, tried.map(|sample| sample.spoken(language)).map_err(Into::into)))
 }

@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 use http::StatusCode;
+use matome_acquisition::SampleError;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -23,6 +24,14 @@ struct Shown {
     message: String,
     causes: Vec<String>,
     position: Option<Box<RawValue>>,
+}
+
+impl From<SampleError> for TrialError {
+    fn from(err: SampleError) -> Self {
+        let (message, causes) = err.told();
+        let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
+        Self { message, causes, position }
+    }
 }
 
 /// 200 with the result, or with why there is none in the client's language.

@@ -10,6 +10,7 @@ mod marks;
 mod pages;
 mod pagination;
 mod parents;
+mod probe;
 mod rate;
 mod reader;
 mod state;
@@ -37,6 +38,8 @@ pub use incremental::{CursorKind, Incremental};
 pub use list::List;
 pub use pagination::{Pagination, TokenPlace};
 pub use parents::Parent;
+pub(crate) use probe::Probe;
+pub use probe::{Finding, Proposal};
 pub use rate::{RateConfig, RateHeaders};
 pub use tokens::{ClientCredentials, Tokens};
 

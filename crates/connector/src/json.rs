@@ -3,5 +3,6 @@
 mod path;
 mod splitter;
 
+pub(crate) use path::Step;
 pub use path::{JsonPath, JsonPathError};
 pub(crate) use splitter::Splitter;

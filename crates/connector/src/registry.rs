@@ -1,12 +1,13 @@
 //! From a parsed config to a connector, with what connectors need from the outside.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use matome_egress::HttpClient;
 use matome_model::clock::Clock;
 use matome_model::source::SourceType;
 
-use crate::api::{ApiConnector, Tokens};
+use crate::api::{ApiConnector, Probe, Proposal, Tokens};
 use crate::config::{ParsedConfig, validate_config};
 use crate::database::DatabaseConnector;
 use crate::error::ConnectorError;
@@ -51,6 +52,16 @@ impl Registry {
                 Ok(Box::new(WebsocketConnector::new(*config, client, clock, self.tokens.clone())))
             }
         }
+    }
+
+    /// Looks at the API that `config`, with its secrets in place, describes as far as it does, and proposes the rest.
+    /// Guesses go on for `time` at most.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] when the config is wrong or the first page can not be read.
+    pub async fn probe(&self, config: &str, time: Duration) -> Result<Proposal, ConnectorError> {
+        let (client, clock) = (self.client.clone(), self.clock.clone());
+        Probe::new(client, clock, self.tokens.clone(), time).run(config).await
     }
 
     /// As [`Registry::connector`], from the JSON text of a config with its secrets in place.

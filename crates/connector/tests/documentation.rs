@@ -12,7 +12,8 @@ use matome_model::source::{Dedupe, SourceType};
 
 const PAGES: [&str; 2] = ["sources.md", "sources.ja.md"];
 /// Pages of single types.
-const CONNECTORS: [[&str; 2]; 4] = [
+const CONNECTORS: [[&str; 2]; 5] = [
+    ["connectors/api.md", "connectors/api.ja.md"],
     ["connectors/database.md", "connectors/database.ja.md"],
     ["connectors/file.md", "connectors/file.ja.md"],
     ["connectors/push.md", "connectors/push.ja.md"],
@@ -72,7 +73,7 @@ fn every_reason_and_dedupe_mode_is_described() {
 
 #[test]
 fn every_option_of_a_database_is_described() {
-    for name in CONNECTORS[0] {
+    for name in ["connectors/database.md", "connectors/database.ja.md"] {
         let page = page(name);
         // An unknown option is answered with all that are known.
         let errors = validate_config(SourceType::Database, r#"{"engine":"postgres","x":1}"#).unwrap_err();

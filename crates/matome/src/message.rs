@@ -203,7 +203,25 @@ catalogue! {
         "the child that runs SQL answers after {millis} ms; resource limits hold, {memory} MiB a query",
         "SQL を実行する子プロセスは {millis} ms で応答します。資源の制限が効き、一つのクエリは {memory} MiB までです";
 
+    // Looking at an API.
+    LookedAt { url } => "{url} was looked at:", "{url} を調べました:";
+    ColumnsAre { columns } =>
+        "columns, with ? where some have nothing: {columns}", "列 (? は値のないレコードがある列): {columns}";
+    WouldBeQuarantined { detail } =>
+        "a record would go to quarantine: {detail}", "隔離されるレコードがあります: {detail}";
+    ChangeProposal { name } =>
+        "what is guessed wrong is given with --set, for example --set records='$.data', or changed later with \
+         `matome source set {name}` (--unset leaves an option out)",
+        "推測の誤りは --set で指定するか (例: --set records='$.data')、後から `matome source set {name}` で変えてください \
+         (--unset でオプションを外せます)";
+    AddWithoutLook { name, url } =>
+        "give what it needs with --set, for example --set auth.type=bearer --set auth.token=..., or add it without a look: \
+         matome source add {name} --url '{url}'",
+        "必要なものを --set で指定してください (例: --set auth.type=bearer --set auth.token=...)。調べずに追加するには: \
+         matome source add {name} --url '{url}'";
+
     // Asking and answering.
+    AddSource { name } => "add source `{name}` with this", "データソース `{name}` をこの内容で追加します";
     DeleteSource { name } =>
         "delete source `{name}` with all its records", "データソース `{name}` をすべてのレコードごと削除します";
     RemoveRecords { name } =>

@@ -77,7 +77,7 @@ fn write_rows(
 }
 
 /// A table for eyes: columns by display width, headings in the user's language.
-fn aligned(language: Language, headings: &[String], lines: Vec<Vec<String>>) -> String {
+pub fn aligned(language: Language, headings: &[String], lines: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(headings.iter().map(|name| heading::of(name, language)));

@@ -153,6 +153,43 @@ async fn a_failed_run_ends_with_1_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_api_is_looked_at_before_it_is_added() {
+    let upstream = support::upstream(45).await;
+    let url = format!("http://{upstream}/rows");
+    for home in homes().await {
+        let home = home.reaching(upstream);
+        let server = home.serve().await;
+        let remote = ["--server", &server.base, "--token", &server.token];
+        let run = |args: &[&str]| home.run(&[args, &remote].concat());
+        // It is shown and not made before somebody agrees, and nobody can be asked here.
+        let output = run(&["source", "add", "rows", &url, "--lang", "ja"]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("20 件のオブジェクト") && told.contains("--yes"), "{told}");
+        assert_eq!(server.get("/api/acquisition/sources/").await["count"], 0);
+
+        let output = run(&["source", "add", "rows", &url, "--yes", "--set", "key=n", "-o", "json"]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains("`$.next` has the address") && told.contains("columns, with ?"), "{told}");
+        let row = json_of(&String::from_utf8_lossy(&output.stdout));
+        let pages = json!({"type": "next_link", "next": "$.next"});
+        assert_eq!(
+            row["config"],
+            json!({"url": url, "key": "n", "records": "$.results", "pagination": pages}),
+            "{}: {told}",
+            home.name
+        );
+        assert!(run(&["source", "run", "rows", "--wait"]).status.success());
+        assert_eq!(server.get("/api/acquisition/data/").await["count"], 45, "{}", home.name);
+
+        let output = run(&["source", "add", "denied", "http://10.0.0.1/x", "--yes"]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("--egress-allow 10.0.0.1/32:80") && told.contains("--url 'http://10.0.0.1/x'"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_may_read_and_not_write_and_no_token_is_not_enough() {
     let home = sqlite_home();
     let server = home.serve().await;

@@ -155,6 +155,27 @@ async fn test_shows_the_first_records_and_stores_nothing() {
 }
 
 #[tokio::test]
+async fn a_probe_needs_a_valid_config_of_an_api_and_obeys_the_policy() {
+    const PROBE: &str = "/api/acquisition/probe/";
+    for api in apis().await {
+        let refused = async |body: Value| api.call("POST", PROBE, Some(body)).await.expect(api.name, 400);
+        assert!(refused(json!({})).await["config"].is_array(), "{}", api.name);
+        assert!(refused(json!({"config": {}})).await["config"]["url"].is_array(), "{}", api.name);
+        let kept = json!({"url": "http://h/", "auth": {"type": "bearer", "token": {"$secret": true}}});
+        assert!(refused(json!({"config": kept})).await["config"]["auth"]["token"].is_array(), "{}", api.name);
+        let file = json!({"source_type": "file", "config": {"url": "http://h/"}});
+        assert!(refused(file).await["source_type"].is_array(), "{}", api.name);
+
+        let config = json!({"url": "http://127.0.0.1:1/", "auth": {"type": "bearer", "token": "s3cret"}});
+        let answer = api.call("POST", PROBE, Some(json!({"config": config}))).await.expect(api.name, 200);
+        assert_eq!(answer["ok"], false, "{}: {answer}", api.name);
+        let causes = answer["error"]["causes"].to_string();
+        assert!(causes.contains("--egress-allow") && !answer.to_string().contains("s3cret"), "{answer}");
+        assert_eq!(api.get(SOURCES).await["count"], 0, "{}", api.name);
+    }
+}
+
+#[tokio::test]
 async fn preview_shows_the_first_rows() {
     for api in apis().await {
         let config = json!({"sql": "select 1"});

@@ -114,13 +114,7 @@ impl Walk {
                 _ => Err(exchange.failure(name, &response)),
             };
         }
-        if let Some(kind) = text_of(&response.headers, &header::CONTENT_TYPE)
-            && ["text/html", "application/xhtml"].iter().any(|page| kind.to_ascii_lowercase().starts_with(page))
-        {
-            let problem = say!(
-                "the server answered with a page for people (`{kind}`), not with JSON",
-                "サーバーが JSON ではなく、人が見るページ (`{kind}`) を返しました"
-            );
+        if let Some(problem) = for_people(&response.headers) {
             return Err(broken(exchange.position(name), problem));
         }
         let mut captures = list.pagination.captures();
@@ -338,6 +332,18 @@ impl OpenPage {
             next: next.map(str::to_owned),
         }
     }
+}
+
+/// What is wrong with an answer that is a page for people.
+pub(super) fn for_people(headers: &HeaderMap) -> Option<Words> {
+    let kind = text_of(headers, &header::CONTENT_TYPE)?;
+    let is_page = ["text/html", "application/xhtml"].iter().any(|page| kind.to_ascii_lowercase().starts_with(page));
+    is_page.then(|| {
+        say!(
+            "the server answered with a page for people (`{kind}`), not with JSON",
+            "サーバーが JSON ではなく、人が見るページ (`{kind}`) を返しました"
+        )
+    })
 }
 
 fn no_address() -> Words {

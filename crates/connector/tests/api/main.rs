@@ -9,6 +9,7 @@ mod errors;
 mod incremental;
 mod pages;
 mod parents;
+mod probe;
 mod rate;
 #[path = "../../../egress/tests/spelling/mod.rs"]
 mod spelling;

@@ -280,6 +280,11 @@ const TEXTS: &[(&str, &str)] = &[
     ("Adds a data source", "データソースを追加します"),
     ("Its name; the table name in SQL", "名前。SQL での表の名前になる"),
     (
+        "Address of a REST API that is looked at first: its records, pages, key and changes are proposed and shown",
+        "先に調べる REST API のアドレス。レコード、ページ、キー、変更の読み方を提案して示します",
+    ),
+    ("Does not ask before what is proposed for ADDRESS is taken", "ADDRESS への提案を確認せずに受け入れます"),
+    (
         "api, file, database, websocket or push [default: by --path, --url, --table or --query]",
         "api、file、database、websocket、push [既定: --path、--url、--table、--query による]",
     ),

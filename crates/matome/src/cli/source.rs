@@ -28,7 +28,7 @@ pub struct Place {
 pub enum SourceCommand {
     /// Adds a data source.
     #[command(
-        after_help = "Examples:\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
+        after_help = "Examples:\n  matome source add users https://example.com/users\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
         matome source add users --url https://example.com/users --set records='$.results'\n  \
         matome source add orders --url postgres://reader:s3cret@db.example.com/shop --table orders --set key=id\n  \
         matome source add users --type api --config '{\"url\": \"https://example.com/users\"}'"
@@ -38,6 +38,12 @@ pub enum SourceCommand {
         client: ClientArgs,
         /// Its name; the table name in SQL.
         name: String,
+        /// Address of a REST API that is looked at first: its records, pages, key and changes are proposed and shown.
+        #[arg(value_name = "ADDRESS", conflicts_with_all = ["path", "url", "config"])]
+        address: Option<String>,
+        /// Does not ask before what is proposed for ADDRESS is taken.
+        #[arg(long, short, requires = "address")]
+        yes: bool,
         /// api, file, database, websocket or push [default: by --path, --url, --table or --query]
         #[arg(long = "type", value_name = "TYPE")]
         source_type: Option<String>,

@@ -7,6 +7,7 @@ pub mod data;
 pub mod db;
 pub mod doctor;
 pub mod healthcheck;
+mod probe;
 mod push;
 pub mod quarantine;
 pub mod schedule;

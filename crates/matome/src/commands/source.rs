@@ -27,6 +27,8 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
         SourceCommand::Add {
             client,
             name,
+            address,
+            yes,
             source_type,
             place,
             config,
@@ -36,10 +38,15 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             timezone,
             description,
         } => {
+            let is_to_be_looked_at = address.is_some();
+            let place = Place { url: address.or(place.url), ..place };
             let mut body = definition(name, source_type, place, config, &options, interval, description)?;
             schedule::set(&mut body["config"], cron, timezone);
             let output = client.output.clone();
             let client = Client::connect_or_make(&client, console, false).await?;
+            if is_to_be_looked_at && body["source_type"] == "api" {
+                super::probe::complete(&client, console, &mut body, yes).await?;
+            }
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;
             print_row(console, &output, &row)?;
             client.close().await;

@@ -1,0 +1,120 @@
+//! Looking at a source before it is one: what its options may be, and the first records that come with them.
+
+use std::time::Duration;
+
+use matome_connector::Registry;
+use matome_connector::api::Finding;
+use matome_model::inference::{ColumnType, Inference, InferenceError, for_each_field};
+use matome_model::language::Language;
+use matome_model::source::SourceType;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::sample::{Sample, SampleError, SampleStats, sample};
+
+/// What is proposed for an `api` source.
+#[derive(Debug, Serialize)]
+pub struct Probe {
+    /// Options to be added to the config that was given.
+    pub proposed: Map<String, Value>,
+    /// What was found, one by one.
+    pub findings: Vec<Found>,
+    /// The columns that the records of the sample make.
+    pub columns: Vec<Column>,
+    /// The first records that a source with these options gives.
+    pub sample: Sample,
+    /// What the guesses cost, the sample apart.
+    pub stats: SampleStats,
+}
+
+/// One thing that was found, or looked for in vain.
+#[derive(Debug, Serialize)]
+pub struct Found {
+    /// The option that it is about.
+    pub option: &'static str,
+    /// What is proposed for it; null when it stays as it is.
+    pub value: Option<Value>,
+    /// What was seen, in English until [`Probe::spoken`].
+    pub message: String,
+    #[serde(skip)]
+    finding: Finding,
+}
+
+/// A column of the sample.
+#[derive(Debug, Serialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type: `boolean`, `integer`, `decimal(9, 2)`, `text`, `list` or `object`.
+    #[serde(rename = "type")]
+    pub column_type: String,
+    /// Records of the sample that have null there, or nothing.
+    pub nulls: usize,
+}
+
+impl Probe {
+    /// The same with what is for people in `language`.
+    #[must_use]
+    pub fn spoken(mut self, language: Language) -> Self {
+        for found in &mut self.findings {
+            found.finding.words.text(language).clone_into(&mut found.message);
+        }
+        Self { sample: self.sample.spoken(language), ..self }
+    }
+}
+
+/// Proposes what `config`, with its secrets in place, leaves open, and reads at most `count` records with it.
+///
+/// # Errors
+/// As [`sample`]; `limit` is for both together.
+pub async fn probe(registry: &Registry, config: &str, count: usize, limit: Duration) -> Result<Probe, SampleError> {
+    let look = async {
+        // What is left of the time is for the sample.
+        let proposal = registry.probe(config, limit / 2).await?;
+        let mut whole: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
+        whole.extend(proposal.options.clone());
+        let whole = Value::Object(whole).to_string();
+        let sample = sample(registry, SourceType::Api, &whole, None, count, limit).await?;
+        let columns = columns(&sample);
+        let findings = proposal.findings.into_iter().map(|finding| Found {
+            option: finding.option,
+            value: finding.value.clone(),
+            message: finding.words.english.clone(),
+            finding,
+        });
+        let stats = SampleStats { requests: proposal.stats.requests, bytes: proposal.stats.bytes };
+        Ok(Probe { proposed: proposal.options, findings: findings.collect(), columns, sample, stats })
+    };
+    tokio::time::timeout(limit, look).await.unwrap_or(Err(SampleError::TimedOut { limit }))
+}
+
+/// The columns of a sample; none of one whose records can not be a table.
+fn columns(sample: &Sample) -> Vec<Column> {
+    let mut inference = Inference::default();
+    let mut filled = std::collections::HashMap::<String, usize>::new();
+    for record in &sample.records {
+        let counted = for_each_field::<InferenceError>(record.get(), |name, value| {
+            if value != "null" {
+                *filled.entry(name.into_owned()).or_default() += 1;
+            }
+            Ok(())
+        });
+        if counted.is_err() || inference.record(record.get()).is_err() {
+            return Vec::new();
+        }
+    }
+    let nulls = |name: &str| sample.records.len() - filled.get(name).copied().unwrap_or_default();
+    let columns = inference.columns().into_iter();
+    columns.map(|(name, of)| Column { nulls: nulls(&name), name, column_type: word(&of) }).collect()
+}
+
+fn word(of: &ColumnType) -> String {
+    match of {
+        ColumnType::Boolean => "boolean".to_owned(),
+        ColumnType::Integer => "integer".to_owned(),
+        ColumnType::Decimal { precision, scale } => format!("decimal({precision}, {scale})"),
+        ColumnType::Text => "text".to_owned(),
+        ColumnType::List(_) => "list".to_owned(),
+        ColumnType::Struct(_) => "object".to_owned(),
+    }
+}

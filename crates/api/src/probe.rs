@@ -1,0 +1,109 @@
+//! Looking at an API before a source is made of it: `/api/acquisition/probe/`.
+
+use axum::response::Response;
+use http::Method;
+use matome_acquisition::probe;
+use matome_connector::{secret_paths, validate_config};
+use matome_model::field_error::Words;
+use matome_model::source::SourceType;
+use serde_json::{Value, json};
+
+use crate::auth::Permission::Write;
+use crate::body::{Fields, Given};
+use crate::config;
+use crate::endpoint::{Call, Endpoint};
+use crate::error::Result;
+use crate::message::{Message, language_of};
+use crate::openapi::{Answer, OperationDoc, reference, view as described};
+use crate::trial;
+
+/// Records of the sample.
+const RECORDS: i64 = 10;
+/// Records that it may be asked for.
+const MAX_RECORDS: i64 = 100;
+
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::json("/api/acquisition/probe/", "Data Source Probe").on(Method::POST, Write, probe_source).doc(
+            OperationDoc::new(
+                "acquisition_probe",
+                "Look at an API and propose what the config of a source leaves open, with its first records; makes nothing.",
+                200,
+                Answer::One("SourceProbe"),
+            )
+            .taking("SourceProbeRequest"),
+        ),
+    ]
+}
+
+/// What the OpenAPI document says of bodies and answers; `trial` adds what every trial has.
+pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
+    let text = json!({"type": "string"});
+    let object = json!({"type": "object", "additionalProperties": true});
+    let count = json!({"type": "integer", "minimum": 0});
+    json!({
+        "SourceProbeRequest": {
+            "type": "object",
+            "properties": {
+                "source_type": {"type": "string", "enum": ["api"], "default": "api"},
+                "config": {
+                    "type": "object", "additionalProperties": true,
+                    "description": "A config with at least `url`; what it says is kept, and secrets in it are not stored.",
+                },
+                "records": {"type": "integer", "minimum": 0, "maximum": MAX_RECORDS, "default": RECORDS},
+            },
+            "required": ["config"],
+        },
+        "SourceProbe": trial(json!({
+            "proposed": {
+                "type": "object", "additionalProperties": true,
+                "description": "Options to be added to the config that was given.",
+            },
+            "findings": {"type": "array", "items": described(json!({
+                "option": text, "value": {"description": "What is proposed; null when the option stays as it is."},
+                "message": text,
+            }))},
+            "columns": {"type": "array", "items": described(json!({"name": text, "type": text, "nulls": count}))},
+            "sample": reference("SourceSample"),
+            "stats": object,
+        })),
+    })
+}
+
+async fn probe_source(call: Call) -> Result<Response> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, false);
+    let source_type = fields.choice("source_type", false, SourceType::parse).or(SourceType::Api);
+    let given = fields.object("config");
+    let count = fields.integer("records", MAX_RECORDS).or(RECORDS);
+    let mut errors = fields.errors;
+    if source_type != SourceType::Api {
+        errors.add(&["source_type"], Message::Said(only_apis()));
+    }
+    match &given {
+        Given::Absent | Given::Null => errors.add(&["config"], Message::Required),
+        Given::Value(config) => {
+            let faults = |text: &str| match validate_config(SourceType::Api, text) {
+                Ok(parsed) if parsed.is_draft() => {
+                    vec![matome_model::field_error::FieldError::new(&["url"], Words::required())]
+                }
+                Ok(_) => Vec::new(),
+                Err(faults) => faults,
+            };
+            config::check(config, secret_paths(config.get()), &[], None, faults, &mut errors);
+        }
+    }
+    errors.into_result()?;
+    let Given::Value(config) = given else { return Err(crate::error::ApiError::field("config", Message::Required)) };
+    let (language, limit) = (language_of(&call.headers), call.state.settings.trial_limit);
+    let count = usize::try_from(count).unwrap_or_default();
+    let tried = probe(&call.state.registry, config.get(), count, limit).await;
+    Ok(trial::answer(language, tried.map(|found| found.spoken(language)).map_err(Into::into)))
+}
+
+fn only_apis() -> Words {
+    Words::new(
+        "Only sources of the type \"api\" can be looked at before they are made; of the others `test` shows the first records.",
+        "作る前に調べられるのは \"api\" 型のデータソースだけです。ほかの型は `test` が最初のレコードを示します。",
+    )
+}

@@ -1,0 +1,119 @@
+//! What `source add NAME ADDRESS` does before it adds: it has the server look at the API, and shows what was found.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::client::Client;
+use crate::console::Console;
+use crate::failure::{Exit, Failure, said};
+use crate::message::Message;
+use crate::output::{aligned, cells};
+
+const PROBE: &str = "/api/acquisition/probe/";
+/// Records that are shown.
+const RECORDS: usize = 5;
+/// Columns of them: more would not fit beside each other.
+const COLUMNS: usize = 6;
+/// Characters of a value.
+const CELL: usize = 24;
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    proposed: Map<String, Value>,
+    #[serde(default)]
+    findings: Vec<Finding>,
+    #[serde(default)]
+    columns: Vec<Column>,
+    sample: Option<Sample>,
+    error: Option<Trouble>,
+}
+
+#[derive(Deserialize)]
+struct Finding {
+    option: String,
+    value: Option<Value>,
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Column {
+    name: String,
+    #[serde(rename = "type")]
+    column_type: String,
+    nulls: u64,
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    records: Vec<Box<RawValue>>,
+    quarantined: Vec<Rejected>,
+}
+
+#[derive(Deserialize)]
+struct Rejected {
+    detail: String,
+}
+
+#[derive(Deserialize)]
+struct Trouble {
+    message: String,
+    causes: Vec<String>,
+}
+
+/// Completes the config of `body` with what is proposed for it, once the user agrees.
+pub async fn complete(client: &Client, console: &Console, body: &mut Value, yes: bool) -> Result<(), Failure> {
+    let name = body["name"].as_str().unwrap_or_default().to_owned();
+    let url = body["config"]["url"].as_str().unwrap_or_default().to_owned();
+    let asked = json!({ "source_type": "api", "config": body["config"], "records": RECORDS }).to_string();
+    let answer = client.post(PROBE, asked).await?.into_json()?;
+    let answer: Answer = serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    if let Some(Trouble { message, causes }) = answer.error {
+        let failure = Failure::new(Exit::Failed, said(message)).help(Message::AddWithoutLook { name, url });
+        return Err(if causes.is_empty() { failure } else { failure.why(said(causes.join(": "))) });
+    }
+    console.notice(Message::LookedAt { url });
+    show(console, &answer);
+    console.notice(Message::ChangeProposal { name: name.clone() });
+    console.confirm(Message::AddSource { name }, yes)?;
+    if let Some(config) = body["config"].as_object_mut() {
+        config.extend(answer.proposed);
+    }
+    Ok(())
+}
+
+fn show(console: &Console, answer: &Answer) {
+    let width = answer.findings.iter().map(|finding| finding.option.len()).max().unwrap_or_default();
+    for Finding { option, value, message } in &answer.findings {
+        let value = match value {
+            Some(Value::String(text)) => format!("{text}: "),
+            Some(value) => format!("{value}: "),
+            None => String::new(),
+        };
+        eprintln!("  {option:width$}  {value}{message}");
+    }
+    let types = answer.columns.iter().map(|Column { name, column_type, nulls }| {
+        let nulls = if *nulls > 0 { "?" } else { "" };
+        format!("{name} {column_type}{nulls}")
+    });
+    let types: Vec<String> = types.collect();
+    if !types.is_empty() {
+        console.notice(Message::ColumnsAre { columns: types.join(", ") });
+    }
+    let Some(sample) = &answer.sample else { return };
+    for Rejected { detail } in &sample.quarantined {
+        console.notice(Message::WouldBeQuarantined { detail: detail.clone() });
+    }
+    let (headings, lines) = cells(&sample.records, &[]);
+    let short = |text: String| match text.char_indices().nth(CELL) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    };
+    let lines: Vec<Vec<String>> =
+        lines.into_iter().map(|line| line.into_iter().take(COLUMNS).map(short).collect()).collect();
+    if !lines.is_empty() {
+        let headings: Vec<String> = headings.into_iter().take(COLUMNS).collect();
+        eprintln!("{}", aligned(console.language, &headings, lines));
+    }
+}
