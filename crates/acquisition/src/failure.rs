@@ -67,7 +67,7 @@ fn reason(err: &ConnectorError) -> &'static str {
         },
         ConnectorError::Loop { .. } => "pagination_loop",
         ConnectorError::Answer { .. } => "api_error",
-        ConnectorError::Token { .. } => "auth",
+        ConnectorError::Token { .. } | ConnectorError::Unkept { .. } => "auth",
         ConnectorError::Spent { .. } => "rate",
         ConnectorError::Regress { .. } => "cursor_regress",
         ConnectorError::NoCursor { .. } => "cursor",

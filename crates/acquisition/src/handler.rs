@@ -39,6 +39,7 @@ use crate::adopt::Fill;
 use crate::commit::commit;
 use crate::drain::Drain;
 use crate::failure::{from_connector, from_refused, too_many_bad};
+use crate::keeper::Keeper;
 use crate::prepare::{Prepared, Preparer, Refused, StoredSchema};
 use crate::pushed::{self, PushConnector};
 
@@ -450,6 +451,7 @@ impl AcquisitionHandler {
             max_items: self.db.page_rows(),
             max_bytes: self.db.page_bytes(),
             cancel,
+            keeper: Some(Arc::new(Keeper::new(self.db.clone(), self.vault.clone(), read.key.source_id))),
         };
         let (sender, fetched) = mpsc::channel(1);
         let mut fetching = JoinSet::new();
@@ -691,6 +693,11 @@ fn count_records(earlier: &Counts, counts: &Counts) {
         metrics::counter!("matome_acquisition_records_total", "outcome" => outcome).increment(records);
     }
     metrics::counter!("matome_acquisition_updated_records_total").increment(counts.updated - earlier.updated);
+    let unchanged = counts.not_modified - earlier.not_modified;
+    let requests = counts.requests - earlier.requests;
+    for (answer, requests) in [("full", requests.saturating_sub(unchanged)), ("not_modified", unchanged)] {
+        metrics::counter!("matome_acquisition_requests_total", "answer" => answer).increment(requests);
+    }
     metrics::counter!("matome_acquisition_read_bytes_total").increment(counts.bytes - earlier.bytes);
     metrics::counter!("matome_acquisition_stream_gaps_total").increment(counts.gaps - earlier.gaps);
 }

@@ -12,6 +12,7 @@ mod commit;
 mod drain;
 mod failure;
 mod handler;
+mod keeper;
 mod listen;
 mod prepare;
 mod probe;
@@ -21,6 +22,7 @@ mod sample;
 mod settle;
 
 pub use handler::AcquisitionHandler;
+pub use keeper::Keeper;
 pub use probe::{Column, Found, Probe, probe};
 pub use retention::apply_retention;
 pub use sample::{Sample, SampleDuplicate, SampleError, SampleRejected, SampleStats, SampleWarning, sample};

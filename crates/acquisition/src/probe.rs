@@ -74,7 +74,7 @@ pub async fn probe(registry: &Registry, config: &str, count: usize, limit: Durat
         let mut whole: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
         whole.extend(proposal.options.clone());
         let whole = Value::Object(whole).to_string();
-        let sample = sample(registry, SourceType::Api, &whole, None, count, limit).await?;
+        let sample = sample(registry, SourceType::Api, &whole, None, None, count, limit).await?;
         let columns = columns(&sample);
         let findings = proposal.findings.into_iter().map(|finding| Found {
             option: finding.option,

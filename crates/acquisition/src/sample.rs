@@ -1,9 +1,10 @@
 //! Reading the first records of a source through the same code, storing nothing: what `test` shows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use matome_connector::{ConnectorError, Position, ReadRequest, ReadStats, Registry, validate_config};
+use matome_connector::{ConnectorError, Position, ReadRequest, ReadStats, Registry, SecretKeeper, validate_config};
 use matome_model::canonical::Limits;
 use matome_model::drift::Difference;
 use matome_model::field_error::Words;
@@ -154,7 +155,8 @@ impl SampleError {
 }
 
 /// Reads at most `count` records (at least one is asked for) of the source that `config`, with its secrets in
-/// place, describes. `stored`: the schema of its records as it stands, by which drift is measured.
+/// place, describes. `stored`: the schema of its records as it stands, by which drift is measured. `keeper` keeps what takes
+/// the place of its secrets.
 ///
 /// # Errors
 /// [`SampleError::TimedOut`] after `limit`, else what the read says.
@@ -163,6 +165,7 @@ pub async fn sample(
     source_type: SourceType,
     config: &str,
     stored: Option<SourceSchema>,
+    keeper: Option<Arc<dyn SecretKeeper>>,
     count: usize,
     limit: Duration,
 ) -> Result<Sample, SampleError> {
@@ -181,7 +184,7 @@ pub async fn sample(
         // A stream shows what comes in some seconds, were it nothing.
         let stream_time = STREAM_TIME.min(limit / 2);
         let _timer = is_stream.then(|| Timer::start(stream_time, cancel.clone()));
-        let request = ReadRequest { max_items: count, cancel, ..ReadRequest::default() };
+        let request = ReadRequest { max_items: count, cancel, keeper, ..ReadRequest::default() };
         let mut reader = connector.read(request).await?;
         let mut preparer = Preparer::new(0, Limits::default(), key, judge(&quality, dedupe))
             .measured_by(stored_schema(stored, quality.drift));

@@ -252,7 +252,7 @@ async fn a_key_makes_versions_and_what_has_none_goes_to_quarantine() {
         let config = format!(r#"{{"path":"{}","key":"r"}}"#, bench.dir.path().join("data.ndjson").display());
         bench.write_file(&[first[0].to_owned(), "{}".to_owned()]);
         let shown =
-            sample(&bench.registry, SourceType::File, &config, None, 10, Duration::from_secs(10)).await.unwrap();
+            sample(&bench.registry, SourceType::File, &config, None, None, 10, Duration::from_secs(10)).await.unwrap();
         assert_eq!((shown.records.len(), shown.quarantined[0].reason), (1, "key"), "a test of the source says so");
     }
 }
@@ -326,12 +326,12 @@ async fn a_sample_shows_the_first_records_and_stores_nothing() {
     let config = format!(r#"{{"path":"{}/a.ndjson"}}"#, root.display());
     let registry = support::registry(&root);
     let limit = Duration::from_secs(10);
-    let found = sample(&registry, SourceType::File, &config, None, 3, limit).await.unwrap();
+    let found = sample(&registry, SourceType::File, &config, None, None, 3, limit).await.unwrap();
     let records: Vec<&str> = found.records.iter().map(|record| record.get()).collect();
     assert_eq!(records, [r#"{"a":2,"b":1}"#, r#"{"c":3}"#]);
     let [bad] = &found.quarantined[..] else { panic!("{:?}", found.quarantined) };
     assert_eq!((bad.reason, bad.raw.as_str(), found.complete), ("invalid_json", "{", false));
-    assert!(sample(&registry, SourceType::File, &config, None, 10, limit).await.unwrap().complete);
-    let err = sample(&registry, SourceType::File, "{}", None, 1, limit).await.unwrap_err();
+    assert!(sample(&registry, SourceType::File, &config, None, None, 10, limit).await.unwrap().complete);
+    let err = sample(&registry, SourceType::File, "{}", None, None, 1, limit).await.unwrap_err();
     assert!(err.to_string().contains("draft"), "{err}");
 }

@@ -5,7 +5,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use matome_connector::{FileRoots, HttpClient, Policy, Registry};
@@ -127,6 +127,77 @@ async fn what_came_before_a_failing_page_is_kept_and_the_next_try_goes_on() {
         server.second_is_down.store(false, Ordering::SeqCst);
         bench.run().await.unwrap();
         assert_eq!(bench.stored().await.len(), 2, "{}", bed.name);
+    }
+}
+
+/// Gives an access token for the newest refresh token only, and the next one with it.
+async fn strict(mut client: TcpStream, used: Arc<AtomicU64>) {
+    let mut text = Vec::new();
+    while !text.ends_with(b"client_id=me") && !text.starts_with(b"GET /data") {
+        let mut piece = [0; 1024];
+        match client.read(&mut piece).await {
+            Ok(read @ 1..) => text.extend_from_slice(&piece[..read]),
+            _ => return,
+        }
+    }
+    let text = String::from_utf8(text).unwrap();
+    let newest = used.load(Ordering::SeqCst);
+    let (status, body) = if text.starts_with("GET /data") {
+        ("200 OK", r#"[{"n":1}]"#.to_owned())
+    } else if text.contains(&format!("refresh_token=r{newest}&")) {
+        let next = used.fetch_add(1, Ordering::SeqCst) + 1;
+        ("200 OK", format!(r#"{{"access_token":"a{next}","refresh_token":"r{next}"}}"#))
+    } else {
+        ("400 Bad Request", r#"{"error":"invalid_grant"}"#.to_owned())
+    };
+    let length = body.len();
+    let response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    let _ = client.write_all(response.as_bytes()).await;
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_changes_outlives_the_process_that_used_it() {
+    for bed in databases().await {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let used = Arc::new(AtomicU64::new(0));
+        let counted = used.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(strict(client, counted.clone()));
+            }
+        });
+        let dir = tempfile::TempDir::new().unwrap();
+        let config = format!(
+            r#"{{"url":"{origin}/data","auth":{{"type":"oauth2_refresh_token","token_url":"{origin}/token","client_id":"me",
+                "refresh_token":{{"$secret":true}}}}}}"#
+        );
+        let mut bench = Bench::with_config(&bed.db, dir, SourceType::Api, &config).await;
+        let source_id = bench.source_id;
+        let saved = bed.db.write(move |conn| {
+            Box::pin(async move {
+                let (vault, first) = (Vault::from_key([7; 32]), SecretString::from("r0"));
+                secrets::save(conn, &vault, LaneKind::Source, source_id, "/auth/refresh_token", &first).await
+            })
+        });
+        saved.await.unwrap();
+        for process in 1..=3 {
+            // A process of its own knows no access token.
+            let policy = Policy::new(["127.0.0.1".parse().unwrap()]);
+            bench.registry = Registry::new(FileRoots::default(), HttpClient::new(policy), Clock::system());
+            for _ in 0..2 {
+                bench.run().await.unwrap_or_else(|err| panic!("{}: {err:?}", bed.name));
+            }
+            assert_eq!(used.load(Ordering::SeqCst), process, "{}: one for each process", bed.name);
+        }
+        // What is stored is no longer what was set, and is not to be read.
+        let mut reader = bed.db.read().await.unwrap();
+        let mut conn = reader.conn();
+        let (vault, config) = (Vault::from_key([7; 32]), support::json(&config));
+        let shown = secrets::reveal(&mut conn, &vault, LaneKind::Source, source_id, &config);
+        assert!(shown.await.unwrap().get().contains("\"r3\""), "{}", bed.name);
     }
 }
 

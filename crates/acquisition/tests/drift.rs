@@ -174,7 +174,8 @@ async fn a_sample_tells_of_duplicates_warnings_and_drift() {
             let config = config.get().replacen('{', &format!("{{\"dedupe\":\"{dedupe}\","), 1);
             let stored_schema = source_schemas::current(&mut reader.conn(), bench.source_id, "").await.unwrap();
             let limit = std::time::Duration::from_secs(30);
-            let sampled = sample(&bench.registry, SourceType::File, &config, stored_schema, 100, limit).await.unwrap();
+            let sampled =
+                sample(&bench.registry, SourceType::File, &config, stored_schema, None, 100, limit).await.unwrap();
             assert_eq!((sampled.records.len(), sampled.quarantined.len()), (3, 1), "{}", bed.name);
             let [duplicate] = sampled.duplicates[..] else { panic!("{:?}", sampled.duplicates) };
             assert_eq!((duplicate.record, duplicate.of, duplicate.stored), (3, 1, stored), "{}", bed.name);

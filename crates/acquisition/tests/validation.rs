@@ -137,12 +137,14 @@ async fn a_sample_is_judged_too() {
         let validation = VALIDATION.replace("POLICY", policy);
         let config = format!(r#"{{"path":"data.ndjson","validation":{validation}}}"#);
         assert!(validate_config(SourceType::File, &config).is_ok());
-        let sampled =
-            sample(&registry, SourceType::File, &config, None, 10, std::time::Duration::from_secs(30)).await.unwrap();
+        let sampled = sample(&registry, SourceType::File, &config, None, None, 10, std::time::Duration::from_secs(30))
+            .await
+            .unwrap();
         assert_eq!((sampled.records.len(), sampled.quarantined.len()), (records, quarantined), "{policy}");
     }
     let config = format!(r#"{{"path":"data.ndjson","validation":{}}}"#, VALIDATION.replace("POLICY", "reject_batch"));
-    let err =
-        sample(&registry, SourceType::File, &config, None, 10, std::time::Duration::from_secs(30)).await.unwrap_err();
+    let err = sample(&registry, SourceType::File, &config, None, None, 10, std::time::Duration::from_secs(30))
+        .await
+        .unwrap_err();
     assert!(err.position().is_some_and(|position| position.line == Some(2)), "{err}");
 }

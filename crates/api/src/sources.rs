@@ -1,9 +1,11 @@
 //! Data sources: `/api/acquisition/sources/` and their actions.
 
+use std::sync::Arc;
+
 use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
-use matome_acquisition::sample;
+use matome_acquisition::{Keeper, sample};
 use matome_connector::{Change, FieldError, ParsedConfig, change, secret_paths, validate_config};
 use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::clock::{Timestamp, iso8601};
@@ -610,7 +612,9 @@ async fn test_source(call: Call) -> Result<Response> {
     };
     let count = usize::try_from(count).unwrap_or_default();
     let limit = call.state.settings.trial_limit;
-    let tried = sample(&call.state.registry, source.source_type, revealed.get(), schema, count, limit).await;
+    let keeper = Arc::new(Keeper::new(call.state.db.clone(), call.state.vault.clone(), source.id));
+    let (registry, source_type) = (&call.state.registry, source.source_type);
+    let tried = sample(registry, source_type, revealed.get(), schema, Some(keeper), count, limit).await;
     let language = language_of(&call.headers);
     Ok(trial::answer(language, tried.map(|sample| sample.spoken(language)).map_err(Into::into)))
 }

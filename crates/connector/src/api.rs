@@ -2,6 +2,7 @@
 
 mod answers;
 mod auth;
+mod body;
 mod config;
 mod exchange;
 mod incremental;
@@ -13,6 +14,7 @@ mod parents;
 mod probe;
 mod rate;
 mod reader;
+mod signing;
 mod state;
 mod template;
 mod tokens;
@@ -26,7 +28,7 @@ use matome_model::field_error::Words;
 
 // What streams have in common with it.
 pub(crate) use config::{belongs_into_auth, is_set_by_matome, not_a_header_name, set_by_matome};
-pub(crate) use exchange::retry_after;
+pub(crate) use exchange::{is_refused, retry_after};
 pub(crate) use list::{headers as header_templates, set_param};
 pub(crate) use template::{JsonTemplate, Known, Placeholder, Template, Unfit, Values};
 
@@ -41,7 +43,8 @@ pub use parents::Parent;
 pub(crate) use probe::Probe;
 pub use probe::{Finding, Proposal};
 pub use rate::{RateConfig, RateHeaders};
-pub use tokens::{ClientCredentials, Tokens};
+pub use signing::{Algorithm, Encoding, Signing, Stamp};
+pub use tokens::{Brings, ClientCredentials, RefreshToken, Session, Tokens};
 
 use crate::config::Fields;
 use crate::error::ConnectorError;
@@ -68,7 +71,7 @@ impl Connector for ApiConnector {
     fn read(&self, request: ReadRequest) -> BoxFuture<'_, Result<Box<dyn Reader>, ConnectorError>> {
         Box::pin(async move {
             let exchange = exchange::Exchange::new(self.config.clone(), self.client.clone(), self.clock.clone());
-            let exchange = exchange.with_tokens(self.tokens.clone());
+            let exchange = exchange.with_tokens(self.tokens.clone(), request.keeper.clone());
             let reader = reader::ApiReader::new(self.config.clone(), exchange, request)?;
             Ok(Box::new(reader) as Box<dyn Reader>)
         })

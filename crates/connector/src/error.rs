@@ -201,6 +201,18 @@ pub enum ConnectorError {
         /// What was wrong.
         problem: Words,
     },
+    /// A secret that changes with its use could not be read or kept.
+    #[error(
+        "{position}: the refresh token could not be read, or the one that follows it not be kept; if the next try is refused, \
+         grant access anew and set `auth.refresh_token`"
+    )]
+    Unkept {
+        /// The address that gives out tokens.
+        position: Box<Position>,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The source said that nothing may be asked for until later.
     #[error("{position}: the source takes no more requests for {} s", wait.as_secs())]
     Spent {
@@ -328,6 +340,7 @@ impl ConnectorError {
             },
             Self::Database { fault: DatabaseFault::Timeout | DatabaseFault::Lost, .. } => retry,
             Self::Egress { source, .. } | Self::Unreached { source, .. } => match source {
+                EgressError::Closed { wait, .. } => Advice::Retry { after: Some(*wait) },
                 EgressError::Resolve { .. }
                 | EgressError::Connection { .. }
                 | EgressError::Dial { .. }
@@ -352,6 +365,7 @@ impl ConnectorError {
             Self::Answer { retry: Some(after), .. } => Advice::Retry { after: *after },
             Self::Spent { wait, .. } => Advice::Retry { after: Some(*wait) },
             Self::Store(_)
+            | Self::Unkept { .. }
             | Self::Cancelled
             | Self::Broken
             | Self::Closed { .. }
@@ -392,6 +406,7 @@ impl ConnectorError {
             | Self::Loop { position, .. }
             | Self::Answer { position, .. }
             | Self::Token { position, .. }
+            | Self::Unkept { position, .. }
             | Self::Spent { position, .. }
             | Self::Regress { position, .. }
             | Self::Closed { position, .. }

@@ -9,6 +9,7 @@ pub mod database;
 mod error;
 pub mod file;
 pub mod json;
+mod keeper;
 pub mod push;
 mod read;
 mod record;
@@ -21,6 +22,7 @@ pub use config::{
 };
 pub use error::{Advice, ConnectorError, DatabaseFault};
 pub use file::FileRoots;
+pub use keeper::{Exchange, SecretKeeper};
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};
 pub use record::{Batch, Item, Position, ReadStats};
 pub use registry::Registry;

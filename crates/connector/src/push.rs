@@ -9,5 +9,5 @@ mod signature;
 
 pub use body::{BadBody, Body, InflateError, examine, inflate};
 pub use config::PushConfig;
-pub(crate) use config::parse as parse_config;
+pub(crate) use config::{format_of_media_type, parse as parse_config};
 pub use signature::{Delivery, Refusal, Scheme, Webhook};

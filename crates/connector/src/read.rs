@@ -1,10 +1,13 @@
 //! The trait that every connector implements, and reading a sample through it.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ConnectorError;
+use crate::keeper::SecretKeeper;
 use crate::record::{Batch, Item};
 
 /// A configured source that can be read.
@@ -47,6 +50,8 @@ pub struct ReadRequest {
     pub max_bytes: usize,
     /// Ends the read with [`ConnectorError::Cancelled`].
     pub cancel: CancellationToken,
+    /// Keeps what servers give in the place of secrets; without one, what would need it fails.
+    pub keeper: Option<Arc<dyn SecretKeeper>>,
 }
 
 impl Default for ReadRequest {
@@ -58,6 +63,7 @@ impl Default for ReadRequest {
             max_items: 1000,
             max_bytes: 1024 * 1024,
             cancel: CancellationToken::new(),
+            keeper: None,
         }
     }
 }

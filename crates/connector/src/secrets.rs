@@ -6,8 +6,9 @@ use serde_json::Value;
 pub const KEPT_SECRET: &str = "kept";
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
-/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, by the type of `auth`; `/webhook/secret`,
-/// `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/url` if it has a password in it.
+/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, `/auth/refresh_token`, `/auth/secret`, by the type
+/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/url` if it
+/// has a password in it.
 ///
 /// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
 pub fn secret_paths(config: &str) -> Vec<String> {
@@ -31,7 +32,10 @@ pub fn secret_paths(config: &str) -> Vec<String> {
             Some("basic") => &["password"],
             Some("header" | "query") => &["value"],
             Some("oauth2_client_credentials") => &["client_secret"],
-            _ => &["token", "password", "value", "client_secret"],
+            Some("oauth2_refresh_token") => &["client_secret", "refresh_token"],
+            Some("hmac") => &["secret"],
+            Some("session") => &["password"],
+            _ => &["token", "password", "value", "client_secret", "refresh_token", "secret"],
         };
         paths.extend(leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")));
     }
@@ -75,6 +79,12 @@ mod tests {
                 r#"{"auth":{"type":"oauth2_client_credentials","client_id":"i","client_secret":"x"}}"#,
                 vec!["/auth/client_secret"],
             ),
+            (
+                r#"{"auth":{"type":"oauth2_refresh_token","client_secret":"x","refresh_token":"y"}}"#,
+                vec!["/auth/client_secret", "/auth/refresh_token"],
+            ),
+            (r#"{"auth":{"type":"hmac","secret":"x","key_id":"k"}}"#, vec!["/auth/secret"]),
+            (r#"{"auth":{"type":"session","password":"x","token":"$.token"}}"#, vec!["/auth/password"]),
             (r#"{"auth":{"type":"odd","token":"x","value":"y"}}"#, vec!["/auth/token", "/auth/value"]),
             (r#"{"labels":{"auth":{"token":"mine"},"password":"mine"}}"#, vec![]),
             (r#"{"host":"h","password":{"$secret":true}}"#, vec!["/password"]),

@@ -66,7 +66,12 @@ impl WebsocketConnector {
 impl Connector for WebsocketConnector {
     fn read(&self, request: ReadRequest) -> BoxFuture<'_, Result<Box<dyn Reader>, ConnectorError>> {
         Box::pin(async move {
-            let dialer = dial::Dialer::new(self.config.clone(), self.client.clone(), self.tokens.clone());
+            let dialer = dial::Dialer::new(
+                self.config.clone(),
+                self.client.clone(),
+                self.tokens.clone(),
+                request.keeper.clone(),
+            );
             let reader = reader::StreamReader::new(self.config.clone(), dialer, self.clock.clone(), request)?;
             Ok(Box::new(reader) as Box<dyn Reader>)
         })

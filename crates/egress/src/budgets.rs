@@ -1,5 +1,5 @@
-//! The budgets of one host as a value: which there are, and when requests were made under them. Pure; who keeps it keeps
-//! the time too, as a duration since a moment of its own.
+//! The budgets of one host as a value: which there are, when requests were made under them, and until when the host said
+//! that it takes none. Pure; who keeps it keeps the time too, as a duration since a moment of its own.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,9 +18,25 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// A host that takes no requests for longer than this is not waited for.
+pub const CLOSED_WAIT: Duration = Duration::from_secs(60);
+
+/// When a request may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// After so long: its turn is taken.
+    After(Duration),
+    /// The host takes none for so long, more than [`CLOSED_WAIT`]: no turn is taken.
+    Closed(Duration),
+}
+
 /// The budgets of one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Budgets(Vec<Budget>);
+pub struct Budgets {
+    budgets: Vec<Budget>,
+    /// The host takes no requests before.
+    closed_until: Duration,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Budget {
@@ -53,39 +69,52 @@ impl Budget {
 }
 
 impl Budgets {
-    /// Takes a turn for a request that is asked for `now`, by a source with the budget `rate`; returns when it may be made.
-    /// It keeps to all budgets of the host.
-    pub fn reserve(&mut self, rate: Option<Rate>, now: Duration) -> Duration {
-        self.0.retain(|budget| budget.is_named(now));
+    /// A turn for a request that is asked for `now`, by a source with the budget `rate`. It keeps to all budgets of the host.
+    pub fn turn(&mut self, rate: Option<Rate>, now: Duration) -> Turn {
+        let closed = self.closed_until.saturating_sub(now);
+        if closed > CLOSED_WAIT {
+            return Turn::Closed(closed);
+        }
+        Turn::After(self.reserve(rate, now) - now)
+    }
+
+    /// The host said that it takes no requests for a time.
+    pub fn close(&mut self, now: Duration, time: Duration) {
+        self.closed_until = self.closed_until.max(now + time);
+    }
+
+    fn reserve(&mut self, rate: Option<Rate>, now: Duration) -> Duration {
+        self.budgets.retain(|budget| budget.is_named(now));
         if let Some(rate) = rate {
-            match self.0.iter_mut().find(|budget| budget.rate == rate) {
+            match self.budgets.iter_mut().find(|budget| budget.rate == rate) {
                 Some(budget) => budget.named = now,
-                None => self.0.push(Budget { rate, named: now, times: VecDeque::new() }),
+                None => self.budgets.push(Budget { rate, named: now, times: VecDeque::new() }),
             }
         }
         // Later for one may be too early for another, so until all agree; each step only moves on.
-        let mut at = now;
+        let mut at = now.max(self.closed_until);
         loop {
-            let next = self.0.iter().fold(at, |at, budget| budget.earliest(at));
+            let next = self.budgets.iter().fold(at, |at, budget| budget.earliest(at));
             if next == at {
                 break;
             }
             at = next;
         }
-        for budget in &mut self.0 {
+        for budget in &mut self.budgets {
             budget.take(at);
         }
         at
     }
 
-    /// Whether no budget is left that anybody names.
+    /// Whether no budget is left that anybody names, and the host takes requests.
     pub fn is_empty_at(&self, now: Duration) -> bool {
-        !self.0.iter().any(|budget| budget.is_named(now))
+        now >= self.closed_until && !self.budgets.iter().any(|budget| budget.is_named(now))
     }
 
     /// For so long nobody may forget this value.
-    pub fn lasts(&self) -> Duration {
-        self.0.iter().map(|budget| budget.rate.per + LINGER).max().unwrap_or_default()
+    pub fn lasts(&self, now: Duration) -> Duration {
+        let closed = self.closed_until.saturating_sub(now);
+        self.budgets.iter().map(|budget| budget.rate.per + LINGER).max().unwrap_or_default().max(closed)
     }
 }
 
@@ -133,8 +162,24 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_host_is_waited_for_a_while_and_takes_no_turns_for_longer() {
+        let mut budgets = Budgets::default();
+        times(&mut budgets, rate(2, 10), NOW, 1);
+        budgets.close(NOW, SECOND * 20);
+        budgets.close(NOW, SECOND * 5);
+        assert!(!budgets.is_empty_at(NOW + SECOND * 19));
+        assert_eq!(budgets.turn(None, NOW), Turn::After(SECOND * 20), "a shorter time opens nothing");
+        assert_eq!(budgets.turn(None, NOW + SECOND * 20), Turn::After(Duration::ZERO));
+        assert_eq!(budgets.turn(None, NOW + SECOND * 20), Turn::After(SECOND * 10), "and its budget holds behind it");
+        budgets.close(NOW, SECOND * 3600);
+        assert_eq!(budgets.turn(None, NOW + SECOND), Turn::Closed(SECOND * 3599));
+        assert!(budgets.lasts(NOW) >= SECOND * 3600);
+    }
+
+    #[test]
     fn budgets_travel_as_text() {
         let mut budgets = Budgets::default();
+        budgets.close(NOW, SECOND);
         times(&mut budgets, rate(2, 10), NOW, 3);
         let text = serde_json::to_string(&budgets).expect("numbers are JSON");
         assert_eq!(serde_json::from_str::<Budgets>(&text).expect("what was written"), budgets);

@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode, Upgraded, redirect};
 use rustls::ClientConfig;
 use url::Url;
 
-use crate::body::{Inflate, InflateError, RATIO_LIMIT};
+use crate::body::{ACCEPTED, Inflate, InflateError, RATIO_LIMIT};
 use crate::budgets::Rate;
 use crate::dial::Dialer;
 use crate::error::{EgressError, shown};
@@ -153,6 +153,12 @@ impl HttpClient {
         self.pace.share(shared);
     }
 
+    /// The host of `url` said that it takes no requests for a time: from now on none is sent to it, by this client and by
+    /// those that share its pace, whatever source asks.
+    pub async fn close_host(&self, url: &Url, time: Duration) {
+        self.pace.close(url.host_str().unwrap_or_default(), time).await;
+    }
+
     /// Sends a request and follows up to five redirects, each of them checked anew. A POST is sent again only
     /// where the server asks for just that (307, 308) within the origin; else its redirect is the answer.
     ///
@@ -192,13 +198,14 @@ impl HttpClient {
                     headers.insert(name.clone(), value.clone());
                 }
             }
-            headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("gzip"));
+            headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static(ACCEPTED));
             let client = self.client_for(&url).await?;
             let mut sending = client.request(request.method.clone(), url.clone()).headers(headers);
             if let Some(body) = &request.body {
                 sending = sending.body(body.clone());
             }
-            self.pace.turn(url.host_str().unwrap_or_default(), rate.take()).await;
+            let turn = self.pace.turn(url.host_str().unwrap_or_default(), rate.take()).await;
+            turn.map_err(|wait| EgressError::Closed { url: shown(&url), wait })?;
             let answer = tokio::time::timeout(request.timeout, sending.send())
                 .await
                 .map_err(|_| EgressError::Timeout { url: shown(&url), timeout: request.timeout })?
@@ -333,12 +340,13 @@ impl Response {
             return Err(EgressError::TooLarge { url: shown(&url), what: "header bytes", limit });
         }
         let encoding = headers.get(header::CONTENT_ENCODING).map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let inflate = match encoding.as_deref().map(|encoding| encoding.trim().to_ascii_lowercase()).as_deref() {
-            None | Some("" | "identity") => None,
-            Some("gzip" | "x-gzip") => Some(Inflate::new()),
-            Some(other) => {
-                return Err(EgressError::Encoding { url: shown(&url), encoding: other.to_owned(), source: None });
-            }
+        let encoding = encoding.unwrap_or_default().trim().to_ascii_lowercase();
+        let inflate = match encoding.as_str() {
+            "" | "identity" => None,
+            known => match Inflate::of(known) {
+                Some(inflate) => Some(inflate),
+                None => return Err(EgressError::Encoding { url: shown(&url), encoding, source: None }),
+            },
         };
         Ok(Self {
             status: answer.status(),
@@ -373,8 +381,12 @@ impl Response {
             let piece = match (&mut self.inflate, next) {
                 (None, Some(bytes)) => bytes.to_vec(),
                 (None, None) => Vec::new(),
-                (Some(inflate), Some(bytes)) => inflate.push(&bytes).map_err(|error| inflation(&self.url, error))?,
-                (Some(inflate), None) => inflate.finish().map_err(|error| inflation(&self.url, error))?,
+                (Some(inflate), Some(bytes)) => {
+                    inflate.push(&bytes).map_err(|error| inflation(&self.url, inflate.name(), error))?
+                }
+                (Some(inflate), None) => {
+                    inflate.finish().map_err(|error| inflation(&self.url, inflate.name(), error))?
+                }
             };
             self.read_bytes += piece.len() as u64;
             if self.read_bytes > self.body_limit {
@@ -403,13 +415,13 @@ impl Response {
     }
 }
 
-fn inflation(url: &Url, error: InflateError) -> EgressError {
+fn inflation(url: &Url, encoding: &str, error: InflateError) -> EgressError {
     match error {
         InflateError::Ratio => {
             EgressError::TooLarge { url: shown(url), what: "a compression ratio", limit: RATIO_LIMIT }
         }
         InflateError::Corrupt(source) => {
-            EgressError::Encoding { url: shown(url), encoding: "gzip".to_owned(), source: Some(source) }
+            EgressError::Encoding { url: shown(url), encoding: encoding.to_owned(), source: Some(source) }
         }
     }
 }

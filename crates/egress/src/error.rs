@@ -45,6 +45,14 @@ pub enum EgressError {
         #[source]
         source: std::io::Error,
     },
+    /// The host said that it takes no requests for longer than is waited for.
+    #[error("`{url}` is not asked: its host takes no requests for {} s", wait.as_secs())]
+    Closed {
+        /// The address without its query.
+        url: String,
+        /// How long.
+        wait: Duration,
+    },
     /// No connection, or it broke.
     #[error("`{url}`: {action} failed")]
     Connection {
@@ -140,6 +148,9 @@ impl EgressError {
                     other => other,
                 };
                 format!("`{url}` には要求を送れません: {reason}")
+            }
+            Self::Closed { url, wait } => {
+                format!("`{url}` には問い合わせません。ホストがあと {} 秒のあいだ要求を受け付けません", wait.as_secs())
             }
             Self::Resolve { host, .. } => format!("`{host}` のアドレスを調べられません"),
             Self::Connection { url, action, .. } => {

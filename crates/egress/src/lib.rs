@@ -15,7 +15,7 @@ mod policy;
 mod resolver;
 mod tls;
 
-pub use budgets::{Budgets, Rate};
+pub use budgets::{Budgets, CLOSED_WAIT, Rate, Turn};
 pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response, Upgrade};
 pub use dial::Dialer;
 pub use error::EgressError;

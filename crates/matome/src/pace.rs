@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use matome_bus::Bus;
-use matome_egress::{Budgets, Rate, SharedPace};
+use matome_egress::{Budgets, Rate, SharedPace, Turn};
 use matome_model::task::Queue;
 
 /// Budgets with more requests than this are kept by each process alone: their times would be a long value to send around.
@@ -16,24 +16,43 @@ const MOST: u32 = 1000;
 pub struct OverBus(pub Bus);
 
 impl SharedPace for OverBus {
-    fn turn(&self, host: String, rate: Option<Rate>) -> BoxFuture<'_, Option<Duration>> {
+    fn turn(&self, host: String, rate: Option<Rate>) -> BoxFuture<'_, Option<Turn>> {
         if rate.is_some_and(|rate| rate.requests > MOST) {
             return std::future::ready(None).boxed();
         }
         async move {
             let change = |value: Option<&[u8]>, now: Duration| {
-                // What cannot be read was written by another version or by a stranger.
-                let known = value.and_then(|value| serde_json::from_slice::<Budgets>(value).ok());
-                let mut budgets = known.unwrap_or_default();
+                let mut budgets = read(value);
                 if rate.is_none() && budgets.is_empty_at(now) {
-                    return (None, Duration::ZERO);
+                    return (None, Turn::After(Duration::ZERO));
                 }
-                let at = budgets.reserve(rate, now);
-                let value = serde_json::to_vec(&budgets).expect("numbers are JSON");
-                (Some((value, budgets.lasts())), at - now)
+                let turn = budgets.turn(rate, now);
+                (Some(written(&budgets, now)), turn)
             };
             self.0.update(Queue::Acquisition, &format!("pace:{host}"), change).await
         }
         .boxed()
     }
+
+    fn close(&self, host: String, time: Duration) -> BoxFuture<'_, ()> {
+        async move {
+            let change = |value: Option<&[u8]>, now: Duration| {
+                let mut budgets = read(value);
+                budgets.close(now, time);
+                (Some(written(&budgets, now)), ())
+            };
+            // Who cannot be told finds out by itself.
+            let _ = self.0.update(Queue::Acquisition, &format!("pace:{host}"), change).await;
+        }
+        .boxed()
+    }
+}
+
+/// What cannot be read was written by another version or by a stranger.
+fn read(value: Option<&[u8]>) -> Budgets {
+    value.and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default()
+}
+
+fn written(budgets: &Budgets, now: Duration) -> (Vec<u8>, Duration) {
+    (serde_json::to_vec(budgets).expect("numbers are JSON"), budgets.lasts(now))
 }

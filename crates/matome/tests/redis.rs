@@ -213,6 +213,38 @@ async fn workers_keep_the_budget_of_a_host_together() {
     assert!(took >= Duration::from_millis(2_800), "{took:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_is_told_is_left_holds_for_the_others() {
+    let redis = RedisServer::start(&[]);
+    let times = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = times.clone();
+    let rows = async move || {
+        seen.lock().unwrap().push(Instant::now());
+        ([("x-left", "0"), ("x-reset", "8")], axum::Json(json!([{ "n": 1 }])))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/rows", axum::routing::get(rows));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let mut home = postgres_home().await;
+    home.redis_url = Some(redis.url());
+    home.extra = vec!["--egress-allow".to_owned(), "127.0.0.1/32".to_owned()];
+    let web = home.web().await;
+    let config = |rate: Value| json!({ "url": format!("http://{address}/rows"), "rate": rate });
+    let told = web.source("told", "api", config(json!({ "remaining": "X-Left", "reset": "X-Reset" }))).await;
+    let other = web.source("other", "api", config(json!({ "concurrent": 5 }))).await;
+    let mut first = home.worker("acquisition", 1);
+    assert_eq!(web.run("acquisition", told).await["status"], "succeeded");
+    // The worker that was told is gone; the one that comes was told nothing.
+    first.terminate();
+    let _second = home.worker("acquisition", 1);
+    assert_eq!(web.run("acquisition", other).await["status"], "succeeded");
+    let times = times.lock().unwrap();
+    assert_eq!(times.len(), 2);
+    let apart = times[1] - times[0];
+    assert!(apart >= Duration::from_millis(7_900), "{apart:?}");
+}
+
 #[derive(serde::Deserialize)]
 struct Page {
     #[serde(default)]

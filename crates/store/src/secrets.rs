@@ -3,6 +3,8 @@
 //! XChaCha20-Poly1305 with a random nonce; kind, object and path are authenticated with the value, so that a
 //! ciphertext moved to another row does not open. The key is outside the database.
 
+mod replace;
+
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -18,6 +20,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::db::Conn;
 use crate::error::{Result, StoreError};
+
+pub use replace::{Exchange, replace};
 
 /// What stands in a config where a secret is.
 pub const PLACEHOLDER: &str = "{\"$secret\":true}";

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing unwrap in a test names its line")]
 
+use std::sync::{Arc, Mutex};
+
 use chrono::TimeDelta;
 use matome_model::clock::{Clock, Timestamp};
 use matome_model::schedule::Plan;
@@ -353,6 +355,90 @@ async fn secrets_come_back_to_their_leaves_and_are_forgotten_with_them() {
         let other = Vault::from_key([4; 32]);
         let err = secrets::reveal(&mut conn, &other, LaneKind::Source, id, &config).await.unwrap_err();
         assert!(err.to_string().contains("/auth/token"), "{}: {err}", bed.name);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_is_exchanged_by_one_at_a_time_and_its_successor_is_kept() {
+    const PATH: &str = "/auth/refresh_token";
+    for bed in databases().await {
+        let id = create(&bed.db, "rotating").await;
+        let vault = Vault::from_key([3; 32]);
+        let save = async |text: &str| {
+            let (vault, text) = (vault.clone(), SecretString::from(text));
+            let saved = bed.db.write(move |conn| {
+                Box::pin(async move { secrets::save(conn, &vault, LaneKind::Source, id, PATH, &text).await })
+            });
+            saved.await.unwrap();
+        };
+        let replace = |exchange: secrets::Exchange| {
+            let (db, vault) = (bed.db.clone(), vault.clone());
+            async move { secrets::replace(&db, &vault, LaneKind::Source, id, PATH, exchange).await }
+        };
+        let stored = async || {
+            let (seen, kept) = tokio::sync::oneshot::channel();
+            let look = move |current: SecretString| {
+                let _ = seen.send(current.expose_secret().to_owned());
+                Box::pin(async { None }) as futures::future::BoxFuture<'static, Option<SecretString>>
+            };
+            replace(Box::new(look)).await.unwrap();
+            kept.await.unwrap()
+        };
+
+        save("t0").await;
+        let newest = Arc::new(Mutex::new(0));
+        let next = || {
+            let newest = newest.clone();
+            let exchange = move |current: SecretString| {
+                let exchange = async move {
+                    let number = *newest.lock().unwrap();
+                    assert_eq!(current.expose_secret(), format!("t{number}"), "one that was used before");
+                    tokio::task::yield_now().await;
+                    *newest.lock().unwrap() = number + 1;
+                    Some(SecretString::from(format!("t{}", number + 1)))
+                };
+                Box::pin(exchange) as futures::future::BoxFuture<'static, Option<SecretString>>
+            };
+            replace(Box::new(exchange))
+        };
+        let all = futures::future::join_all((0..8).map(|_| next())).await;
+        assert!(all.iter().all(Result::is_ok), "{}: {all:?}", bed.name);
+        assert_eq!(stored().await, "t8", "{}", bed.name);
+
+        // Nobody waits for its end any more.
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go, may_go) = tokio::sync::oneshot::channel::<()>();
+        let slow = move |_: SecretString| {
+            let exchange = async move {
+                let _ = begun.send(());
+                let _ = may_go.await;
+                Some(SecretString::from("t9"))
+            };
+            Box::pin(exchange) as futures::future::BoxFuture<'static, Option<SecretString>>
+        };
+        let call = tokio::spawn(replace(Box::new(slow)));
+        has_begun.await.unwrap();
+        call.abort();
+        go.send(()).unwrap();
+        assert_eq!(stored().await, "t9", "{}", bed.name);
+
+        // A user gives another one while the old one is exchanged.
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go, may_go) = tokio::sync::oneshot::channel::<()>();
+        let slow = move |_: SecretString| {
+            let exchange = async move {
+                let _ = begun.send(());
+                let _ = may_go.await;
+                Some(SecretString::from("t10"))
+            };
+            Box::pin(exchange) as futures::future::BoxFuture<'static, Option<SecretString>>
+        };
+        let call = tokio::spawn(replace(Box::new(slow)));
+        has_begun.await.unwrap();
+        save("mine").await;
+        go.send(()).unwrap();
+        call.await.unwrap().unwrap();
+        assert_eq!(stored().await, "mine", "{}", bed.name);
     }
 }
 

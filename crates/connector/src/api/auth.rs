@@ -2,13 +2,16 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use matome_egress::Request;
 use matome_egress::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use matome_model::field_error::Words;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome, url};
-use super::tokens::ClientCredentials;
+use super::signing::Signing;
+use super::tokens::{ClientCredentials, Login, RefreshToken, Session};
 use crate::config::Fields;
 
 /// `auth`: the credentials of an API. Sent to the origin of `url` only.
@@ -42,6 +45,12 @@ pub enum Auth {
     },
     /// `{"type":"oauth2_client_credentials","token_url":...,"client_id":...,"client_secret":...}`.
     ClientCredentials(Box<ClientCredentials>),
+    /// `{"type":"oauth2_refresh_token","token_url":...,"client_id":...,"refresh_token":...}`.
+    RefreshToken(Box<RefreshToken>),
+    /// `{"type":"session","login_url":...,"username":...,"password":...,"cookie":...}`.
+    Session(Box<Session>),
+    /// `{"type":"hmac","secret":...,"sign":...,"headers":{...}}`.
+    Hmac(Box<Signing>),
 }
 
 impl Auth {
@@ -52,7 +61,16 @@ impl Auth {
             auth.require("type");
             auth.forget_rest();
         }
-        let kinds = [("bearer", 0), ("basic", 1), ("header", 2), ("query", 3), ("oauth2_client_credentials", 4)];
+        let kinds = [
+            ("bearer", 0),
+            ("basic", 1),
+            ("header", 2),
+            ("query", 3),
+            ("oauth2_client_credentials", 4),
+            ("oauth2_refresh_token", 5),
+            ("session", 6),
+            ("hmac", 7),
+        ];
         let parsed = match auth.choice("type", &kinds) {
             Some(0) => header_secret(&mut auth, "token", "Bearer ").map(|token| Self::Bearer { token }),
             Some(1) => {
@@ -82,6 +100,9 @@ impl Auth {
                 name.zip(value).map(|(name, value)| Self::Header { name, value })
             }
             Some(4) => client_credentials(&mut auth),
+            Some(5) => refresh_token(&mut auth),
+            Some(6) => Session::parse(&mut auth).map(|session| Self::Session(Box::new(session))),
+            Some(7) => Signing::parse(&mut auth).map(|signing| Self::Hmac(Box::new(signing))),
             Some(_) => {
                 let name = auth.required_string("name");
                 let value = auth.required_string("value").map(SecretString::from);
@@ -96,28 +117,29 @@ impl Auth {
         parsed
     }
 
-    /// The client whose token is sent, if one is.
-    pub(crate) fn client(&self) -> Option<&ClientCredentials> {
+    /// What the token that is sent is got with, if one is.
+    pub(crate) fn login(&self) -> Option<Login<'_>> {
         match self {
-            Self::ClientCredentials(client) => Some(client),
+            Self::ClientCredentials(of) => Some(Login::ClientCredentials(of)),
+            Self::RefreshToken(of) => Some(Login::RefreshToken(of)),
+            Self::Session(of) => Some(Login::Session(of)),
             _ => None,
         }
     }
 
-    /// The header that carries it, if one does; `token` is what [`Auth::client`] was given.
+    /// The header that carries it, if one does; `token` is what [`Auth::login`] was given.
     pub(crate) fn add_header(&self, headers: &mut HeaderMap, token: Option<&SecretString>) {
-        let (name, text) = match self {
-            Self::ClientCredentials(_) => match token {
-                Some(token) => (AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
-                None => return,
-            },
-            Self::Bearer { token } => (AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
-            Self::Basic { username, password } => {
+        let (name, text) = match (self, token) {
+            (Self::ClientCredentials(_) | Self::RefreshToken(_), Some(token)) | (Self::Bearer { token }, _) => {
+                (AUTHORIZATION, format!("Bearer {}", token.expose_secret()))
+            }
+            (Self::Session(session), Some(token)) => session.header(token),
+            (Self::Basic { username, password }, _) => {
                 let pair = format!("{username}:{}", password.expose_secret());
                 (AUTHORIZATION, format!("Basic {}", STANDARD.encode(pair)))
             }
-            Self::Header { name, value } => (name.clone(), value.expose_secret().to_owned()),
-            Self::Query { .. } => return,
+            (Self::Header { name, value }, _) => (name.clone(), value.expose_secret().to_owned()),
+            _ => return,
         };
         // It parsed when the config was checked.
         if let Ok(mut value) = HeaderValue::from_str(&text) {
@@ -126,13 +148,23 @@ impl Auth {
         }
     }
 
-    /// The secret of it.
-    pub(crate) fn secret(&self) -> &SecretString {
+    /// Its secrets.
+    pub(crate) fn secrets(&self) -> Vec<&SecretString> {
         match self {
-            Self::Bearer { token } => token,
-            Self::Basic { password, .. } => password,
-            Self::Header { value, .. } | Self::Query { value, .. } => value,
-            Self::ClientCredentials(client) => &client.client_secret,
+            Self::Bearer { token } => vec![token],
+            Self::Basic { password, .. } => vec![password],
+            Self::Header { value, .. } | Self::Query { value, .. } => vec![value],
+            Self::ClientCredentials(of) => vec![&of.client_secret],
+            Self::RefreshToken(of) => of.client_secret.iter().chain([&of.refresh_token]).collect(),
+            Self::Session(of) => vec![&of.password],
+            Self::Hmac(of) => vec![&of.secret],
+        }
+    }
+
+    /// Signs a request that is ready to be sent, if that is how it is done.
+    pub(crate) fn sign(&self, request: &mut Request, now: DateTime<Utc>) {
+        if let Self::Hmac(signing) = self {
+            signing.sign(request, now);
         }
     }
 
@@ -171,6 +203,18 @@ fn client_credentials(auth: &mut Fields) -> Option<Auth> {
     let (token_url, client_id, client_secret) = (token_url?, client_id?, client_secret?);
     let client = ClientCredentials { token_url, client_id, client_secret, scope, audience, in_body };
     Some(Auth::ClientCredentials(Box::new(client)))
+}
+
+fn refresh_token(auth: &mut Fields) -> Option<Auth> {
+    let token_url = url(auth, "token_url");
+    let client_id = auth.required_string("client_id");
+    let client_secret = auth.string("client_secret").map(SecretString::from);
+    let refresh_token = auth.required_string("refresh_token").map(SecretString::from);
+    let scope = auth.string("scope");
+    let in_body = auth.choice("credentials", &[("header", false), ("body", true)]).unwrap_or(false);
+    let (token_url, client_id, refresh_token) = (token_url?, client_id?, refresh_token?);
+    let of = RefreshToken { token_url, client_id, client_secret, refresh_token, scope, in_body };
+    Some(Auth::RefreshToken(Box::new(of)))
 }
 
 fn header_secret(auth: &mut Fields, field: &str, before: &str) -> Option<SecretString> {

@@ -76,6 +76,17 @@ pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
     let auth = Auth::parse(&mut fields);
     let errors = Rule::parse_all(&mut fields);
     let rate = RateConfig::parse(&mut fields);
+    if list.as_ref().is_some_and(|list| list.document.is_some())
+        && errors.iter().any(|rule| rule.status.is_none() && rule.path.is_some())
+    {
+        fields.fail(
+            "errors",
+            Words::new(
+                "A page of this format has nothing beside its records that a rule could look at: give the `status`.",
+                "この形式のページには、規則が調べられるものがレコードのほかにありません。`status` を指定してください。",
+            ),
+        );
+    }
     if let (Some(list), Some(incremental)) = (&list, &incremental) {
         check_incremental(&mut fields, list, incremental, parent.is_some(), common.dedupe);
     }
@@ -240,6 +251,16 @@ mod tests {
             (r#"{"url":"http://h{now}/"}"#, "url"),
             (r#"{"url":"{now}"}"#, "url"),
             (r#"{"url":"http://h/{parent.id}"}"#, "url"),
+            (r#"{"url":"http://h/","format":"xls"}"#, "format"),
+            (r#"{"url":"http://h/","format":"csv","records":"$.a"}"#, "records"),
+            (r#"{"url":"http://h/","format":"ndjson","delimiter":";"}"#, "delimiter"),
+            (r#"{"url":"http://h/","delimiter":";"}"#, "delimiter"),
+            (r#"{"url":"http://h/","format":"csv","pagination":{"type":"next_link","next":"$.n"}}"#, "pagination.next"),
+            (
+                r#"{"url":"http://h/","format":"csv","pagination":{"type":"offset","size":5,"total":"$.t"}}"#,
+                "pagination.total",
+            ),
+            (r#"{"url":"http://h/","format":"csv","errors":[{"path":"$.e","action":"fail"}]}"#, "errors"),
             (r#"{"url":"http://h/","pagination":{"type":"offset"}}"#, "pagination.size"),
             (r#"{"url":"http://h/","pagination":{"type":"offset","size":0}}"#, "pagination.size"),
             (

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use matome_egress::header::{self, HeaderMap};
-use matome_egress::{HttpClient, Method, Request, Response, StatusCode};
+use matome_egress::{EgressError, HttpClient, Method, Request, Response, StatusCode};
 use matome_model::clock::Clock;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::Instant;
 use url::{Origin, Url};
 
 use super::auth::Auth;
@@ -17,10 +16,9 @@ use super::config::ApiConfig;
 use super::list::Asked;
 use super::tokens::Tokens;
 use crate::error::{ConnectorError, RETRY_AFTER_LIMIT};
+use crate::keeper::SecretKeeper;
 use crate::record::{DocumentError, Position, ReadStats};
 
-/// A wait up to this is waited for; a longer one ends the attempt, and the task goes on after it.
-const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// So much of an answer is read that is no page.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
 /// So much one read may bring, as much as a file may have.
@@ -32,13 +30,12 @@ pub(super) struct Exchange {
     client: HttpClient,
     clock: Clock,
     tokens: Tokens,
+    keeper: Option<Arc<dyn SecretKeeper>>,
     /// The requests of this read, from 1.
     requests: u64,
     /// What was done since the last batch.
     pub(super) stats: ReadStats,
     bytes: u64,
-    /// Nothing may be asked for before.
-    closed_until: Option<Instant>,
     /// The access token that was sent last.
     token: Option<SecretString>,
 }
@@ -50,16 +47,16 @@ impl Exchange {
             client,
             clock,
             tokens: Tokens::default(),
+            keeper: None,
             requests: 0,
             stats: ReadStats::default(),
             bytes: 0,
-            closed_until: None,
             token: None,
         }
     }
 
-    pub(super) fn with_tokens(self, tokens: Tokens) -> Self {
-        Self { tokens, ..self }
+    pub(super) fn with_tokens(self, tokens: Tokens, keeper: Option<Arc<dyn SecretKeeper>>) -> Self {
+        Self { tokens, keeper, ..self }
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {
@@ -98,7 +95,6 @@ impl Exchange {
     ) -> Result<Response, ConnectorError> {
         self.requests += 1;
         let position = Box::new(self.position(name));
-        self.wait(&position).await?;
         let is_own = asked.url.origin() == *origin;
         if asked.method == Method::POST && !is_own {
             let error = DocumentError::anywhere((
@@ -125,45 +121,38 @@ impl Exchange {
             }
             let mut token = None;
             if let Some(auth) = &auth {
-                if let Some(client) = auth.client() {
-                    token = Some(self.tokens.get(&self.client, client, self.config.common.timeout).await?);
+                if let Some(login) = auth.login() {
+                    let timeout = self.config.common.timeout;
+                    token = Some(self.tokens.get(&self.client, login, self.keeper.as_ref(), timeout).await?);
                     self.token.clone_from(&token);
                 }
                 auth.add_header(&mut request.origin_headers, token.as_ref());
                 auth.add_query(&mut request.url);
+                auth.sign(&mut request, self.clock.now());
             }
             let response = match self.client.send(request).await {
                 Ok(response) => response,
+                // Whole seconds, and none too early. The task goes on after it.
+                Err(EgressError::Closed { wait, .. }) => {
+                    return Err(ConnectorError::Spent { position, wait: Duration::from_secs(wait.as_secs() + 1) });
+                }
                 Err(source) => return Err(ConnectorError::Egress { position, source }),
             };
             self.stats.requests += 1;
-            if let Some(headers) = &self.config.rate.headers {
-                let wait = headers.wait(&response.headers, self.clock.now());
-                self.closed_until = wait.map(|wait| Instant::now() + wait);
+            if let Some(wait) = self.spent(&response) {
+                self.client.close_host(&asked.url, wait).await;
             }
             // A token may end before its time; that is found out once, a second refusal is meant.
-            if let (StatusCode::UNAUTHORIZED, Some(client), Some(token), false) =
-                (response.status, auth.as_ref().and_then(|auth| auth.client()), &token, has_renewed)
+            let is_refused = is_refused(response.status, auth.as_ref());
+            if let (true, Some(login), Some(token), false) =
+                (is_refused, auth.as_ref().and_then(Auth::login), &token, has_renewed)
             {
-                self.tokens.forget(client, token).await;
+                self.tokens.forget(login, self.keeper.as_ref(), token).await;
                 has_renewed = true;
                 continue;
             }
             return Ok(response);
         }
-    }
-
-    async fn wait(&mut self, position: &Position) -> Result<(), ConnectorError> {
-        let Some(until) = self.closed_until else { return Ok(()) };
-        let wait = until.saturating_duration_since(Instant::now());
-        if wait > WAIT_LIMIT {
-            // Whole seconds, and none too early.
-            let wait = Duration::from_secs(wait.as_secs() + 1);
-            return Err(ConnectorError::Spent { position: Box::new(position.clone()), wait });
-        }
-        tokio::time::sleep(wait).await;
-        self.closed_until = None;
-        Ok(())
     }
 
     /// An answer whose status is no success.
@@ -188,7 +177,7 @@ impl Exchange {
 
     /// What a server says, without the credentials that it may repeat.
     pub(super) fn discreet(&self, mut message: String) -> String {
-        let secrets = self.config.auth.as_ref().map(Auth::secret).into_iter().chain(&self.token);
+        let secrets = self.config.auth.iter().flat_map(Auth::secrets).chain(&self.token);
         for secret in secrets.map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty()) {
             message = message.replace(secret, "***");
         }
@@ -206,6 +195,12 @@ impl Exchange {
         }
         url
     }
+}
+
+/// Whether an answer says that a token is over: of sessions some say so by 403.
+pub(crate) fn is_refused(status: StatusCode, auth: Option<&Auth>) -> bool {
+    status == StatusCode::UNAUTHORIZED
+        || status == StatusCode::FORBIDDEN && auth.is_some_and(|auth| matches!(auth, Auth::Session(_)))
 }
 
 /// The beginning of an answer that is no page; empty when it can not be read.

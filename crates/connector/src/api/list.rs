@@ -1,5 +1,7 @@
 //! One list of an API: what to ask for page by page, and where its records are.
 
+use std::sync::Arc;
+
 use matome_egress::header::{self, HeaderMap, HeaderName, HeaderValue};
 use matome_egress::{Method, StatusCode};
 use matome_model::field_error::Words;
@@ -10,6 +12,7 @@ use super::config::{belongs_into_auth, is_set_by_matome, not_a_header_name, not_
 use super::pagination::Pagination;
 use super::template::{JsonTemplate, Known, Placeholder, Template, Unfit, Values};
 use crate::config::Fields;
+use crate::file::{DocumentConfig, Format};
 use crate::json::JsonPath;
 
 /// A list that is read page by page.
@@ -18,8 +21,10 @@ use crate::json::JsonPath;
 /// which is never sent.
 #[derive(Clone, Debug)]
 pub struct List {
-    /// `records`: where in a page the records are; default `$`.
+    /// `records`: where in a page of JSON the records are; default `$`.
     pub records: JsonPath,
+    /// `format` and its options; JSON when there is none.
+    pub document: Option<Arc<DocumentConfig>>,
     /// `pagination`; default: one page.
     pub pagination: Pagination,
     url: Template,
@@ -52,8 +57,17 @@ pub(super) struct Asked {
 impl List {
     /// Reads the options of a list; what else a config has is left.
     pub(super) fn parse(fields: &mut Fields, known: Known) -> Option<Self> {
+        let formats = [("json", Format::Json), ("ndjson", Format::Ndjson), ("csv", Format::Csv)];
+        let format = fields.choice("format", &formats).unwrap_or(Format::Json);
+        let document =
+            (format != Format::Json).then(|| Arc::new(DocumentConfig::parse(fields, Some(format), &[format], b',')));
         let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
         let pagination = Pagination::parse(fields);
+        if document.is_some()
+            && let Some(name) = pagination.reads_body()
+        {
+            fields.fail_inside("pagination", name, nothing_beside(format));
+        }
         let known = Known { page: pagination.param().is_some(), ..known };
         let url = url(fields, known);
         let params = templates(fields, "params", known);
@@ -70,6 +84,7 @@ impl List {
         let (url, origin) = url?;
         let mut list = Self {
             records,
+            document,
             pagination,
             url,
             origin,
@@ -127,6 +142,9 @@ impl List {
         let by_name = Values { by_name: true, ..Values::default() };
         let url = self.first(&by_name).unwrap_or_else(|unfit| unfit.0.english);
         let mut scope = format!("{url} {} {:?}", self.records, self.pagination);
+        if let Some(document) = &self.document {
+            scope.push_str(&format!(" {}", document.format.as_str()));
+        }
         if self.method != Method::GET {
             let body = self.body(&by_name).ok().flatten().map(|(_, body)| String::from_utf8_lossy(&body).into_owned());
             scope.push_str(&format!(" {} {}", self.method, body.unwrap_or_default()));
@@ -216,7 +234,12 @@ impl List {
         let mut url = name.clone();
         url.set_fragment(None);
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
+        let accepted = match self.document.as_ref().map_or(Format::Json, |document| document.format) {
+            Format::Ndjson => "application/x-ndjson, application/jsonl;q=0.9, */*;q=0.5",
+            Format::Csv => "text/csv, */*;q=0.5",
+            _ => "application/json, */*;q=0.5",
+        };
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accepted));
         let body = self.body(&values)?.map(|(kind, body)| {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
             body
@@ -251,6 +274,17 @@ impl List {
             }
         }
     }
+}
+
+/// What is wrong with a path into a page that has records only.
+fn nothing_beside(format: Format) -> Words {
+    let format = format.as_str();
+    say!(
+        "A page of the format `{format}` has records and nothing beside them: use `link_header`, `page_number`, `offset` without \
+         `total`, or `cursor` with `header`.",
+        "形式 `{format}` のページにはレコードしかありません。`link_header`、`page_number`、`total` のない `offset`、`header` を使う `cursor` の\
+         どれかにしてください。"
+    )
 }
 
 /// Sets a parameter of an address, whatever it was before; the others stay as they are written.

@@ -11,14 +11,16 @@ use matome_egress::{Response, StatusCode};
 use url::Url;
 
 use super::answers::{Action, Rule, judge};
+use super::body::Body;
 use super::exchange::{Exchange, small_body};
 use super::list::List;
 use super::pagination::{Ended, Next};
 use super::state::Page;
 use super::template::{Unfit, Values};
 use crate::error::ConnectorError;
+use crate::file::Format;
 use crate::json::{JsonPath, Splitter};
-use crate::record::{DocumentError, Found, Item, Parse, Position};
+use crate::record::{DocumentError, Found, Item, Position};
 
 /// Pages of one list in one read.
 const PAGE_LIMIT: usize = 1_000_000;
@@ -40,7 +42,7 @@ pub(super) struct OpenPage {
     /// The body has ended; what is left of `found` is still to be handed on.
     pub(super) complete: bool,
     response: Response,
-    splitter: Splitter,
+    body: Body,
     hasher: DefaultHasher,
     /// What a rule looks at is inside of the record, if the page has but one: an answer that says an error is none.
     may_be_no_record: bool,
@@ -117,13 +119,19 @@ impl Walk {
         if let Some(problem) = for_people(&response.headers) {
             return Err(broken(exchange.position(name), problem));
         }
+        if let Some(problem) = other_format(list, &response.headers) {
+            return Err(broken(exchange.position(name), problem));
+        }
         let mut captures = list.pagination.captures();
         captures.extend(rules.iter().filter(|rule| rule.is_about(status)).flat_map(Rule::paths));
         Ok(Opened::Page(Box::new(OpenPage {
             name: name.to_owned(),
             found: Found::new(Arc::from(name), Some(exchange.requests()), wanted.skip),
             complete: false,
-            splitter: Splitter::new(list.records.clone(), &captures),
+            body: match &list.document {
+                None => Body::json(list.records.clone(), &captures),
+                Some(document) => Body::records(document.clone()),
+            },
             hasher: DefaultHasher::new(),
             response,
             may_be_no_record: rules
@@ -234,7 +242,7 @@ impl Walk {
             return Err(ConnectorError::Loop { position: position(), problem });
         }
         let captured: Vec<Option<&[u8]>> =
-            (0..list.pagination.captures().len()).map(|at| page.splitter.captured(at)).collect();
+            (0..list.pagination.captures().len()).map(|at| page.body.captured(at)).collect();
         let value = list.page_value(&url);
         let next = list.pagination.next(&Ended {
             count: page.found.count(),
@@ -274,18 +282,15 @@ impl OpenPage {
                 return Err(ConnectorError::Egress { position, source });
             }
         };
-        let parsed = match &piece {
-            Some(bytes) => {
-                exchange.count_bytes(bytes.len(), &self.name)?;
-                self.hasher.write(bytes);
-                self.splitter.feed(bytes, &mut self.found)
-            }
-            None => self.splitter.finish(&mut self.found),
-        };
+        if let Some(bytes) = &piece {
+            exchange.count_bytes(bytes.len(), &self.name)?;
+            self.hasher.write(bytes);
+        }
+        let parsed = self.body.feed(piece.as_deref(), &mut self.found);
         self.complete = piece.is_none();
         // An answer that says an error may well lack the records.
         if piece.is_none()
-            && self.splitter.is_whole()
+            && self.body.is_whole()
             && let Some(judged) = self.judged(list, rules)
         {
             if self.may_be_no_record && self.found.count() <= 1 {
@@ -299,8 +304,8 @@ impl OpenPage {
     fn judged(&self, list: &List, rules: &[Rule]) -> Option<(Action, Option<String>)> {
         let first = list.pagination.captures().len();
         let about = rules.iter().filter(|rule| rule.is_about(self.response.status));
-        let found = (first..first + about.flat_map(Rule::paths).count())
-            .map(|at| self.splitter.captured(at).map(<[u8]>::to_vec));
+        let found =
+            (first..first + about.flat_map(Rule::paths).count()).map(|at| self.body.captured(at).map(<[u8]>::to_vec));
         judge(rules, self.response.status, found).map(|(rule, message)| (rule.action, message))
     }
 
@@ -334,14 +339,27 @@ impl OpenPage {
     }
 }
 
+/// What is wrong with an answer that says it is JSON where CSV was expected, of which any text is some.
+fn other_format(list: &List, headers: &HeaderMap) -> Option<Words> {
+    let is_csv = list.document.as_ref().is_some_and(|document| document.format == Format::Csv);
+    let kind = text_of(headers, &header::CONTENT_TYPE).filter(|_| is_csv)?;
+    let media_type = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    (media_type == "application/json" || media_type.ends_with("+json")).then(|| {
+        say!(
+            "the server answered with `{kind}`, not with CSV; look at `format`",
+            "サーバーが CSV ではなく `{kind}` を返しました。`format` を確かめてください"
+        )
+    })
+}
+
 /// What is wrong with an answer that is a page for people.
 pub(super) fn for_people(headers: &HeaderMap) -> Option<Words> {
     let kind = text_of(headers, &header::CONTENT_TYPE)?;
     let is_page = ["text/html", "application/xhtml"].iter().any(|page| kind.to_ascii_lowercase().starts_with(page));
     is_page.then(|| {
         say!(
-            "the server answered with a page for people (`{kind}`), not with JSON",
-            "サーバーが JSON ではなく、人が見るページ (`{kind}`) を返しました"
+            "the server answered with a page for people (`{kind}`), not with records",
+            "サーバーがレコードではなく、人が見るページ (`{kind}`) を返しました"
         )
     })
 }

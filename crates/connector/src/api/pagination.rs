@@ -116,6 +116,16 @@ impl Pagination {
         parsed.unwrap_or(Self::None)
     }
 
+    /// The option that names a place in the body of a page, if one does.
+    pub(super) fn reads_body(&self) -> Option<&'static str> {
+        match self {
+            Self::NextLink { .. } | Self::Cursor { next: TokenPlace::Body(_), .. } => Some("next"),
+            Self::Cursor { has_more: Some(_), .. } => Some("has_more"),
+            Self::Offset { total: Some(_), .. } => Some("total"),
+            _ => None,
+        }
+    }
+
     /// The parameter that asks for a page, and the value that asks for the first one.
     pub(super) fn param(&self) -> Option<(&str, Option<String>)> {
         match self {

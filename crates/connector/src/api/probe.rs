@@ -91,14 +91,22 @@ impl Probe {
         let mut findings = Vec::new();
         let first = self.page(&Map::new(), Ask::First).await?;
         self.is_spent = is_spent(&first.headers);
-        let path = match self.given.contains_key("records") {
-            true => config.list.records.clone(),
-            false => {
-                let found = records::find(&first.body, &first.url);
-                findings.push(found.finding(&first));
-                found.path
+        for (option, value) in [("format", first.says.get("format")), ("encoding", first.says.get("encoding"))] {
+            if let Some(value) = value.cloned() {
+                let words = Words::new("as the header `Content-Type` says", "ヘッダー `Content-Type` によります");
+                findings.push(Finding { option, value: Some(value), words });
             }
-        };
+        }
+        self.given.extend(first.says.clone());
+        let path =
+            match self.given.contains_key("records") || self.given.get("format").is_some_and(|word| word != "json") {
+                true => config.list.records.clone(),
+                false => {
+                    let found = records::find(&first.body, &first.url);
+                    findings.push(found.finding(&first));
+                    found.path
+                }
+            };
         let records = records::select(&first.body, &path, first.is_cut);
         if !self.given.contains_key("pagination") {
             findings.push(self.pagination(&first, &path, &records).await);

@@ -48,6 +48,11 @@ pub(super) fn of(error: &ConnectorError) -> String {
         E::Token { position, problem } => {
             format!("{}: アクセストークンを得られません: {}", at(position), problem.japanese)
         }
+        E::Unkept { position, .. } => format!(
+            "{}: リフレッシュトークンを読めないか、次のトークンを保存できませんでした。次の試行が拒否されたら、アクセスを許可し直して \
+             `auth.refresh_token` を設定してください",
+            at(position)
+        ),
         E::Spent { position, wait } => {
             format!("{}: データソースはあと {} 秒のあいだ要求を受け付けません", at(position), wait.as_secs())
         }

@@ -62,6 +62,12 @@ const MEDIA_TYPES: &[(&str, Format)] = &[
     ("application/csv", Format::Csv),
 ];
 
+/// The format that a media type, in lower case and without parameters, stands for.
+pub(crate) fn format_of_media_type(media_type: &str) -> Option<Format> {
+    let known = MEDIA_TYPES.iter().find(|(known, _)| *known == media_type).map(|(_, format)| *format);
+    known.or(media_type.ends_with("+json").then_some(Format::Json))
+}
+
 impl PushConfig {
     /// The format of what is sent with this `Content-Type`.
     ///
@@ -85,9 +91,7 @@ impl PushConfig {
                 ));
             }
             None => {
-                let known = MEDIA_TYPES.iter().find(|(known, _)| *known == media_type).map(|(_, format)| *format);
-                let of_json = media_type.ends_with("+json").then_some(Format::Json);
-                known.or(of_json).ok_or_else(|| {
+                format_of_media_type(&media_type).ok_or_else(|| {
                     say!(
                         "The Content-Type \"{media_type}\" is none of those that are taken. Send application/json, \
                          application/x-ndjson or text/csv, or set `format` in the config of the source.",

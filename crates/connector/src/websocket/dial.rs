@@ -20,8 +20,9 @@ use super::config::WebsocketConfig;
 use super::events::Events;
 use super::message::Message;
 use super::socket::Socket;
-use crate::api::{Tokens, Unfit, Values, retry_after, set_param};
+use crate::api::{Auth, Tokens, Unfit, Values, is_refused, retry_after, set_param};
 use crate::error::ConnectorError;
+use crate::keeper::SecretKeeper;
 use crate::record::{DocumentError, Position};
 
 /// So much of a reason is repeated.
@@ -118,13 +119,19 @@ pub(super) struct Dialer {
     config: Arc<WebsocketConfig>,
     client: HttpClient,
     tokens: Tokens,
+    keeper: Option<Arc<dyn SecretKeeper>>,
     /// The access token that was sent last.
     token: Option<SecretString>,
 }
 
 impl Dialer {
-    pub(super) fn new(config: Arc<WebsocketConfig>, client: HttpClient, tokens: Tokens) -> Self {
-        Self { config, client, tokens, token: None }
+    pub(super) fn new(
+        config: Arc<WebsocketConfig>,
+        client: HttpClient,
+        tokens: Tokens,
+        keeper: Option<Arc<dyn SecretKeeper>>,
+    ) -> Self {
+        Self { config, client, tokens, keeper, token: None }
     }
 
     /// Opens a connection; `None` when the source says that there will be no more events (204).
@@ -143,7 +150,7 @@ impl Dialer {
         let unfit = |unfit: Unfit| ConnectorError::document(position.clone(), DocumentError::anywhere(unfit.0));
         let mut has_renewed = false;
         loop {
-            let (request, key) = self.request(&values, position).await?;
+            let (request, key) = self.request(&values, position, wanted.now).await?;
             let egress = |source| ConnectorError::Egress { position: Box::new(position.clone()), source };
             let (headers, connection, response) = if self.config.is_events {
                 (HeaderMap::new(), None, Some(self.client.send(request).await.map_err(egress)?))
@@ -154,12 +161,12 @@ impl Dialer {
                 }
             };
             if let Some(response) = response {
-                let client = self.config.auth.as_ref().and_then(|auth| auth.client());
+                let auth = self.config.auth.as_ref();
                 // A token may end before its time; that is found out once, a second refusal is meant.
-                if let (StatusCode::UNAUTHORIZED, Some(client), Some(token), false) =
-                    (response.status, client, &self.token, has_renewed)
+                if let (true, Some(login), Some(token), false) =
+                    (is_refused(response.status, auth), auth.and_then(Auth::login), &self.token, has_renewed)
                 {
-                    self.tokens.forget(client, token).await;
+                    self.tokens.forget(login, self.keeper.as_ref(), token).await;
                     has_renewed = true;
                     continue;
                 }
@@ -187,7 +194,7 @@ impl Dialer {
     /// What a connection was lost over, without credentials that the source may repeat.
     pub(super) fn discreet(&self, lost: Lost) -> Lost {
         let Lost::Closed { code, mut reason } = lost else { return lost };
-        let sent = self.config.auth.as_ref().map(|auth| auth.secret()).into_iter().chain(&self.token);
+        let sent = self.config.auth.iter().flat_map(Auth::secrets).chain(&self.token);
         let secrets = sent.chain(self.config.secrets.values());
         for secret in secrets.map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty()) {
             reason = reason.replace(secret, "***");
@@ -197,7 +204,12 @@ impl Dialer {
     }
 
     /// The request, and the key that its answer has to know.
-    async fn request(&mut self, values: &Values<'_>, position: &Position) -> Result<(Request, String), ConnectorError> {
+    async fn request(
+        &mut self,
+        values: &Values<'_>,
+        position: &Position,
+        now: Timestamp,
+    ) -> Result<(Request, String), ConnectorError> {
         let config = self.config.clone();
         let mut url = config.url.clone();
         let mut headers = HeaderMap::new();
@@ -224,8 +236,9 @@ impl Dialer {
             self.ask_from(cursor, &mut url, &mut headers, position)?;
         }
         if let Some(auth) = &config.auth {
-            if let Some(client) = auth.client() {
-                self.token = Some(self.tokens.get(&self.client, client, config.common.timeout).await?);
+            if let Some(login) = auth.login() {
+                let (keeper, timeout) = (self.keeper.as_ref(), config.common.timeout);
+                self.token = Some(self.tokens.get(&self.client, login, keeper, timeout).await?);
             }
             auth.add_header(&mut headers, self.token.as_ref());
             auth.add_query(&mut url);
@@ -250,6 +263,9 @@ impl Dialer {
             }
         }
         request.origin_headers = headers;
+        if let Some(auth) = &config.auth {
+            auth.sign(&mut request, now);
+        }
         Ok((request, key))
     }
 

@@ -4,8 +4,10 @@
 
 mod answers;
 mod auth;
+mod auth_changing;
 mod denied;
 mod errors;
+mod formats;
 mod incremental;
 mod pages;
 mod parents;

@@ -196,3 +196,33 @@ async fn what_can_not_be_looked_at_says_why_and_where() {
     let denied = registry(&[], clock()).probe(&server.config(r#"{"url":"http://HOST/"}"#), TIME).await;
     assert!(matches!(denied, Err(ConnectorError::Egress { .. })), "{denied:?}");
 }
+
+#[tokio::test]
+async fn rows_and_lines_are_recognised_by_their_media_type() {
+    let server = Server::answering(|asked| {
+        let page: usize = asked.parameter("page").map_or(1, |page| page.parse().unwrap());
+        let ids = (1..=25).skip((page - 1) * 10).take(10);
+        let (kind, body) = match asked.uri.path() {
+            "/csv" => (
+                "text/csv; charset=Shift_JIS",
+                ids.map(|id| format!("{id},x\n")).fold("id,name\n".to_owned(), |a, b| a + &b),
+            ),
+            _ => ("application/x-ndjson", ids.map(|id| format!("{{\"id\":{id}}}\n")).collect()),
+        };
+        ([("content-type", kind)], body).into_response()
+    })
+    .await;
+    let pages = json!({"type": "page_number", "param": "page", "start": 1});
+    for (path, format) in
+        [("csv", json!({"format": "csv", "encoding": "shift_jis"})), ("ndjson", json!({"format": "ndjson"}))]
+    {
+        let mut config = json!({"url": format!("http://{}/{path}", server.address)});
+        let found = proposed(&server, &config.to_string()).await;
+        let mut wanted = format;
+        wanted["pagination"] = pages.clone();
+        wanted["key"] = "id".into();
+        assert_eq!(found, wanted, "{path}");
+        config.as_object_mut().unwrap().extend(found.as_object().unwrap().clone());
+        assert_eq!(records(&*server.connector(&config.to_string())).await.len(), 25, "{path}");
+    }
+}

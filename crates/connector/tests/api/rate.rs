@@ -98,3 +98,40 @@ async fn what_answers_say_is_left_is_waited_for() {
     let (_, error) = read_until(&*server.connector(&forbidden), ReadRequest::default()).await;
     assert_eq!(error.unwrap().advice(), Advice::Retry { after: Some(Duration::from_secs(30)) });
 }
+
+#[tokio::test]
+async fn what_one_source_is_told_is_left_holds_for_all_of_the_host() {
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let server = Server::answering({
+        let times = times.clone();
+        move |asked| {
+            times.lock().unwrap().push(Instant::now());
+            let mut response = json(r#"[{"n":1}]"#);
+            let reset = if asked.uri.path() == "/hour" { "3600" } else { "1" };
+            response.headers_mut().insert("x-left", "0".parse().unwrap());
+            response.headers_mut().insert("x-reset", reset.parse().unwrap());
+            response
+        }
+    })
+    .await;
+    let registry = registry(&[server.address], clock());
+    let open = |path: &str, rate: &str| {
+        let config = server.config(&format!(r#"{{"url":"http://HOST/{path}"{rate}}}"#));
+        registry.open(SourceType::Api, &config).unwrap()
+    };
+    let told = r#","rate":{"remaining":"X-Left","reset":"X-Reset"}"#;
+    read_all(&*open("a", told), ReadRequest::default()).await.unwrap();
+    read_all(&*open("b", ""), ReadRequest::default()).await.unwrap();
+    let apart = {
+        let times = times.lock().unwrap();
+        times[1] - times[0]
+    };
+    assert!(apart >= Duration::from_millis(950), "{apart:?}");
+    // A long wait goes back to the queue, of whatever source, and the host is not asked.
+    read_all(&*open("hour", told), ReadRequest::default()).await.unwrap();
+    let asked = times.lock().unwrap().len();
+    let (_, error) = read_until(&*open("c", ""), ReadRequest::default()).await;
+    let Advice::Retry { after: Some(after) } = error.unwrap().advice() else { panic!("no wait") };
+    assert!((3590..=3600).contains(&after.as_secs()), "{after:?}");
+    assert_eq!(times.lock().unwrap().len(), asked);
+}

@@ -251,6 +251,14 @@ impl Db {
         Ok(())
     }
 
+    /// The file of an embedded database.
+    pub(crate) fn embedded_file(&self) -> Option<&std::path::Path> {
+        match &*self.backend {
+            Backend::Postgres { .. } => None,
+            Backend::Sqlite { file, .. } => Some(file),
+        }
+    }
+
     /// Which database it is.
     pub fn dialect(&self) -> Dialect {
         match &*self.backend {

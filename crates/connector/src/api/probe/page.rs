@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use matome_egress::header::HeaderMap;
+use encoding_rs::Encoding;
+use matome_egress::header::{CONTENT_TYPE, HeaderMap};
 use matome_model::clock::iso8601;
 use matome_model::say;
 use serde_json::{Map, Value};
@@ -14,7 +15,9 @@ use super::super::template::{Unfit, Values};
 use super::super::{ApiConfig, CursorKind};
 use super::{Probe, parsed};
 use crate::error::ConnectorError;
-use crate::record::{DocumentError, Position};
+use crate::file::{Document, DocumentConfig, Format};
+use crate::push::format_of_media_type;
+use crate::record::{DocumentError, Found, Position};
 
 /// So much of a page is looked at.
 const PAGE_LIMIT_BYTES: usize = 2 << 20;
@@ -30,7 +33,7 @@ pub(super) enum Ask<'a> {
     Since(&'a str),
 }
 
-/// A page of JSON.
+/// A page. Records of another format than JSON are an array of objects.
 pub(super) struct Page {
     pub(super) headers: HeaderMap,
     /// Where it came from.
@@ -39,17 +42,18 @@ pub(super) struct Page {
     pub(super) bytes: usize,
     /// Only its beginning is in `body`.
     pub(super) is_cut: bool,
+    /// Options that it says by itself: `format`, `encoding`.
+    pub(super) says: Map<String, Value>,
 }
 
 impl Probe {
     /// The page of the given config with `options` added.
     pub(super) async fn page(&mut self, options: &Map<String, Value>, ask: Ask<'_>) -> Result<Page, ConnectorError> {
-        let mut config = self.given.clone();
-        config.extend(options.clone());
-        let (_, config) = parsed(&Value::Object(config).to_string())?;
+        let mut options: Map<String, Value> = self.given.clone().into_iter().chain(options.clone()).collect();
+        let (_, config) = parsed(&Value::Object(options.clone()).to_string())?;
         let config = Arc::new(*config);
         let mut exchange = Exchange::new(config.clone(), self.client.clone(), self.clock.clone());
-        exchange = exchange.with_tokens(self.tokens.clone());
+        exchange = exchange.with_tokens(self.tokens.clone(), None);
         let now = iso8601(self.clock.now());
         let values = values(&config, &now, ask);
         let name = name(&config, &values, ask)?;
@@ -81,6 +85,19 @@ impl Probe {
             }
         }
         let bytes = text.len();
+        let says = match options.contains_key("format") {
+            true => Map::new(),
+            false => said_by(&response.headers),
+        };
+        options.extend(says.clone());
+        if let Some(document) = parsed(&Value::Object(options).to_string())?.1.list.document {
+            let (body, error) = records(&document, &text, is_cut);
+            if let Some(error) = error {
+                return Err(ConnectorError::document(place(Some(1)), error));
+            }
+            let (url, headers) = (response.url.clone(), response.headers);
+            return Ok(Page { url, headers, body, bytes, is_cut: false, says });
+        }
         if is_cut {
             text.truncate(PAGE_LIMIT_BYTES);
             text = closed(text);
@@ -88,7 +105,7 @@ impl Probe {
         let body = serde_json::from_slice(&text).map_err(|error| {
             broken(say!("the answer is no JSON: {error}", "応答が JSON ではありません: {error}"), Some(1))
         })?;
-        Ok(Page { url: response.url.clone(), headers: response.headers, body, bytes, is_cut })
+        Ok(Page { url: response.url.clone(), headers: response.headers, body, bytes, is_cut, says })
     }
 }
 
@@ -118,6 +135,32 @@ fn name(config: &ApiConfig, values: &Values<'_>, ask: Ask<'_>) -> Result<Url, Co
         Ask::Page(value) => url(config.list.follow(&first, value, values).map_err(unfit)?),
         Ask::First | Ask::Since(_) => Ok(first),
     }
+}
+
+/// What the header `Content-Type` says of the options.
+fn said_by(headers: &HeaderMap) -> Map<String, Value> {
+    let mut says = Map::new();
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = kind.split(';').map(str::trim);
+    let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let Some(format) = format_of_media_type(&media_type).filter(|format| *format != Format::Json) else { return says };
+    says.insert("format".to_owned(), format.as_str().into());
+    let charset = parts.find_map(|part| part.split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case("charset")));
+    let encoding = charset.and_then(|(_, label)| Encoding::for_label(label.trim_matches('"').as_bytes()));
+    if let Some(encoding) = encoding.filter(|encoding| *encoding != encoding_rs::UTF_8) {
+        says.insert("encoding".to_owned(), encoding.name().to_ascii_lowercase().into());
+    }
+    says
+}
+
+/// The records of a page of another format, up to its last whole line, as one array.
+fn records(document: &Arc<DocumentConfig>, text: &[u8], is_cut: bool) -> (Value, Option<DocumentError>) {
+    let end = if is_cut { text.iter().rposition(|byte| *byte == b'\n').unwrap_or_default() } else { text.len() };
+    let mut found = Found::new("".into(), None, 0);
+    let fed = Document::new(document.clone()).feed(text.get(..end).unwrap_or_default(), true, &mut found);
+    let items = found.take(usize::MAX, usize::MAX).into_iter();
+    let records = items.filter_map(|item| serde_json::from_slice(item.raw()).ok()).collect();
+    (Value::Array(records), fed.err())
 }
 
 /// The beginning of a JSON text up to its last whole value, with what is open closed.

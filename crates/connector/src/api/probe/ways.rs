@@ -328,7 +328,14 @@ mod tests {
     }
 
     fn ways(url: &str, body: Value) -> Vec<Value> {
-        let first = Page { headers: Default::default(), url: Url::parse(url).unwrap(), bytes: 0, is_cut: false, body };
+        let first = Page {
+            headers: Default::default(),
+            url: Url::parse(url).unwrap(),
+            bytes: 0,
+            is_cut: false,
+            says: Map::new(),
+            body,
+        };
         candidates(&first, &said(&first.body), 20)
     }
 
