@@ -40,7 +40,9 @@ pub fn packed(bytes: &[u8]) {
     }
 }
 
-/// Workbooks are read or refused, without a panic.
+/// Parquet and workbooks are read or refused, without a panic.
 pub fn tables(bytes: &[u8]) {
-    read(r#"{"path":"a","format":"excel"}"#, bytes);
+    for format in ["parquet", "excel"] {
+        read(&format!(r#"{{"path":"a","format":"{format}"}}"#), bytes);
+    }
 }

@@ -5,7 +5,6 @@
 
 mod child;
 mod error;
-mod json_rows;
 mod spool;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,9 +17,11 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
+use matome_columnar::{Fault, RowWriter};
 use matome_model::engine::{
     Ask, Frame, Limits, Parameter, Probed, Request, Run, RunHeader, RunTrailer, Table, TableInput, Validated,
 };
+use matome_model::field_error::Words;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -29,7 +30,6 @@ pub use error::EngineError;
 pub use spool::{Identity, TableSpool};
 
 use child::EngineChild;
-use json_rows::RowWriter;
 
 /// Seconds that a validation may take; it runs no query.
 const VALIDATION_SECONDS: u64 = 10;
@@ -208,6 +208,7 @@ impl Preparation {
             decoder: StreamDecoder::new(),
             batches: VecDeque::new(),
             rows: RowWriter::default(),
+            written: 0,
             at: 0,
         })
     }
@@ -227,8 +228,22 @@ pub struct RowStream {
     decoder: StreamDecoder,
     batches: VecDeque<RecordBatch>,
     rows: RowWriter,
+    /// Rows of the result so far.
+    written: u64,
     /// Rows of the first of `batches` that are gone already.
     at: usize,
+}
+
+/// A value of the result that has no form in JSON, as a fault of the query.
+fn no_json(fault: Fault, row: u64) -> EngineError {
+    let Fault { column, reason, hint } = fault;
+    EngineError::Query {
+        reason: Box::new(Words::new(
+            format!("column `{column}`, row {row} of the result: {}", reason.english),
+            format!("結果の列`{column}`、{row}行目: {}", reason.japanese),
+        )),
+        hint: Box::new(hint.into()),
+    }
 }
 
 impl RowStream {
@@ -274,8 +289,13 @@ impl RowStream {
                 self.at = 0;
                 continue;
             }
-            let row = self.rows.row(batch, self.at)?;
+            let (row, fault) = self.rows.row(batch, self.at);
             self.at += 1;
+            self.written += 1;
+            if let Some(fault) = fault {
+                return Err(no_json(fault, self.written));
+            }
+            let row = String::from_utf8(row).expect("JSON was made of valid UTF-8");
             bytes += row.len();
             page.push(row);
         }

@@ -6,7 +6,7 @@
 //! - [`compression`], [`archive`]: what they were before.
 //! - [`text`]: from an encoding to UTF-8.
 //! - [`document`]: by its format, from text to records ([`lines`], [`csv`], [`fixed`], and JSON beside this folder). [`xml`] asks for
-//!   its text itself; [`excel`] is no text.
+//!   its text itself; [`excel`] and [`table`] (Parquet) are no text.
 
 mod archive;
 mod checkpoint;
@@ -23,6 +23,7 @@ mod plan;
 mod pump;
 mod reader;
 mod roots;
+mod table;
 mod text;
 mod xml;
 

@@ -79,5 +79,10 @@ async fn archives_encodings_and_formats_are_stored_once() {
         assert_eq!((&again["read"], &again["not_modified"]), (&json!(0), &json!(1)), "it did not change: {again}");
         let held = server.get("/api/acquisition/quarantine/?reason=schema").await;
         assert!(held["results"][0]["detail"].as_str().unwrap().contains("#DIV/0!"), "{held}");
+
+        put(&home, "int96.parquet");
+        let (rows, _) = stored(&server, "lake", json!({ "path": "*.parquet" })).await;
+        let times = ["2026-01-31T09:30:00.123456", "1969-12-31T23:59:59", "9999-12-31T23:59:59.999999"];
+        assert_eq!(rows, times.map(|at| json!({ "at": at })), "{}", home.name);
     }
 }

@@ -35,6 +35,8 @@ pub enum Format {
     Fixed,
     /// One XML document; `records` says which elements are the records.
     Xml,
+    /// A Parquet file.
+    Parquet,
     /// A sheet of a workbook: xlsx, xls or ods.
     Excel,
 }
@@ -146,12 +148,13 @@ fn flag(fields: &mut Fields, name: &str, usual: bool) -> bool {
 
 impl Format {
     /// The words in a config.
-    pub const WORDS: [(&'static str, Self); 6] = [
+    pub const WORDS: [(&'static str, Self); 7] = [
         ("ndjson", Self::Ndjson),
         ("json", Self::Json),
         ("csv", Self::Csv),
         ("fixed", Self::Fixed),
         ("xml", Self::Xml),
+        ("parquet", Self::Parquet),
         ("excel", Self::Excel),
     ];
 
@@ -163,13 +166,14 @@ impl Format {
             Self::Csv => "csv",
             Self::Fixed => "fixed",
             Self::Xml => "xml",
+            Self::Parquet => "parquet",
             Self::Excel => "excel",
         }
     }
 
     /// Whether its reader goes to and fro in a document.
     pub(super) fn seeks(self) -> bool {
-        self == Self::Excel
+        matches!(self, Self::Parquet | Self::Excel)
     }
 
     /// The format that an extension says, and the delimiter if it is CSV.
@@ -180,6 +184,7 @@ impl Format {
             "csv" => (Self::Csv, b','),
             "tsv" | "tab" => (Self::Csv, b'\t'),
             "xml" => (Self::Xml, b','),
+            "parquet" => (Self::Parquet, b','),
             "xlsx" | "xls" | "ods" => (Self::Excel, b','),
             _ => return None,
         })
@@ -345,12 +350,12 @@ mod tests {
         assert_eq!(compression(r#"{"path":"a.xlsx"}"#), Compression::AutoBesideArchives);
         assert_eq!(compression(r#"{"path":"a.xlsx.zip"}"#), Compression::Always(Codec::Zip));
         assert_eq!(compression(r#"{"path":"a","format":"excel","member":"*.xlsx"}"#), Compression::Always(Codec::Zip));
-        assert_eq!(compression(r#"{"path":"a.csv"}"#), Compression::Auto);
+        assert_eq!(compression(r#"{"path":"a.parquet"}"#), Compression::Auto);
         let sheet = config(r#"{"path":"a.ods","sheet":"2","header_row":3}"#).document.excel.clone();
         assert_eq!(sheet, ExcelConfig { sheet: Sheet::Name("2".into()), header_row: 3 });
         assert_eq!(errors(SourceType::File, r#"{"path":"a.ods","sheet":0}"#)[0].0, "sheet");
         assert_eq!(errors(SourceType::File, r#"{"path":"a.csv","sheet":1}"#)[0].0, "sheet");
-        assert_eq!(errors(SourceType::File, r#"{"path":"a.xlsx","encoding":"utf-8"}"#)[0].0, "encoding");
+        assert_eq!(errors(SourceType::File, r#"{"path":"a.parquet","encoding":"utf-8"}"#)[0].0, "encoding");
     }
 
     #[test]

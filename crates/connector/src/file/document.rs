@@ -92,7 +92,7 @@ pub(super) fn parser_of(config: &DocumentConfig, encoding: Option<&'static Encod
     match config.format {
         Format::Ndjson => Box::new(Lines::new(encoding)),
         Format::Json => Box::new(Splitter::new(config.records.clone(), &[])),
-        Format::Csv | Format::Xml | Format::Excel => Box::new(Csv::new(config.csv.clone(), encoding)),
+        Format::Csv | Format::Xml | Format::Parquet | Format::Excel => Box::new(Csv::new(config.csv.clone(), encoding)),
         Format::Fixed => Box::new(Fixed::new(config.fixed.clone(), encoding)),
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::sync::Arc;
 
+use matome_columnar::Parquet;
 use tokio::sync::mpsc;
 
 use super::archive::Archive;
@@ -15,6 +16,7 @@ use super::excel;
 use super::location::{Location, Shared, Stamp};
 use super::manifest::Known;
 use super::plan::{Plan, Step, beginning};
+use super::table::ParquetRows;
 use super::text::{Stream, of_xml};
 use super::xml::Xml;
 use crate::error::ConnectorError;
@@ -193,7 +195,7 @@ impl Pump {
                 let mut xml = Xml::new(path, input, Stream::new(encoding), start);
                 self.pulled(&mut xml, &mut found, meter, action)?;
             }
-            Format::Excel => {
+            Format::Parquet | Format::Excel => {
                 let spooled = spooled(input).map_err(|error| failed(beginning(name), action, error))?;
                 self.seeking(spooled, &mut found, meter, action)?;
             }
@@ -215,6 +217,10 @@ impl Pump {
         meter: &Meter,
         action: &'static str,
     ) -> Result<(), Stop> {
+        if self.config.document.format == Format::Parquet {
+            let rows = Parquet::open(document).map_err(|error| self.broken(found, action, error.into()))?;
+            return self.pulled(&mut ParquetRows(rows), found, meter, action);
+        }
         let config = self.config.document.clone();
         let read = excel::with_rows(document, &config.excel, &config.csv.header, |rows| {
             self.pulled(rows, found, meter, action)

@@ -49,7 +49,7 @@ impl Decoding {
         let whole = match config.format {
             Format::Ndjson | Format::Fixed => shifts,
             Format::Csv => shifts || ambiguous,
-            Format::Json | Format::Xml | Format::Excel => true,
+            Format::Json | Format::Xml | Format::Parquet | Format::Excel => true,
         };
         match whole {
             true => (Self::Stream(Box::new(Stream::new(encoding))), mark),

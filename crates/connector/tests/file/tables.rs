@@ -1,4 +1,4 @@
-//! Workbooks as openpyxl, odfpy and xlwt write them (the fixtures of the end-to-end test): every
+//! Parquet and workbooks as pyarrow, openpyxl, odfpy and xlwt write them (the fixtures of the end-to-end test): every
 //! value exactly as it was put in.
 
 use std::fs;
@@ -8,6 +8,7 @@ use std::path::Path;
 use matome_connector::{Advice, ConnectorError, Item, ReadRequest};
 use tempfile::TempDir;
 
+use crate::compressed::gzip;
 use crate::support::{connector, failure, read_all, records, shown};
 
 fn put(root: &TempDir, name: &str) -> Vec<u8> {
@@ -20,6 +21,36 @@ fn put(root: &TempDir, name: &str) -> Vec<u8> {
 async fn items(root: &TempDir, config: &str) -> Vec<Item> {
     let batches = read_all(&*connector(Some(root.path()), config), ReadRequest::default()).await.unwrap();
     batches.into_iter().flat_map(|batch| batch.items).collect()
+}
+
+const PARQUET: &str = concat!(
+    r#"{"id":9007199254740993,"big":18446744073709551615,"price":12345678901234567890123456.789012345678,"#,
+    r#""wide":1000000000000000000000000000000000000000000000000000000000000.5,"at":"2026-01-01T00:00:00.123456789Z","#,
+    r#""local":"2026-01-31T09:30:00.000005","day":"2026-02-28","clock":"09:30:00.000001","ratio":0.1,"name":"東京","blob":"00ff","#,
+    r#""tags":["a","b"],"where":{"lat":35.68,"deep":{"n":1}},"kv":{"k":1}}"#,
+);
+
+#[tokio::test]
+async fn parquet_keeps_every_value() {
+    let root = TempDir::new().unwrap();
+    let bytes = put(&root, "types.parquet");
+    fs::write(root.path().join("b.parquet.gz"), gzip(&bytes)).unwrap();
+    for path in ["types.parquet", "b.parquet.gz"] {
+        let read = items(&root, &format!(r#"{{"path":"{path}"}}"#)).await;
+        assert_eq!(String::from_utf8_lossy(read[0].raw()), PARQUET, "{path}");
+        let Item::Rejected { raw, detail, position, .. } = &read[1] else { panic!("NaN has no form in JSON") };
+        assert!(String::from_utf8_lossy(raw).contains(r#""ratio":"NaN","name":"ソース","blob":null"#), "{detail}");
+        assert_eq!((detail.english.as_str(), position.record), ("column `ratio`: NaN is not a number in JSON", 2));
+    }
+    put(&root, "int96.parquet");
+    assert_eq!(
+        records(&root, r#"{"path":"int96.parquet"}"#).await.unwrap(),
+        [
+            r#"{"at":"2026-01-31T09:30:00.123456"}"#,
+            r#"{"at":"1969-12-31T23:59:59"}"#,
+            r#"{"at":"9999-12-31T23:59:59.999999"}"#
+        ]
+    );
 }
 
 #[tokio::test]
@@ -60,7 +91,7 @@ async fn sheets_become_rows_with_dates_numbers_and_blanks_as_they_are() {
 #[tokio::test]
 async fn what_is_cut_off_or_something_else_fails_clearly() {
     let root = TempDir::new().unwrap();
-    for name in ["book.xlsx", "book.ods", "book.xls"] {
+    for name in ["types.parquet", "book.xlsx", "book.ods", "book.xls"] {
         let whole = put(&root, name);
         let format = name.rsplit_once('.').map(|(_, extension)| extension).unwrap();
         let path = format!("bad.{format}");
