@@ -62,7 +62,9 @@ pub fn run_child() -> ExitCode {
 
 fn serve(sandbox: Sandbox) -> ExitCode {
     let output = Output::stdout();
-    let outcome = match read_request(&mut io::stdin().lock()) {
+    // Let go of before the answer begins: whoever watches for the end of the parent reads stdin, too.
+    let request = read_request(&mut io::stdin().lock());
+    let outcome = match request {
         Ok(Some(request)) => {
             exit_with_parent();
             catch_unwind(AssertUnwindSafe(|| answer(request, sandbox, &output)))

@@ -186,16 +186,19 @@ fn talk(mut child: Child, request: &Request) -> (Vec<(Frame, Vec<u8>)>, ExitStat
     let status = child.wait().unwrap();
     drop(stdin);
     let errors = errors.join().unwrap();
+    (frames(&output), status, errors)
+}
 
+fn frames(output: &[u8]) -> Vec<(Frame, Vec<u8>)> {
     let mut frames = Vec::new();
-    let mut rest = output.as_slice();
+    let mut rest = output;
     while !rest.is_empty() {
         let (frame, len) = Frame::parse_head(rest[..FRAME_HEADER_BYTES].try_into().unwrap()).unwrap();
         let (payload, after) = rest[FRAME_HEADER_BYTES..].split_at(len as usize);
         frames.push((frame, payload.to_vec()));
         rest = after;
     }
-    (frames, status, errors)
+    frames
 }
 
 fn orders() -> Bench {
@@ -524,7 +527,12 @@ fn child_ends_with_its_parent() {
     stdin.write_all(&Frame::Request.head(u32::try_from(payload.len()).unwrap())).unwrap();
     stdin.write_all(&payload).unwrap();
     drop(stdin);
+    // At once, and not with the words that it has when its time is over.
+    let mut output = Vec::new();
+    running.stdout.take().unwrap().read_to_end(&mut output).unwrap();
     assert!(running.wait().unwrap().success());
+    let said: Vec<Frame> = frames(&output).into_iter().map(|(frame, _)| frame).collect();
+    assert!(!said.contains(&Frame::Failure), "it went on to its limit: {said:?}");
 }
 
 fn file_outside_the_directory_is_refused() {

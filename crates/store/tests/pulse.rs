@@ -125,7 +125,7 @@ async fn a_look_reads_the_oldest_waiting_tasks_by_index_and_no_more_of_them_than
             from n cross join (select * from tasks where status = 'pending' limit 1) as one order by i"
         );
         write!(db, conn => async { conn.execute(sqlx::AssertSqlSafe(sql), &[]).await });
-        write!(db, conn => async { conn.execute("analyze", &[]).await });
+        write!(db, conn => async { conn.execute("analyze tasks", &[]).await });
         assert_eq!(queue(db, Queue::Acquisition, 100).await, (pulse::COUNTED, pulse::COUNTED, 100), "{}", bed.name);
         assert_eq!(queue(db, Queue::Aggregation, 100).await, (0, 0, 0), "{}", bed.name);
         // Those that are looked at are not due; one behind them is, in a lane of its own.

@@ -300,7 +300,7 @@ async fn the_queries_of_the_beat_use_their_indexes() {
             Ok(())
         })
         .unwrap();
-        write!(db, conn => async { conn.execute("analyze", &[]).await }).unwrap();
+        write!(db, conn => async { conn.execute("analyze schedules", &[]).await }).unwrap();
         let due = "select id from schedules where enabled and coalesce(due_at, next_at) <= $1
             order by coalesce(due_at, next_at), id limit 500";
         let explain = format!("{}{due}", if bed.name == "sqlite" { "explain query plan " } else { "explain " });
