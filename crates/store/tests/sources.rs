@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use chrono::TimeDelta;
+use futures::FutureExt as _;
 use matome_model::clock::{Clock, Timestamp};
 use matome_model::schedule::Plan;
 use matome_model::source::{SourceStatus, SourceType};
@@ -23,6 +24,7 @@ use matome_store::{lanes, schedules, task_history};
 use matome_testbed::databases;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
 fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap()
@@ -358,6 +360,21 @@ async fn secrets_come_back_to_their_leaves_and_are_forgotten_with_them() {
     }
 }
 
+/// Gives `next` once it may, and tells when it has begun.
+fn slow_exchange(next: &'static str) -> (secrets::Exchange, oneshot::Receiver<()>, oneshot::Sender<()>) {
+    let (begun, has_begun) = oneshot::channel();
+    let (go, may_go) = oneshot::channel();
+    let exchange = move |_| {
+        async move {
+            let _ = begun.send(());
+            let _ = may_go.await;
+            Some(SecretString::from(next))
+        }
+        .boxed()
+    };
+    (Box::new(exchange), has_begun, go)
+}
+
 #[tokio::test]
 async fn a_secret_is_exchanged_by_one_at_a_time_and_its_successor_is_kept() {
     const PATH: &str = "/auth/refresh_token";
@@ -376,7 +393,7 @@ async fn a_secret_is_exchanged_by_one_at_a_time_and_its_successor_is_kept() {
             async move { secrets::replace(&db, &vault, LaneKind::Source, id, PATH, exchange).await }
         };
         let stored = async || {
-            let (seen, kept) = tokio::sync::oneshot::channel();
+            let (seen, kept) = oneshot::channel();
             let look = move |current: SecretString| {
                 let _ = seen.send(current.expose_secret().to_owned());
                 Box::pin(async { None }) as futures::future::BoxFuture<'static, Option<SecretString>>
@@ -406,34 +423,16 @@ async fn a_secret_is_exchanged_by_one_at_a_time_and_its_successor_is_kept() {
         assert_eq!(stored().await, "t8", "{}", bed.name);
 
         // Nobody waits for its end any more.
-        let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (go, may_go) = tokio::sync::oneshot::channel::<()>();
-        let slow = move |_: SecretString| {
-            let exchange = async move {
-                let _ = begun.send(());
-                let _ = may_go.await;
-                Some(SecretString::from("t9"))
-            };
-            Box::pin(exchange) as futures::future::BoxFuture<'static, Option<SecretString>>
-        };
-        let call = tokio::spawn(replace(Box::new(slow)));
+        let (slow, has_begun, go) = slow_exchange("t9");
+        let call = tokio::spawn(replace(slow));
         has_begun.await.unwrap();
         call.abort();
         go.send(()).unwrap();
         assert_eq!(stored().await, "t9", "{}", bed.name);
 
         // A user gives another one while the old one is exchanged.
-        let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (go, may_go) = tokio::sync::oneshot::channel::<()>();
-        let slow = move |_: SecretString| {
-            let exchange = async move {
-                let _ = begun.send(());
-                let _ = may_go.await;
-                Some(SecretString::from("t10"))
-            };
-            Box::pin(exchange) as futures::future::BoxFuture<'static, Option<SecretString>>
-        };
-        let call = tokio::spawn(replace(Box::new(slow)));
+        let (slow, has_begun, go) = slow_exchange("t10");
+        let call = tokio::spawn(replace(slow));
         has_begun.await.unwrap();
         save("mine").await;
         go.send(()).unwrap();

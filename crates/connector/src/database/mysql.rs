@@ -86,9 +86,7 @@ impl Mysql {
     ) -> Result<Self, ConnectorError> {
         const SOCKET: &str = "mysqld.sock";
         let patience = config.common.timeout;
-        let dialled = dialer.connect(&server.host, server.port, patience).await;
-        let stream = dialled.map_err(|error| faults.unreached(error))?;
-        let relay = Relay::to(stream, SOCKET).map_err(|error| faults.of(error.into()))?;
+        let relay = Relay::dial(server, dialer, SOCKET, patience, faults).await?;
         let options = options(server, certificates).socket(relay.dir().join(SOCKET));
         let connecting = async {
             let mut conn = MySqlConnection::connect_with(&options).await.map_err(|error| faults.of_greeting(error))?;

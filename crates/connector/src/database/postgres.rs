@@ -76,9 +76,7 @@ impl Postgres {
         faults: &Faults,
     ) -> Result<Self, ConnectorError> {
         let patience = config.common.timeout;
-        let dialled = dialer.connect(&server.host, server.port, patience).await;
-        let stream = dialled.map_err(|error| faults.unreached(error))?;
-        let relay = Relay::to(stream, &format!(".s.PGSQL.{}", server.port)).map_err(|error| faults.of(error.into()))?;
+        let relay = Relay::dial(server, dialer, &format!(".s.PGSQL.{}", server.port), patience, faults).await?;
         let options = options(server, certificates, &relay);
         let connecting = async {
             let mut conn = PgConnection::connect_with(&options).await?;

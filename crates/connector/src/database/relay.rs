@@ -5,11 +5,17 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
+use matome_egress::Dialer;
 use tempfile::TempDir;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpStream, UnixListener};
 use tokio::task::JoinSet;
+
+use super::fault::Faults;
+use super::server::Server;
+use crate::error::ConnectorError;
 
 const BUFFER_BYTES: usize = 128 << 10;
 
@@ -20,8 +26,21 @@ pub(super) struct Relay {
 }
 
 impl Relay {
+    /// Connects to a server within `patience`; its driver finds the connection behind the socket `name`.
+    pub(super) async fn dial(
+        server: &Server,
+        dialer: &Dialer,
+        name: &str,
+        patience: Duration,
+        faults: &Faults,
+    ) -> Result<Self, ConnectorError> {
+        let dialled = dialer.connect(&server.host, server.port, patience).await;
+        let stream = dialled.map_err(|error| faults.unreached(error))?;
+        Self::to(stream, name).map_err(|error| faults.of(error.into()))
+    }
+
     /// A socket `name` in a directory of its own, which only this user may enter.
-    pub(super) fn to(mut stream: TcpStream, name: &str) -> io::Result<Self> {
+    fn to(mut stream: TcpStream, name: &str) -> io::Result<Self> {
         let dir = TempDir::with_prefix("matome-")?;
         let listener = UnixListener::bind(dir.path().join(name))?;
         let mut task = JoinSet::new();
