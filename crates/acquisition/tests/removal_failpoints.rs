@@ -1,8 +1,8 @@
 //! Every commit by which records are removed fails once before it happens and once after, in a process that goes on and
 //! in one that dies of it: afterwards what was to go is gone, the rest is there, and everything that must hold does.
 //!
-//! The scenario: a source is reset with its data, another loses what it acquired before a time, a third what its
-//! retention does not keep; then the first is read again.
+//! The scenario: a source is reset with its data, another loses what it acquired before a time, a third and a fourth what
+//! their retention does not keep, by number and by bytes; then the first is read again.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -32,6 +32,7 @@ struct Stage {
     reset: Bench,
     cleared: Bench,
     retained: Bench,
+    sized: Bench,
     /// Between the two reads of the cleared source.
     between: Timestamp,
 }
@@ -41,14 +42,16 @@ impl Stage {
         let reset = Bench::new(db, "").await;
         let cleared = Bench::new(db, "").await;
         let retained = Bench::new(db, r#","retention":{"max_records":2}"#).await;
-        for bench in [&reset, &cleared, &retained] {
+        // Room for two records of 7 bytes, or 8 as PostgreSQL writes them.
+        let sized = Bench::new(db, r#","retention":{"max_bytes":20}"#).await;
+        for bench in [&reset, &cleared, &retained, &sized] {
             bench.write_file(&lines(0..RECORDS));
             bench.run().await.unwrap();
         }
         let between = Clock::system().now();
         cleared.write_file(&lines(0..RECORDS + 2));
         cleared.run().await.unwrap();
-        Self { reset, cleared, retained, between }
+        Self { reset, cleared, retained, sized, between }
     }
 
     /// Asks for everything and does it, through `db`. A reset that an earlier process was asked for is not asked for again.
@@ -72,6 +75,7 @@ impl Stage {
         assert_eq!(self.reset.stored().await, [""; 0], "{told}: reset");
         assert_eq!(self.cleared.stored().await, lines(RECORDS..RECORDS + 2), "{told}: cleared");
         assert_eq!(self.retained.stored().await, lines(RECORDS - 2..RECORDS), "{told}: retained");
+        assert_eq!(self.sized.stored().await, lines(RECORDS - 2..RECORDS), "{told}: sized");
         // A lane that stayed paused, or a place in the file that was not forgotten, would leave it empty.
         self.reset.run().await.unwrap();
         assert_eq!(self.reset.stored().await, lines(0..RECORDS), "{told}: read again");
@@ -123,7 +127,7 @@ async fn every_commit(bed: TestDb) {
         }
     }
     println!("{}: {commits} commits, {} faults", bed.name, commits * 4);
-    println!("row removal {} - {} 0 0 -", bed.name, commits * 4 * (3 * RECORDS + 2));
+    println!("row removal {} - {} 0 0 -", bed.name, commits * 4 * (4 * RECORDS + 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

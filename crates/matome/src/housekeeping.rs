@@ -1,5 +1,5 @@
-//! What is removed behind: data of deleted sources, rows of runs that nobody sees. In small batches, so that
-//! nothing else waits long.
+//! What is removed behind: data of deleted sources, rows of runs that nobody sees, free room of an embedded file. In small
+//! batches, so that nothing else waits long.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub async fn run(db: Db, clock: Clock, shutdown: CancellationToken) {
     tokio::join!(retain(&db, &clock, &shutdown), clear(&db, &clock, &shutdown), watch_ids(&db, &shutdown));
 }
 
-/// How many records are removed at a time: as many as fit into [`HELD`] on this machine with these records.
+/// How many records are removed at a time, or pages of the file given back: as many as fit into [`HELD`] on this machine.
 #[derive(Clone, Copy, Debug)]
 struct Pace(i64);
 
@@ -40,7 +40,7 @@ impl Pace {
     const FEWEST: i64 = 50;
     const MOST: i64 = 5_000;
 
-    /// After at most `self` records took so long. One batch says little, the last one of a removal nothing: it may have had a
+    /// After at most `self` of them took so long. One batch says little, the last one of a removal nothing: it may have had a
     /// single record. So it goes halfway, and up by an eighth at most.
     fn after(self, took: Duration) -> Self {
         let fits = HELD.as_micros().saturating_mul(u128::from(self.0.unsigned_abs())) / took.as_micros().max(1);
@@ -51,7 +51,7 @@ impl Pace {
 
 async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
     let mut looked = None::<Instant>;
-    let mut pace = Pace(BATCH);
+    let (mut pace, mut space) = (Pace(BATCH), Pace(BATCH));
     let (mut unmeasured, mut stuck) = (Complaint::default(), Complaint::default());
     while !shutdown.is_cancelled() {
         if looked.is_none_or(|at| at.elapsed() >= LOOK) {
@@ -62,7 +62,7 @@ async fn clear(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
                 tracing::warn!(error = %err, kept_back, "how much room there is cannot be found out");
             }
         }
-        let pause = match once(db, clock, &mut pace).await {
+        let pause = match once(db, clock, &mut pace, &mut space).await {
             Ok(true) => Duration::from_millis(10),
             Ok(false) => IDLE,
             Err(err) => {
@@ -130,7 +130,7 @@ async fn retain(db: &Db, clock: &Clock, shutdown: &CancellationToken) {
 }
 
 /// One batch of each kind; returns whether there may be more.
-async fn once(db: &Db, clock: &Clock, pace: &mut Pace) -> Result<bool> {
+async fn once(db: &Db, clock: &Clock, pace: &mut Pace, space: &mut Pace) -> Result<bool> {
     // As pages of data: claims and heartbeats go first.
     let sources = db.write_page(|conn| data_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
     let aggregations = db.write(|conn| aggregation_sources::remove_deleted_batch(conn, BATCH).boxed()).await?;
@@ -155,7 +155,12 @@ async fn once(db: &Db, clock: &Clock, pace: &mut Pace) -> Result<bool> {
     if let Some(leftover) = leftover {
         db.write(move |conn| async move { aggregation_runs::remove(conn, leftover, BATCH, now).await }.boxed()).await?;
     }
-    Ok(sources || records || aggregations || keys > 0 || leftover.is_some())
+    // Last: what was removed is free now.
+    let given_back = db.give_back(space.0).await?;
+    if let Some(took) = given_back {
+        *space = space.after(took);
+    }
+    Ok(sources || records || aggregations || keys > 0 || leftover.is_some() || given_back.is_some())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 use uuid::Uuid;
 
-use crate::db::{Conn, DataDir, Db};
+use crate::db::{Conn, DataDir, Db, Pages};
 use crate::error::{Result, StoreError};
 use crate::{migrate, secrets, tasks};
 
@@ -42,6 +42,13 @@ pub async fn copy(file: &Path, to: &Path) -> Result<Facts> {
     };
     // A reader: its snapshot is the copy, whatever is written meanwhile.
     let mut conn = read_only(file).connect().await.map_err(|err| crate::db::corrupt(file, &err))?;
+    if !Pages::of(&mut Conn::Sqlite(&mut conn)).await?.can_shrink {
+        // Says what the copy is to be; the file itself stays as it is. One that can already would be written to by this.
+        sqlx::query("pragma auto_vacuum = incremental")
+            .execute(&mut conn)
+            .await
+            .map_err(failed("copying the database failed"))?;
+    }
     let target = to.to_str().ok_or_else(|| StoreError::DataDir {
         path: to.to_owned(),
         what: "copying the database failed".to_owned(),

@@ -12,7 +12,7 @@ use matome_model::canonical::{Canonicaliser, Limits, Rejected};
 use matome_model::clock::Timestamp;
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ use crate::migrate::{self, Schema};
 use crate::tasks;
 
 /// What belongs to one installation and is not copied.
-const OWN: &[&str] = &["schema_history", "instance", "workers", "backups"];
+const OWN: &[&str] = &["schema_history", "instance", "workers", "backups", "source_bytes"];
 /// Places that are named; the others are only counted.
 const PLACES: usize = 20;
 /// Bytes that are encoded before they are sent to PostgreSQL.
@@ -164,6 +164,7 @@ pub async fn copy(source: &mut Snapshot, target: Target<'_>, now: Timestamp, tol
             let options = SqliteConnectOptions::new()
                 .filename(file)
                 .create_if_missing(true)
+                .auto_vacuum(SqliteAutoVacuum::Incremental)
                 .journal_mode(SqliteJournalMode::Off)
                 .synchronous(SqliteSynchronous::Off)
                 .foreign_keys(true)

@@ -35,6 +35,7 @@ pub mod removals;
 pub mod retention;
 pub mod schedules;
 pub mod secrets;
+pub mod source_bytes;
 pub mod source_schemas;
 pub mod task_history;
 pub mod tasks;

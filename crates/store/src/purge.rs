@@ -30,6 +30,7 @@ order by t.id limit 1",
     rest: &[
         "delete from source_schemas where source_id = $1",
         "delete from removals where source_id = $1",
+        "delete from source_bytes where source_id = $1",
         "delete from checkpoints where source_id = $1",
         "delete from counters where table_name in ('acquired_data', 'quarantine', 'pushes', 'push_bytes')
 and source_id = $1",

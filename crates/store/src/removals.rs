@@ -15,7 +15,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::db::{Arg, Conn, Row};
 use crate::error::Result;
-use crate::{acquired_data, counters, data_sources, lanes};
+use crate::{acquired_data, counters, data_sources, lanes, source_bytes};
 
 /// Which records of a source are to be removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +116,7 @@ const REMOVE: &str = "delete from acquired_data where id in (
     select id from acquired_data
     where source_id = $1 and acquired_at >= $3 and acquired_at < $4 and id <= $2
     order by acquired_at, id limit $5
-) returning id, stream";
+) returning id, stream{bytes}";
 
 const END: &str = "delete from removals where id = $1";
 
@@ -134,7 +134,8 @@ pub async fn remove_batch(conn: &mut Conn<'_>, limit: i64, now: Timestamp) -> Re
         next.opt_time("acquired_before")?.unwrap_or_else(|| new_year(9999)).into(),
         limit.into(),
     ];
-    let removed = conn.fetch_all(REMOVE, &args).await?;
+    let bytes = source_bytes::removed_column(conn, source_id).await?;
+    let removed = conn.fetch_all(AssertSqlSafe(REMOVE.replace("{bytes}", &bytes)), &args).await?;
     if !removed.is_empty() {
         count(conn, source_id, &removed).await?;
         return Ok(true);
@@ -154,14 +155,15 @@ fn new_year(year: i32) -> Timestamp {
     day.and_hms_opt(0, 0, 0).expect("every day has a midnight").and_utc()
 }
 
-const REMOVE_IDS: &str = "delete from acquired_data where source_id = $1 and {ids} returning id, stream";
+const REMOVE_IDS: &str = "delete from acquired_data where source_id = $1 and {ids} returning id, stream{bytes}";
 
 /// Removes these records of a source, as far as they are there; returns how many. The caller bounds their number.
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
 pub async fn remove(conn: &mut Conn<'_>, source_id: i64, ids: &[i64]) -> Result<u64> {
-    let sql = REMOVE_IDS.replace("{ids}", &conn.any_of("id", 2));
+    let bytes = source_bytes::removed_column(conn, source_id).await?;
+    let sql = REMOVE_IDS.replace("{ids}", &conn.any_of("id", 2)).replace("{bytes}", &bytes);
     let removed = conn.fetch_all(AssertSqlSafe(sql), &[source_id.into(), Arg::Ints(ids)]).await?;
     count(conn, source_id, &removed).await?;
     Ok(u64::try_from(removed.len()).unwrap_or(u64::MAX))
@@ -171,17 +173,21 @@ const NOTE: &str = "update checkpoints set
     removed_up_to = case when removed_up_to < $3 then $3 else removed_up_to end
 where source_id = $1 and stream = $2";
 
-/// Checkpoint, then counter: the order in which a page locks them.
+/// Checkpoint, then counter: the order in which a page locks them. The bytes last.
 async fn count(conn: &mut Conn<'_>, source_id: i64, removed: &[Row]) -> Result<()> {
-    let mut streams: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    let mut streams: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
     for row in removed {
-        let (rows, highest) = streams.entry(row.text("stream")?).or_default();
-        *rows += 1;
-        *highest = (*highest).max(row.int("id")?);
+        streams.entry(row.text("stream")?).or_default().push(row);
     }
-    for (stream, (rows, highest)) in streams {
+    for (stream, rows) in streams {
+        let mut highest = 0;
+        for row in &rows {
+            highest = highest.max(row.int("id")?);
+        }
         conn.execute(NOTE, &[source_id.into(), (&stream).into(), highest.into()]).await?;
-        counters::add(conn, counters::ACQUIRED_DATA, source_id, &stream, -rows).await?;
+        let removed = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        counters::add(conn, counters::ACQUIRED_DATA, source_id, &stream, -removed).await?;
+        source_bytes::take_off(conn, source_id, &stream, &rows).await?;
     }
     Ok(())
 }

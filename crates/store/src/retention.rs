@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::db::Conn;
 use crate::error::Result;
+use crate::source_bytes::LENGTH;
 
 /// A source whose config speaks of retention.
 #[derive(Clone, Debug)]
@@ -55,27 +56,36 @@ pub struct Old {
     pub place: Place,
     /// Its key has a newer version.
     pub is_superseded: bool,
+    /// Bytes of the record, as [`source_bytes`](crate::source_bytes) counts them; 0 where they were not asked for.
+    pub bytes: i64,
 }
 
 // Read off the index of the source's records by time, backwards; each version is one look at the unique index.
 const OLDEST: &str = "select t.id, t.acquired_at, case when t.key_hash is not null and exists (
     select 1 from acquired_data n
     where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
-) then 1 else 0 end as superseded
+) then 1 else 0 end as superseded, {bytes} as bytes
 from acquired_data t
 where t.source_id = $1 and (t.acquired_at, t.id) > ($2, $3)
 order by t.acquired_at, t.id limit $4";
 
-/// Up to `limit` records behind a place, the oldest first.
+/// Up to `limit` records behind a place, the oldest first; with the length of each, which has to be read, if it matters.
 ///
 /// # Errors
 /// When the database refuses the statement or is gone.
-pub async fn oldest(conn: &mut Conn<'_>, source_id: i64, after: Place, limit: i64) -> Result<Vec<Old>> {
+pub async fn oldest(
+    conn: &mut Conn<'_>,
+    source_id: i64,
+    after: Place,
+    limit: i64,
+    with_bytes: bool,
+) -> Result<Vec<Old>> {
     let args = [source_id.into(), after.acquired_at.into(), after.id.into(), limit.into()];
-    let rows = conn.fetch_all(OLDEST, &args).await?;
+    let sql = OLDEST.replace("{bytes}", &format!("cast({} as bigint)", if with_bytes { LENGTH } else { "0" }));
+    let rows = conn.fetch_all(sqlx::AssertSqlSafe(sql), &args).await?;
     let old = |row: &crate::db::Row| {
         let place = Place { acquired_at: row.time("acquired_at")?, id: row.int("id")? };
-        Ok(Old { place, is_superseded: row.int("superseded")? == 1 })
+        Ok(Old { place, is_superseded: row.int("superseded")? == 1, bytes: row.int("bytes")? })
     };
     rows.iter().map(old).collect()
 }

@@ -77,6 +77,8 @@ const BROKEN: &[(&[&str], &str)] = &[
     (&["record_count"], "delete from counters where table_name = 'acquired_data'"),
     (&["record_count"], "delete from acquired_data where id = 1"),
     (&["record_count", "watermark"], "delete from acquired_data where id = (select max(id) from acquired_data)"),
+    (&["record_bytes"], "insert into source_bytes (source_id, counted_up_to, row_count, bytes)
+        select source_id, 1, 1, 1 from acquired_data where id = 1"),
     (&["quarantine_count"], "update counters set row_count = 0 where table_name = 'quarantine'"),
     (&["quarantine_count"], "delete from quarantine"),
     (&["watermark"], "update checkpoints set last_record_id = last_record_id - 1"),

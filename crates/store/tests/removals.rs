@@ -190,10 +190,10 @@ async fn a_removed_version_leaves_a_hole_and_the_next_one_follows_the_newest() {
         assert_eq!(left, [2, 4, 5], "{}", bed.name);
 
         let mut reader = bed.db.read().await.unwrap();
-        let old = retention::oldest(&mut reader.conn(), source_id, Place::start(), 10).await.unwrap();
+        let old = retention::oldest(&mut reader.conn(), source_id, Place::start(), 10, false).await.unwrap();
         let superseded: Vec<bool> = old.iter().map(|old| old.is_superseded).collect();
         assert_eq!(superseded, [true, true, false], "{}", bed.name);
-        let rest = retention::oldest(&mut reader.conn(), source_id, old[1].place, 10).await.unwrap();
+        let rest = retention::oldest(&mut reader.conn(), source_id, old[1].place, 10, false).await.unwrap();
         assert_eq!(rest, old[2..], "{}", bed.name);
     }
 }

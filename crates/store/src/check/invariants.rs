@@ -172,6 +172,20 @@ where x.source_id not in (select id from data_sources where deleted_at is not nu
 group by x.source_id, x.stream having sum(x.counted) <> sum(x.found)",
     },
     Invariant {
+        name: "record_bytes",
+        rule: "the counted bytes of a source are those of its records up to where they are counted",
+        violations: "select 'source ' || x.source_id || ' stream ''' || x.stream || ''': counted ' || x.row_count || ' records of '
+    || x.bytes || ' bytes, found ' || x.found || ' of ' || x.found_bytes as place
+from (
+    select b.source_id, b.stream, b.row_count, b.bytes, count(d.id) as found,
+        coalesce(sum(octet_length(cast(d.raw_data as text))), 0) as found_bytes
+    from source_bytes b left join acquired_data d
+        on d.source_id = b.source_id and d.stream = b.stream and d.id <= b.counted_up_to
+    where b.source_id not in (select id from data_sources where deleted_at is not null)
+    group by b.source_id, b.stream, b.row_count, b.bytes
+) x where x.row_count <> x.found or x.bytes <> x.found_bytes",
+    },
+    Invariant {
         name: "quarantine_count",
         rule: "the counters of quarantined records are the numbers of rows",
         violations: "select 'source ' || x.source_id || ' stream ''' || x.stream || ''': counter ' || sum(x.counted)

@@ -7,6 +7,7 @@ mod conn;
 mod data_dir;
 mod room;
 mod snapshot;
+mod space;
 mod sqlite_checkpoints;
 mod sqlite_writer;
 mod value;
@@ -19,13 +20,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqlitePool};
 use uuid::Uuid;
 
 pub use conn::{Conn, Dialect};
 pub use data_dir::DataDir;
 pub use snapshot::Snapshot;
+pub use space::Pages;
 
 pub use value::{Arg, Row};
 
@@ -85,6 +87,8 @@ impl Db {
             // and written twice.
             .pragma("cache_size", "-65536")
             .pragma("wal_autocheckpoint", sqlite_checkpoints::BACKSTOP);
+        // Of an older file it would change nothing.
+        let options = if is_new { options.auto_vacuum(SqliteAutoVacuum::Incremental) } else { options };
         let mut writer = options.connect().await.map_err(|err| corrupt(&file, &err))?;
         if !is_new {
             let is_small = file.metadata().is_ok_and(|meta| meta.len() <= CHECKED_AT_START);

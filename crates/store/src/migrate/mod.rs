@@ -51,6 +51,7 @@ const MIGRATIONS: &[Migration] = &[
     // Older binaries cannot read a source of the type push, nor a task that a push causes: there are none before this.
     Migration { version: PUSH_SOURCES, min_binary: 15, text: include_str!("../../migrations/0016_push_sources.sql") },
     Migration { version: 17, min_binary: 15, text: include_str!("../../migrations/0017_backups.sql") },
+    Migration { version: 18, min_binary: 15, text: include_str!("../../migrations/0018_source_bytes.sql") },
     #[cfg(feature = "next")]
     Migration { version: 9001, min_binary: 3, text: include_str!("../../migrations/next/expand.sql") },
     #[cfg(feature = "next")]
@@ -58,7 +59,7 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// What this binary's statements use is there from this version on. Migrations behind it only take away what it does not use.
-const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 15 };
+const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 18 };
 
 /// From this version of the schema on there may be sources of the type push: no older process works beside it.
 pub const PUSH_SOURCES: i64 = 16;

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use matome_model::say;
 use matome_store::adoption::ids;
-use matome_store::db::Snapshot;
+use matome_store::db::{Pages, Snapshot};
 use matome_store::migrate::{self, SCHEMA_VERSION};
 use matome_store::{about, secrets};
 
@@ -73,6 +74,7 @@ pub async fn look(args: &ServeArgs) -> Vec<Finding> {
     if args.storage.database_url.is_none() {
         let is_served = socket_answers(&args.storage.data_dir.join(SOCKET)).await;
         findings.push(Finding::ok("M024", if is_served { Message::ServerRuns } else { Message::ServerRests }));
+        findings.extend(stuck_space(&mut snapshot).await);
     }
     findings
 }
@@ -88,6 +90,24 @@ async fn sealed(args: &ServeArgs, snapshot: &mut Snapshot) -> Option<Finding> {
     }
     let what = Message::SecretsSealed { n: others.to_string() };
     Some(Finding::new("M022", Severity::Error, what, Message::RestoreKey))
+}
+
+/// Whether much of an embedded file is free and stays in it.
+async fn stuck_space(snapshot: &mut Snapshot) -> Option<Finding> {
+    let pages = Pages::of(&mut snapshot.conn()).await.ok()?;
+    if pages.can_shrink || pages.excess() == 0 {
+        return None;
+    }
+    let mib = pages.free * pages.size_bytes >> 20;
+    let what = say!(
+        "{mib} MiB of the database file are free and cannot be given back to the disk: an older version made it",
+        "データベースファイルの {mib} MiB が空いていますが、古い版が作ったファイルなので、ディスクに返せません"
+    );
+    let fix = say!(
+        "they are used again by new records; to have a file that shrinks, run `matome db backup`, then `matome db restore`",
+        "空きは新しいレコードに使われます。縮むファイルにするには、`matome db backup` のあと `matome db restore` を実行してください"
+    );
+    Some(Finding::new("M026", Severity::Note, what, fix))
 }
 
 /// Whether ids of 32 bits come to an end; an adopted database may have such.
