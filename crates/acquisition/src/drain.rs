@@ -8,6 +8,7 @@ use matome_model::canonical::Limits;
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
 use matome_model::validation::{Judge, Policy};
+use matome_store::acquired_data::tombstones::Deletes;
 use matome_store::acquired_data::{Page, PageCounts, Progress};
 use matome_store::checkpoints::{self, Advance, CheckpointKey};
 use matome_store::inbox::{self, Place, Taken, TakenRecord};
@@ -108,6 +109,7 @@ impl AcquisitionHandler {
                 inbox: Some(Taken { records: taken, read_ended: held.read_ended }),
                 pushes: None,
                 schema: prepared.schema,
+                deletes: Deletes::default(),
             };
             let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
             page_seq += 1;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use matome_connector::{
-    Connector, ConnectorError, ParsedConfig, Quality, QuarantineLimit, ReadRequest, ReadStats, Registry,
+    Connector, ConnectorError, Deletes, ParsedConfig, Quality, QuarantineLimit, ReadRequest, ReadStats, Registry,
     validate_config,
 };
 use matome_model::canonical::Limits;
@@ -16,6 +16,7 @@ use matome_model::say;
 use matome_model::source::{Dedupe, HostUse, SourceType};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
+use matome_store::acquired_data::tombstones;
 use matome_store::acquired_data::{KeyedRead, Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
 use matome_store::adoption::fill::{self, Pending};
 use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
@@ -64,6 +65,9 @@ struct Options {
     /// `inbox`: read what waits there, and not the source.
     #[serde(default)]
     only: Option<Only>,
+    /// That most keys of the source are gone is no mistake.
+    #[serde(default)]
+    confirm_deletes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -101,6 +105,34 @@ pub(crate) struct Counts {
     /// Gaps of a stream that cannot be resumed; only streams have any.
     #[serde(skip_serializing_if = "is_zero")]
     gaps: u64,
+    /// Keys that the source had no more, each with its tombstone; only sources with `deletes` have any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) deleted: u64,
+    /// Why this read says nothing of keys that did not come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deletes_withheld: Option<Withheld>,
+}
+
+/// Why a whole read cannot tell which keys are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Withheld {
+    /// A record went to quarantine whose key cannot be read.
+    Quarantined,
+    /// Something of the source was passed over, or said not to have changed.
+    Partial,
+}
+
+impl Withheld {
+    fn of(prepared: &Prepared) -> Option<Self> {
+        if prepared.quarantined.iter().any(|bad| bad.key.is_none()) {
+            Some(Self::Quarantined)
+        } else if prepared.stats.is_partial || prepared.stats.not_modified > 0 {
+            Some(Self::Partial)
+        } else {
+            None
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like this")]
@@ -121,6 +153,7 @@ impl Counts {
         self.not_modified += stats.not_modified;
         self.bytes += stats.bytes;
         self.gaps += stats.gaps;
+        self.deleted += page.deleted;
     }
 
     /// Whether more is bad than the source may have.
@@ -139,7 +172,7 @@ impl Counts {
         self.replayed += page.read;
     }
 
-    /// Adds a page of records that waited for the end of their read.
+    /// Adds a page without records of its own: of those that waited for the end of their read, or of tombstones.
     pub(crate) fn add_settled(&mut self, page: PageCounts) {
         self.add(page, ReadStats::default(), 0);
     }
@@ -174,10 +207,10 @@ struct Loaded {
 
 /// One read of one source stream.
 pub(crate) struct Read {
-    task_id: i64,
+    pub(crate) task_id: i64,
     dedupe: Dedupe,
     record_key: Option<RecordKey>,
-    key: CheckpointKey,
+    pub(crate) key: CheckpointKey,
     config_rev: i64,
     /// Where the read began.
     pub(crate) begun: Checkpoint,
@@ -189,6 +222,18 @@ pub(crate) struct Read {
     is_stream: bool,
     /// Whether it reads what was sent.
     is_push: bool,
+    pub(crate) how: How,
+}
+
+/// What is special about a read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// It begins anew, whatever was read before.
+    full: bool,
+    /// It gives all that the source has, and the keys that it does not give are marked. Every attempt begins anew.
+    is_whole: bool,
+    /// That most of them are gone is no mistake.
+    pub(crate) confirm_deletes: bool,
 }
 
 impl Handler for AcquisitionHandler {
@@ -217,6 +262,7 @@ impl AcquisitionHandler {
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
         let (dedupe, record_key, quality) = (common.dedupe, common.key.clone(), common.quality.clone());
+        let is_whole = common.deletes == Deletes::Tombstone && config.gives_all(options.full);
         if let Some(deadline) = common.deadline {
             ctx.set_deadline(deadline);
         }
@@ -269,18 +315,24 @@ impl AcquisitionHandler {
         }
         self.settle_left(&task, &key, source.config_rev, &ctx, &mut counts).await?;
         let identity = (dedupe, record_key);
-        let read = self.begin(&task, &ctx, key, &source, identity, quality, options.full).await?;
+        let how = How { full: options.full, is_whole, confirm_deletes: options.confirm_deletes };
+        let read = self.begin(&task, &ctx, key, &source, identity, quality, how).await?;
         // What was sent meanwhile waits for this task, however often it was begun.
         if read.begun.read_ended && !is_push {
             // One of them committed the last page and died before it could say so.
+            self.sweep(&read, &ctx, &mut counts).await.map_err(|err| err.with_result(counts.to_json()))?;
             return Ok(TaskOutcome::new(&counts));
         }
         let result = if connector.is_stream() {
             self.listen(connector, read, &source, &task, &ctx, &mut counts).await
         } else {
             // Where another attempt starts where this one stops, to stop for another task of the lane loses nothing.
-            if goes_on && !options.full {
+            if goes_on && !options.full && !is_whole {
                 ctx.may_yield();
+            }
+            if is_whole {
+                // An attempt before this one may have met what this one does not.
+                counts.deletes_withheld = None;
             }
             self.read(connector, read, &ctx, &mut counts).await
         };
@@ -355,7 +407,7 @@ impl AcquisitionHandler {
         source: &DataSource,
         (dedupe, record_key): (Dedupe, Option<RecordKey>),
         quality: Quality,
-        full: bool,
+        how: How,
     ) -> Result<Read, TaskError> {
         let (fence, task_id, config_rev, now) = (ctx.fence, task.id, source.config_rev, self.clock.now());
         // A stream has no end at which its versions could be settled: each of its pages is compared by itself.
@@ -364,11 +416,13 @@ impl AcquisitionHandler {
             let of = key.clone();
             let begin = self.db.write(move |conn| {
                 Box::pin(async move {
-                    let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, full, now).await?;
+                    let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, how.full, now).await?;
                     Ok(match dedupe {
                         Dedupe::Rows => Some((begun, Some(Occurrences::begin(conn, &of).await?), None)),
                         Dedupe::Key if !is_stream => {
-                            KeyedRead::begin(conn, &of, &begun).await?.map(|read| (begun, None, Some(read)))
+                            let read = KeyedRead::begin(conn, &of, &begun).await?;
+                            let read = read.map(|read| if how.is_whole { read.of_all() } else { read });
+                            read.map(|read| (begun, None, Some(read)))
                         }
                         Dedupe::Key | Dedupe::Hash | Dedupe::None => Some((begun, None, None)),
                     })
@@ -393,6 +447,7 @@ impl AcquisitionHandler {
             quality,
             is_stream,
             is_push,
+            how,
         })
     }
 
@@ -427,7 +482,7 @@ impl AcquisitionHandler {
                 if waits {
                     self.settle(read.task_id, &read.key, ctx, counts).await?;
                 }
-                return Ok(());
+                return self.sweep(&read, ctx, counts).await;
             }
         }
     }
@@ -443,7 +498,8 @@ impl AcquisitionHandler {
         // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged, unless the connector
         // tells what it adds.
         let counts_equals = read.dedupe == Dedupe::Rows;
-        let goes_on = (!counts_equals || connector.tells_additions()) && read.begun.state.get() != "{}";
+        let goes_on =
+            (!counts_equals || connector.tells_additions()) && read.begun.state.get() != "{}" && !read.how.is_whole;
         let request = ReadRequest {
             checkpoint: goes_on.then(|| read.begun.state.clone()),
             resume_inside: read.dedupe == Dedupe::None,
@@ -477,6 +533,9 @@ impl AcquisitionHandler {
         }
         if let Some(occurrences) = read.occurrences.as_ref().filter(|_| prepared.is_addition) {
             occurrences.lock().unwrap_or_else(PoisonError::into_inner).see_all();
+        }
+        if read.how.is_whole {
+            counts.deletes_withheld = counts.deletes_withheld.or(Withheld::of(&prepared));
         }
         let (stats, warned) = (prepared.stats, prepared.warned);
         let schema = prepared.schema.new.as_ref().map(|new| (new.version, new.changes.clone()));
@@ -539,7 +598,8 @@ impl AcquisitionHandler {
                 page_seq,
                 config_rev: read.config_rev,
                 state: prepared.checkpoint,
-                is_exact: prepared.is_exact,
+                // A whole read that is begun again is given all of it again.
+                is_exact: prepared.is_exact && !read.how.is_whole,
             },
             ends_read: is_last,
             is_fetch: read.is_stream,
@@ -548,6 +608,10 @@ impl AcquisitionHandler {
             inbox: None,
             pushes,
             schema: prepared.schema,
+            deletes: tombstones::Deletes {
+                begins_sweep: is_last && read.how.is_whole && before.deletes_withheld.is_none(),
+                gone: Vec::new(),
+            },
         }
     }
 }

@@ -20,6 +20,7 @@ mod pushed;
 mod retention;
 mod sample;
 mod settle;
+mod sweep;
 
 pub use handler::AcquisitionHandler;
 pub use keeper::Keeper;

@@ -59,6 +59,7 @@ impl Prepared {
         self.stats.requests += next.stats.requests;
         self.stats.not_modified += next.stats.not_modified;
         self.stats.bytes += next.stats.bytes;
+        self.stats.is_partial |= next.stats.is_partial;
     }
 }
 
@@ -134,7 +135,7 @@ impl Preparer {
             match item {
                 Item::Record { raw, position } => self.record(&mut page, raw, position, None)?,
                 Item::Rejected { raw, reason, detail, position } => {
-                    self.quarantine(&mut page, raw, &position, (reason, detail));
+                    self.quarantine(&mut page, raw, &position, (reason, detail), None);
                 }
             }
         }
@@ -161,7 +162,7 @@ impl Preparer {
         let (canonical, key) = match accept(&mut self.canonicaliser, self.key.as_ref(), &raw) {
             Ok(accepted) => accepted,
             Err(rejection) => {
-                self.quarantine(page, raw, &position, rejection);
+                self.quarantine(page, raw, &position, rejection, None);
                 return Ok(());
             }
         };
@@ -177,7 +178,7 @@ impl Preparer {
         match self.judge.as_ref().filter(|_| !found.is_empty()).map(Judge::policy) {
             Some(Policy::RejectBatch) => return Err(Box::new(Refused::by_policy(position, &found))),
             Some(Policy::Quarantine) => {
-                self.quarantine(page, raw, &position, rejection(&found));
+                self.quarantine(page, raw, &position, rejection(&found), key);
                 return Ok(());
             }
             Some(Policy::Warn) | None => {}
@@ -190,7 +191,7 @@ impl Preparer {
                 return Err(Box::new(Refused::by_drift(position, &differences)));
             }
             let detail = QuarantineReason::Drift.told(&drifted(&differences));
-            self.quarantine(page, raw, &position, (QuarantineReason::Drift, detail));
+            self.quarantine(page, raw, &position, (QuarantineReason::Drift, detail), key);
             return Ok(());
         }
         page.warned += u64::from(!found.is_empty());
@@ -205,12 +206,20 @@ impl Preparer {
         Ok(())
     }
 
-    fn quarantine(&mut self, page: &mut Prepared, raw: Vec<u8>, position: &Position, (reason, detail): Rejection) {
+    /// `key`: the identity of the record, where its key could be read.
+    fn quarantine(
+        &mut self,
+        page: &mut Prepared,
+        raw: Vec<u8>,
+        position: &Position,
+        (reason, detail): Rejection,
+        key: Option<[u8; 16]>,
+    ) {
         let raw_length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
         let mut place = opening(&mut self.opening, &position.document).to_owned();
         push_place(&mut place, position, None);
         place.push('}');
-        page.quarantined.push(BadRecord { reason, detail, position: place, raw, raw_length });
+        page.quarantined.push(BadRecord { reason, detail, position: place, raw, raw_length, key });
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use matome_model::source::Dedupe;
+use matome_store::acquired_data::tombstones::Deletes;
 use matome_store::acquired_data::{self, Page, PageCounts, Progress, Records, Room, SchemaStep};
 use matome_store::checkpoints::{self, Advance, CheckpointKey};
 use matome_store::tasks::TaskRow;
@@ -89,6 +90,7 @@ impl AcquisitionHandler {
                 inbox: None,
                 pushes: None,
                 schema: SchemaStep::default(),
+                deletes: Deletes::default(),
             };
             let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
             counts.add_settled(committed.counts);

@@ -1,8 +1,8 @@
 //! Every commit of a scenario fails once before it happens and once after, in a process that goes on and in one that
 //! dies of it: afterwards everything that must hold does, and what is stored is what a run without a fault stores.
 //!
-//! The scenario: a paged API that answers 503 in between, a log of changes that is read again and has grown, an
-//! aggregation that writes and publishes a run, and the removal of a deleted source; tasks are claimed and ended as `matome_tasks::Worker` does it, without its clock.
+//! The scenario: a paged API that answers 503 in between, a log of changes that is read again and has grown, a
+//! file that lost two of its keys, an aggregation that writes and publishes a run, and the removal of a deleted source; tasks are claimed and ended as `matome_tasks::Worker` does it, without its clock.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -92,11 +92,17 @@ fn ok(body: &str) -> String {
     )
 }
 
+fn keys(ids: std::ops::Range<usize>) -> Vec<String> {
+    ids.map(|id| format!(r#"{{"id":{id}}}"#)).collect()
+}
+
 /// What a run works on.
 struct Stage {
     bench: Bench,
     /// Has been read once: on, off, on. Its next read gives these three, then off.
     log: Bench,
+    /// Has been read once: six keys. Its next read gives four of them.
+    swept: Bench,
     aggregation_id: i64,
     /// Deleted, with records that are still there.
     doomed_id: i64,
@@ -123,6 +129,15 @@ impl Stage {
         log.registry = bench.registry.clone();
         log.run().await.unwrap();
 
+        let path = bench.dir.path().canonicalize().unwrap().join("data.ndjson");
+        let config =
+            format!(r#"{{"path":{},"key":"id","deletes":"tombstone"}}"#, serde_json::to_string(&path).unwrap());
+        let mut swept = Bench::with_config(db, tempfile::TempDir::new().unwrap(), SourceType::File, &config).await;
+        swept.registry = bench.registry.clone();
+        bench.write_file(&keys(0..6));
+        swept.run().await.unwrap();
+        bench.write_file(&keys(2..6));
+
         let doomed = Bench::new(db, "").await;
         doomed.write_file(&(0..5).map(|n| format!(r#"{{"n":{n}}}"#)).collect::<Vec<_>>());
         doomed.run().await.unwrap();
@@ -143,7 +158,7 @@ impl Stage {
             })
             .await
             .unwrap();
-        Self { bench, log, aggregation_id, doomed_id }
+        Self { bench, log, swept, aggregation_id, doomed_id }
     }
 }
 
@@ -171,6 +186,7 @@ impl Process<'_> {
         for (kind, object_id) in [
             (LaneKind::Source, self.stage.bench.source_id),
             (LaneKind::Source, self.stage.log.source_id),
+            (LaneKind::Source, self.stage.swept.source_id),
             (LaneKind::Aggregation, self.stage.aggregation_id),
         ] {
             self.accept(kind, object_id).await;
@@ -417,12 +433,21 @@ async fn look(bed: &TestDb, stage: &Stage, told: &str) {
     };
     let result = task.result.as_deref().unwrap();
     assert_eq!((count(result, "stored"), count(result, "duplicate")), (1, 3), "{told}: {result}");
+    // What is gone is there once more, as its tombstone.
+    let swept: Vec<String> = [keys(0..2), keys(0..6)].concat();
+    assert_eq!(stage.swept.stored().await, support::canonical(&swept), "{told}: what is gone");
+    let [_, task] = &tasks_of(&bed.db, LaneKind::Source, stage.swept.source_id).await[..] else {
+        panic!("{told}: tasks")
+    };
+    assert_eq!(count(task.result.as_deref().unwrap(), "deleted"), 2, "{told}: {task:?}");
     let [task] = &tasks_of(&bed.db, LaneKind::Aggregation, stage.aggregation_id).await[..] else {
         panic!("{told}: tasks")
     };
     assert_eq!(task.status, TaskStatus::Succeeded, "{told}: {task:?}");
     let mut reader = bed.db.read().await.unwrap();
     for (sql, id, rows) in [
+        ("select count(*) as n from sweeps where source_id = $1", stage.swept.source_id, 0),
+        ("select count(*) as n from acquired_data where source_id = $1 and is_deleted", stage.swept.source_id, 2),
         (
             "select count(*) as n from aggregated_data where source_id = $1",
             stage.aggregation_id,

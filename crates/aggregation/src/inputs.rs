@@ -123,7 +123,12 @@ async fn write_rows(db: &Db, planned: &mut Planned, out: &mut TableSpool) -> Res
             let up_to = planned.input.up_to;
             let mut records = acquired_data::stream_versions(&mut conn, id, up_to, planned.versions);
             let keyed = planned.stored.keyed;
+            let is_history = keyed && planned.versions == Versions::All;
             while let Some(record) = records.try_next().await? {
+                // Only where all versions are: there it is told by its missing hash.
+                if record.is_deleted && !is_history {
+                    continue;
+                }
                 let identity = Identity {
                     hash: &record.data_hash,
                     key: record.key.as_deref().filter(|_| keyed),

@@ -105,7 +105,9 @@ where
 async fn send_records(db: &Db, id: i64, up_to: i64, versions: Versions, chunks: &Chunks) -> Result<(), StoreError> {
     let mut reader = db.read().await?;
     let mut conn = reader.conn();
-    let records = acquired_data::stream_versions(&mut conn, id, up_to, versions);
+    // A tombstone is no record.
+    let records = acquired_data::stream_versions(&mut conn, id, up_to, versions)
+        .try_filter(|record| std::future::ready(!record.is_deleted));
     send(records.map_ok(|record| record.raw_data.into_boxed_str()), chunks).await.map(drop)
 }
 

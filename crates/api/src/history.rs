@@ -30,12 +30,15 @@ const NEWEST: List = List { listing: &acquired::LISTING_OF_NEWEST, counter: None
 
 pub(crate) const AS_OF: Parameter = Parameter {
     name: "as_of",
-    what: "What was there at this time: of each key the version that was the newest then. A list needs `source` with it, \
+    what: "What was there at this time: of each key the version that was the newest then, unless it was gone. A list needs `source` with it, \
            is not counted, and goes on at `next` only.",
     kind: "date-time",
 };
-pub(crate) const LATEST: Parameter =
-    Parameter { name: "latest", what: "The newest version of each key only.", kind: "boolean" };
+pub(crate) const LATEST: Parameter = Parameter {
+    name: "latest",
+    what: "The newest version of each key only; none of keys that are gone.",
+    kind: "boolean",
+};
 const CURSOR: Parameter = Parameter { name: "cursor", what: "Where a list with `as_of` goes on.", kind: "string" };
 /// The parameters with which a list of records chooses among versions.
 pub(crate) const WHICH_VERSIONS: &[Parameter] = &[AS_OF, LATEST, CURSOR];
@@ -193,9 +196,8 @@ async fn compare(call: Call) -> Result<Response> {
         },
     };
     drop(reader);
-    let nothing = || "{}".to_owned();
-    let old = against.as_ref().map_or_else(nothing, |against| canonical(&against.raw_data));
-    let changes = difference::between(&old, &canonical(&record.raw_data)).map_err(|err| {
+    let old = against.as_ref().map_or_else(nothing, content);
+    let changes = difference::between(&old, &content(&record)).map_err(|err| {
         let column = "acquired_data.raw_data".to_owned();
         StoreError::Inconsistent { column, what: format!("record {id} or the one it is compared with: {err}") }
     })?;
@@ -207,6 +209,15 @@ async fn compare(call: Call) -> Result<Response> {
         changes,
     };
     Ok(json_answer(StatusCode::OK, &diff))
+}
+
+fn nothing() -> String {
+    "{}".to_owned()
+}
+
+/// What a version says; a tombstone says nothing.
+fn content(record: &AcquiredRecord) -> String {
+    if record.is_deleted { nothing() } else { canonical(&record.raw_data) }
 }
 
 /// The canonical text of a stored record; rows of the original application may have none and stay as they are.

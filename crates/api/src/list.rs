@@ -251,17 +251,21 @@ fn value(column: &Column, lookup: Lookup, text: &str) -> Result<Value, Message> 
         return Err(Message::FilterNul);
     }
     match lookup {
-        Lookup::IsNull => match text.to_ascii_lowercase().as_str() {
-            "true" | "1" => Ok(Value::Bool(true)),
-            "false" | "0" => Ok(Value::Bool(false)),
-            _ => Err(Message::FilterBoolean),
-        },
+        Lookup::IsNull => boolean(text),
         Lookup::In => {
             let values = text.split(',').map(str::trim).filter(|part| !part.is_empty()).take(MAX_IN);
             values.map(|part| one(column, part)).collect::<Result<_, _>>().map(Value::Many)
         }
         Lookup::Icontains => Ok(Value::Text(fold(text))),
         _ => one(column, text),
+    }
+}
+
+fn boolean(text: &str) -> Result<Value, Message> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" => Ok(Value::Bool(true)),
+        "false" | "0" => Ok(Value::Bool(false)),
+        _ => Err(Message::FilterBoolean),
     }
 }
 
@@ -283,6 +287,7 @@ fn one(column: &Column, text: &str) -> Result<Value, Message> {
         ColumnKind::Key => key(text)
             .map(Value::Bytes)
             .ok_or_else(|| Message::Said(Words::new("Enter 32 hexadecimal digits.", "16進数32桁を入力してください。"))),
+        ColumnKind::Bool => boolean(text),
         ColumnKind::Uuid => Uuid::parse_str(text).map(Value::Uuid).map_err(|_| Message::FilterUuid),
     }
 }

@@ -220,6 +220,7 @@ fn filters(listing: &Listing) -> Vec<Value> {
             ColumnKind::Choice(words) => json!({"type": "string", "enum": words}),
             ColumnKind::Time => json!({"type": "string", "format": "date-time"}),
             ColumnKind::Uuid => json!({"type": "string", "format": "uuid"}),
+            ColumnKind::Bool => json!({"type": "boolean"}),
             ColumnKind::Key => json!({"type": "string", "pattern": "^[0-9a-fA-F]{32}$"}),
         };
         for lookup in Lookup::ALL.iter().filter(|lookup| lookup.fits(column)) {
@@ -329,6 +330,10 @@ fn schemas() -> Value {
         }}))},
         "DataSourceRunRequest": {"type": "object", "properties": {
             "full": {"type": "boolean", "default": false, "description": "Forget the place and read all."},
+            "confirm_deletes": {
+                "type": "boolean", "default": false,
+                "description": "Mark keys as deleted that do not come, also when that is more than half of them.",
+            },
             "priority": crate::tasks::run_priority(),
         }},
         "DataSourceResetRequest": {"type": "object", "properties": {
@@ -347,6 +352,10 @@ fn schemas() -> Value {
             "id": id, "source": id, "raw_data": object, "metadata": object, "data_hash": text_or_null,
             "acquired_at": time, "created_at": time, "stream": text, "version": {"type": "integer"},
             "key_hash": text_or_null,
+            "deleted": {
+                "type": "boolean",
+                "description": "A tombstone: from then on the source had the key no more. raw_data is that of the version before.",
+            },
         })),
         "RecordDiff": view(json!({
             "record": id, "version": {"type": "integer"}, "against": {"type": ["integer", "null"], "format": "int64"},

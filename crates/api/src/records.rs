@@ -55,6 +55,7 @@ pub(crate) struct AcquiredView {
     stream: String,
     version: i64,
     key_hash: Option<String>,
+    deleted: bool,
 }
 
 pub(crate) fn acquired_view(record: AcquiredRecord) -> AcquiredView {
@@ -69,6 +70,7 @@ pub(crate) fn acquired_view(record: AcquiredRecord) -> AcquiredView {
         stream: record.stream,
         version: record.version,
         key_hash: record.key_hash.map(|key| key.iter().map(|byte| format!("{byte:02x}")).collect()),
+        deleted: record.is_deleted,
     }
 }
 

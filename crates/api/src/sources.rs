@@ -1,12 +1,13 @@
 //! Data sources: `/api/acquisition/sources/` and their actions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
 use matome_acquisition::{Keeper, sample};
-use matome_connector::{Change, FieldError, ParsedConfig, change, secret_paths, validate_config};
+use matome_connector::{Change, Deletes, FieldError, ParsedConfig, change, secret_paths, validate_config};
 use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::clock::{Timestamp, iso8601};
 use matome_model::field_error::Words;
@@ -24,7 +25,7 @@ use matome_store::secrets;
 use matome_store::source_schemas;
 use matome_store::tasks::{self, NewTask};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::auth::Permission::{Read, Write};
 use crate::body::{Fields, Given};
@@ -303,7 +304,7 @@ async fn create_source(call: Call) -> Result<Response> {
     let (vault, now) = (call.state.vault.clone(), call.state.clock.now());
     let written = call.state.db.write(move |conn| {
         Box::pin(async move {
-            if fields.source_type == SourceType::Push && !takes_pushes(conn).await? {
+            if is_ahead(conn, &fields).await? {
                 return Ok(None);
             }
             let id = data_sources::create(conn, &fields, now).await?;
@@ -321,17 +322,24 @@ async fn create_source(call: Call) -> Result<Response> {
     Ok(json_at(StatusCode::CREATED, &location, &view(source)))
 }
 
-/// Whether all processes of the installation know sources of the type push.
-async fn takes_pushes(conn: &mut Conn<'_>) -> Result<bool, StoreError> {
-    Ok(migrate::version(conn).await? >= migrate::PUSH_SOURCES)
+/// Whether not all processes of the installation may know such a source: one of the type push, or one with tombstones.
+async fn is_ahead(conn: &mut Conn<'_>, fields: &SourceFields) -> Result<bool, StoreError> {
+    let config = parsed(fields.source_type, &fields.config);
+    let deletes = config.as_ref().and_then(ParsedConfig::common).map(|common| common.deletes).unwrap_or_default();
+    let needed = match (fields.source_type, deletes) {
+        (_, Deletes::Tombstone) => migrate::TOMBSTONES,
+        (SourceType::Push, _) => migrate::PUSH_SOURCES,
+        _ => return Ok(false),
+    };
+    Ok(migrate::version(conn).await? < needed)
 }
 
 fn upgrade_first() -> ApiError {
     ApiError::Conflict(Message::Said(Words::new(
-        "A process of an older matome may still run, which knows no sources of the type \"push\". Upgrade all of them, run \
-         `matome migrate`, and try again.",
-        "\"push\" 型を知らない古い版の matome がまだ動いているかもしれません。すべてを新しくし、`matome migrate` を実行してから、\
-         もう一度試してください。",
+        "A process of an older matome may still run, which knows no sources of the type \"push\" and no `deletes`. Upgrade all of \
+         them, run `matome migrate`, and try again.",
+        "\"push\" 型や `deletes` を知らない古い版の matome がまだ動いているかもしれません。すべてを新しくし、`matome migrate` を実行\
+         してから、もう一度試してください。",
     )))
 }
 
@@ -403,7 +411,7 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
                 config: changes.config.as_ref().map_or(current.config, |checked| checked.stored.clone()),
                 fetch_interval: changes.fetch_interval.or(current.fetch_interval),
             };
-            if fields.source_type == SourceType::Push && source_type != SourceType::Push && !takes_pushes(conn).await? {
+            if is_ahead(conn, &fields).await? {
                 return Ok(Written::TooSoon);
             }
             let what = match fields.source_type == source_type {
@@ -445,7 +453,7 @@ async fn change_source(call: Call, partial: bool) -> Result<Response> {
 /// What became of a change.
 enum Written {
     Missing,
-    /// It becomes one of a type that processes of an older binary cannot read.
+    /// It becomes one that processes of an older binary cannot read.
     TooSoon,
     /// It was not made: the client has to say what becomes of the records.
     Asks(Words),
@@ -508,6 +516,7 @@ async fn run_source(call: Call) -> Result<Response> {
     let body = call.body()?;
     let mut fields = Fields::new(&body, true);
     let full = fields.boolean("full").or(false);
+    let confirm_deletes = fields.boolean("confirm_deletes").or(false);
     let priority = fields.choice("priority", false, Priority::parse).or(Priority::High);
     let errors = fields.errors;
     let source = find(&call).await?;
@@ -524,14 +533,19 @@ async fn run_source(call: Call) -> Result<Response> {
                 return Ok(None);
             }
             let mut new = NewTask { priority: Some(priority), ..NewTask::manual(LaneKind::Source, id, now) };
-            if full {
-                new.payload = RawValue::from_string(r#"{"full":true}"#.to_owned()).expect("the text is JSON");
-            }
+            new.payload = run_payload(full, confirm_deletes);
             tasks::enqueue(conn, &new, now).await.map(Some)
         })
     });
     let queued = queued.await?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
     accepted(&call, Queue::Acquisition, queued.task.id).await
+}
+
+/// What a run by hand asks for; one that asks for nothing is as all others.
+fn run_payload(full: bool, confirm_deletes: bool) -> Box<RawValue> {
+    let asked = [("full", full), ("confirm_deletes", confirm_deletes)];
+    let options: BTreeMap<&str, bool> = asked.into_iter().filter(|(_, asked)| *asked).collect();
+    to_raw_value(&options).expect("an object of booleans is JSON")
 }
 
 async fn reset_source(call: Call) -> Result<Response> {

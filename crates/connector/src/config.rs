@@ -1,6 +1,7 @@
 //! What a source's `config` may say, by its type, and field errors that name their path.
 
 mod change;
+mod deletes;
 mod fields;
 mod identity;
 mod quality;
@@ -23,6 +24,7 @@ use crate::push::PushConfig;
 use crate::websocket::WebsocketConfig;
 
 pub use change::{Change, change};
+pub use deletes::Deletes;
 pub(crate) use fields::Fields;
 pub use matome_model::field_error::FieldError;
 pub use quality::{Quality, QuarantineLimit};
@@ -84,6 +86,16 @@ impl ParsedConfig {
         }
     }
 
+    /// Whether a read gives all that the source has, so that what it does not give is gone; `full`: it was asked to begin anew.
+    pub fn gives_all(&self, full: bool) -> bool {
+        match self {
+            Self::Draft | Self::Websocket(_) | Self::Push(_) => false,
+            Self::File(_) => true,
+            Self::Api(config) => config.incremental.is_none() || full,
+            Self::Database(config) => config.incremental.is_none() || full,
+        }
+    }
+
     /// The host whose tasks at a time are counted; `None` where there is none.
     pub fn host(&self) -> Option<HostUse> {
         match self {
@@ -111,6 +123,8 @@ pub struct CommonConfig {
     pub dedupe: Dedupe,
     /// `key`: the path of one field, or a list of them; there with [`Dedupe::Key`] and only then.
     pub key: Option<RecordKey>,
+    /// `deletes`: what becomes of keys that a whole read no longer gives; `ignore` (default) or `tombstone`, with a `key` only.
+    pub deletes: Deletes,
     /// `retention`: which records are removed in the background.
     pub retention: Option<Retention>,
     /// `timeout_secs`: how long to wait for the head of an answer and for each next piece; 1 to 3600, default 30.
@@ -157,6 +171,7 @@ pub fn validate_config(source_type: SourceType, config: &str) -> Result<ParsedCo
 /// Reads the options that every type has.
 pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig {
     let (dedupe, key) = identity::parse(fields, default);
+    let deletes = deletes::parse(fields, dedupe);
     let retention = retention::parse(fields, dedupe);
     let timeout = fields.integer("timeout_secs", 1, 3600).unwrap_or(30);
     let deadline = fields.integer("deadline_secs", 1, MAX_DEADLINE_SECS).map(Duration::from_secs);
@@ -164,7 +179,8 @@ pub(crate) fn parse_common(fields: &mut Fields, default: Dedupe) -> CommonConfig
     let quality = quality::parse_quality(fields);
     let schedule = fields.schedule();
     let share = share::parse(fields);
-    CommonConfig { dedupe, key, retention, timeout: Duration::from_secs(timeout), deadline, quality, schedule, share }
+    let timeout = Duration::from_secs(timeout);
+    CommonConfig { dedupe, key, deletes, retention, timeout, deadline, quality, schedule, share }
 }
 
 /// The word that DRF has for a type of JSON.

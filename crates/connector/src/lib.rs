@@ -18,7 +18,8 @@ mod secrets;
 pub mod websocket;
 
 pub use config::{
-    Change, FieldError, ParsedConfig, Quality, QuarantineLimit, Retention, change, retention_of, validate_config,
+    Change, Deletes, FieldError, ParsedConfig, Quality, QuarantineLimit, Retention, change, retention_of,
+    validate_config,
 };
 pub use error::{Advice, ConnectorError, DatabaseFault};
 pub use file::FileRoots;

@@ -89,6 +89,8 @@ pub struct ReadStats {
     pub bytes: u64,
     /// Gaps in a stream: times of which nobody can send again what was missed.
     pub gaps: u64,
+    /// Something of the source was passed over: a page by a rule, or what could not be asked for. Told with the last batch.
+    pub is_partial: bool,
 }
 
 /// Records, and the state to commit with them.

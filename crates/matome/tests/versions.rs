@@ -62,6 +62,83 @@ async fn a_source_with_a_key_is_a_table_of_newest_versions_and_one_of_all() {
     }
 }
 
+/// What a source no longer has: over the API, in exports, in SQL and through the command line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_gone_is_shown_as_gone_everywhere() {
+    for home in homes().await {
+        let server = home.serve().await;
+        let file = home.files().join("stock.ndjson");
+        let line = |id: usize| format!("{{\"id\":{id},\"n\":{}}}\n", id * 10);
+        write(&file, (1..=3).map(line).collect::<String>());
+        let config = json!({ "path": "stock.ndjson", "key": "id", "deletes": "tombstone" });
+        let stock = server.source("stock", "file", config).await;
+        server.run("acquisition", stock).await;
+        let before = server.get(&format!("/api/acquisition/sources/{stock}/")).await["last_fetched_at"].clone();
+        write(&file, line(1) + &line(2));
+        let task = server.run("acquisition", stock).await;
+        assert_eq!((&task["result"]["deleted"], &task["result"]["stored"]), (&json!(1), &json!(0)), "{task}");
+
+        let data = format!("/api/acquisition/data/?source={stock}");
+        let gone = server.get(&format!("{data}&deleted=true")).await;
+        let tombstone = &gone["results"][0];
+        assert_eq!(
+            (&gone["count"], &tombstone["deleted"], &tombstone["version"], &tombstone["data_hash"]),
+            (&json!(1), &json!(true), &json!(2), &Value::Null),
+            "{gone}"
+        );
+        assert_eq!(tombstone["raw_data"], json!({"id": 3, "n": 30}), "{gone}");
+        let count = async |query: &str| server.all(&format!("{data}{query}")).await.len();
+        assert_eq!(count("").await, 4, "{}", home.name);
+        assert_eq!(count("&deleted=false").await, 3, "{}", home.name);
+        assert_eq!(count("&latest=true").await, 2, "{}", home.name);
+        let now = tombstone["acquired_at"].as_str().unwrap();
+        assert_eq!(count(&format!("&as_of={now}")).await, 2, "{}", home.name);
+        assert_eq!(count(&format!("&as_of={}", before.as_str().unwrap())).await, 3, "{}", home.name);
+        let id = tombstone["id"].to_string();
+        let history = server.get(&format!("/api/acquisition/data/{id}/history/")).await;
+        let told: Vec<_> = history["results"].as_array().unwrap().iter().map(|row| row["deleted"].clone()).collect();
+        assert_eq!(told, [true, false], "{history}");
+        let diff = home.ok(&["data", "diff", &id, "-o", "ndjson"]);
+        assert_eq!(diff.lines().filter(|line| line.contains("\"removed\"")).count(), 2, "{diff}");
+        let lines = |args: &[&str]| {
+            let mut all = vec!["data", "export", "--source", "stock"];
+            all.extend(args);
+            home.ok(&all).lines().count()
+        };
+        assert_eq!((lines(&[]), lines(&["--latest"])), (3, 2), "{}", home.name);
+
+        for (name, sql, wanted) in [
+            ("now", "select count(*) as n, sum(n) as s from stock", json!({"n": 2, "s": 30})),
+            (
+                "then",
+                "select count(*) as n, count(_hash) as s from stock__history where id = 3",
+                json!({"n": 2, "s": 1}),
+            ),
+        ] {
+            let id = server.aggregation(name, sql).await;
+            server.run("aggregation", id).await;
+            let rows = server.all(&format!("/api/aggregation/data/?source={id}")).await;
+            assert_eq!(rows[0]["data"], wanted, "{}: {name}", home.name);
+        }
+
+        // Most of it gone is for a person to say.
+        write(&file, "");
+        let run = |args: &[&str]| {
+            let mut all = vec!["source", "run", "stock", "--wait"];
+            all.extend(args);
+            home.command(&all).env("FILE_ROOTS", home.files()).output().unwrap()
+        };
+        let refused = run(&[]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("2 of 2 keys did not come"), "{}: {said}", home.name);
+        assert_eq!(count("&latest=true").await, 2, "{}", home.name);
+        let confirmed = run(&["--confirm-deletes"]);
+        assert!(confirmed.status.success(), "{}: {}", home.name, String::from_utf8_lossy(&confirmed.stderr));
+        assert_eq!(count("&latest=true").await, 0, "{}", home.name);
+        home.ok(&["db", "check", "--full"]);
+    }
+}
+
 /// Everything that removes records, through the command line and beside a server that reads on; the invariants hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_reset_deleted_and_shown_as_they_were() {

@@ -8,6 +8,7 @@ mod identity;
 mod insert;
 mod occurrences;
 mod repeats;
+pub mod tombstones;
 mod versions;
 
 use std::collections::HashSet;
@@ -185,6 +186,8 @@ pub struct Page {
     pub pushes: Option<pushes::Progress>,
     /// What it brings to the schema of its source stream.
     pub schema: SchemaStep,
+    /// What it does about keys that its source no longer has.
+    pub deletes: tombstones::Deletes,
 }
 
 /// What a page brings to the schema of its source stream.
@@ -211,6 +214,8 @@ pub struct PageCounts {
     pub duplicate: u64,
     /// Records that went to quarantine, also those that were there already.
     pub quarantined: u64,
+    /// Tombstones, which are no records.
+    pub deleted: u64,
 }
 
 /// Result of a page transaction; holds once it is committed.
@@ -237,6 +242,8 @@ pub struct StoredRecord {
     pub key: Option<Vec<u8>>,
     /// Version of its key, from 1.
     pub version: i64,
+    /// It is a tombstone: from then on its source had the key no more. `raw_data` is that of the version before.
+    pub is_deleted: bool,
 }
 
 const FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $1";
@@ -244,16 +251,16 @@ const FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $
 // Aliases in full, because `{which}` compares with other versions of the same key.
 // Ids of an adopted database may have 32 bits.
 const STREAM: &str =
-    "select cast(t.id as bigint), t.acquired_at, coalesce(t.data_hash, ''), {raw_data}, t.key_hash, t.version
+    "select cast(t.id as bigint), t.acquired_at, coalesce(t.data_hash, ''), {raw_data}, t.key_hash, t.version, t.is_deleted
 from acquired_data t where t.source_id = $1 and t.id <= $2";
 
-/// Holds for a record that has no newer version among those up to id `$2`.
-const NO_NEWER_UP_TO: &str = " and (t.key_hash is null or not exists (
+/// Holds for a record that has no newer version among those up to id `$2`, and is none of a key that is gone.
+const NO_NEWER_UP_TO: &str = " and not t.is_deleted and (t.key_hash is null or not exists (
     select 1 from acquired_data n
     where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
         and n.id <= $2))";
-/// Holds for a record that was the newest version of its key at the time `$3`.
-const NEWEST_AT: &str = " and t.acquired_at <= $3 and (t.key_hash is null or not exists (
+/// Holds for a record that was the newest version of its key at the time `$3`, when the key was not gone.
+const NEWEST_AT: &str = " and not t.is_deleted and t.acquired_at <= $3 and (t.key_hash is null or not exists (
     select 1 from acquired_data n
     where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
         and n.id <= $2 and n.acquired_at <= $3))";
@@ -270,17 +277,22 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     let key = &page.checkpoint.key;
     lease::peek(conn, &page.fence).await?;
 
-    let selection = match page.settles {
+    let mut selection = match page.settles {
         None => identity::select(conn, page).await?,
         Some(room) => versions::settle_next(conn, page, room).await?,
     };
     let last_record_id = repeats::settle(conn, page, &selection.settled).await?;
+    let (deleted, last_tombstone_id) = tombstones::insert(conn, page).await?;
+    let last_record_id = last_record_id.max(last_tombstone_id);
     let last_record_id = last_record_id.max(insert::insert(conn, page, &selection.new).await?);
     repeats::insert(conn, page, &selection.waiting).await?;
     if page.keyed.is_some() {
         repeats::note_met(conn, page, &selection.seen.met).await?;
     }
-    let counts = count(page, &selection);
+    if let Some(read) = &page.keyed {
+        selection.seen.is_noted = tombstones::note(conn, page, read, &selection.seen.given).await?;
+    }
+    let counts = PageCounts { deleted, ..count(page, &selection) };
     let new_in_quarantine =
         quarantine::insert(conn, key.source_id, &key.stream, page.task_id, page.acquired_at, &page.quarantined).await?;
     if let Some(taken) = &page.inbox {
@@ -302,16 +314,16 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
         }
     }
 
-    if counts.stored > 0 {
+    if counts.stored > 0 || counts.deleted > 0 {
         triggers::note(conn, LaneKind::Source, key.source_id, page.acquired_at).await?;
     }
 
     lease::lock(conn, &page.fence).await?;
     let was_ended = page.inbox.as_ref().is_some_and(|taken| taken.read_ended);
-    let ended = page.ends_read || page.settles.is_some() || was_ended;
+    let ended = page.ends_read || page.settles.is_some() || was_ended || !page.deletes.gone.is_empty();
     checkpoints::advance(conn, &page.checkpoint, last_record_id, ended, page.fence.lease_epoch, page.acquired_at)
         .await?;
-    let stored = i64::try_from(counts.stored).unwrap_or(i64::MAX);
+    let stored = i64::try_from(counts.stored + counts.deleted).unwrap_or(i64::MAX);
     counters::add(conn, counters::ACQUIRED_DATA, key.source_id, &key.stream, stored).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);
     counters::add(conn, counters::QUARANTINE, key.source_id, &key.stream, new_in_quarantine).await?;
@@ -337,6 +349,7 @@ fn count(page: &Page, selection: &Selection) -> PageCounts {
         updated: as_u64(new_versions) + settled_new,
         duplicate: as_u64(decided) + settled_all - settled_new,
         quarantined: as_u64(page.quarantined.len()),
+        deleted: 0,
     }
 }
 
@@ -355,11 +368,11 @@ pub async fn watermark(conn: &mut Conn<'_>, source_id: i64) -> Result<i64> {
 /// Which versions of a key are wanted. A record without a key is a version of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Versions {
-    /// All of them.
+    /// All of them, tombstones included.
     All,
-    /// Of each key the newest.
+    /// Of each key the newest, unless it is a tombstone.
     Newest,
-    /// Of each key the one that was the newest at this time; nothing that was acquired later.
+    /// Of each key the one that was the newest at this time, unless that is a tombstone; nothing that was acquired later.
     AsOf(Timestamp),
 }
 
@@ -403,6 +416,7 @@ pub fn stream_versions<'s>(
                         raw_data: row.try_get(3)?,
                         key: row.try_get(4)?,
                         version: i64::from(row.try_get::<i32, _>(5)?),
+                        is_deleted: row.try_get(6)?,
                     })
                 })
                 .boxed()
@@ -426,6 +440,7 @@ pub fn stream_versions<'s>(
                         raw_data: row.try_get(3)?,
                         key: row.try_get(4)?,
                         version: row.try_get(5)?,
+                        is_deleted: row.try_get(6)?,
                     })
                 })
                 .boxed()

@@ -33,6 +33,8 @@ pub struct BadRecord {
     pub raw: Vec<u8>,
     /// Its length at the source, which may be more than `raw` has.
     pub raw_length: u64,
+    /// Identity by its key, where that could be read all the same: the source has it.
+    pub key: Option<[u8; 16]>,
 }
 
 /// Rows of one statement: eight parameters each, far below what either database takes.

@@ -54,7 +54,8 @@ impl Place {
 pub struct Old {
     /// Where it is.
     pub place: Place,
-    /// Its key has a newer version.
+    /// It is not what its key is now: there is a newer version, or it is a tombstone and no version before it is left, which
+    /// would be the newest without it.
     pub is_superseded: bool,
     /// Bytes of the record, as [`source_bytes`](crate::source_bytes) counts them; 0 where they were not asked for.
     pub bytes: i64,
@@ -64,6 +65,9 @@ pub struct Old {
 const OLDEST: &str = "select t.id, t.acquired_at, case when t.key_hash is not null and exists (
     select 1 from acquired_data n
     where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
+) then 1 when t.is_deleted and not exists (
+    select 1 from acquired_data n
+    where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version < t.version
 ) then 1 else 0 end as superseded, {bytes} as bytes
 from acquired_data t
 where t.source_id = $1 and (t.acquired_at, t.id) > ($2, $3)

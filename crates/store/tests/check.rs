@@ -92,6 +92,9 @@ const BROKEN: &[(&[&str], &str)] = &[
         "update acquired_data set version = 2, key_hash = (select key_hash from acquired_data where id = 1),
             data_hash = (select data_hash from acquired_data where id = 1) where id = 2",
     ),
+    (&["tombstone"], "update acquired_data set is_deleted = {true} where id = 1"),
+    (&["tombstone"], "update acquired_data set is_deleted = {true}, data_hash = null, key_hash = null where id = 2"),
+    (&["owner"], "insert into sweeps (source_id, task_id, up_to_id) values (1000, 1, 1)"),
     (&["checkpoint"], "update checkpoints set lease_epoch = 1000"),
     (&["checkpoint"], "update checkpoints set config_rev = 1000"),
     (
@@ -428,6 +431,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             position: "{}".to_owned(),
             raw: b"not json".to_vec(),
             raw_length: 8,
+            key: None,
         };
         let page = Page {
             fence: task.fence,
@@ -445,6 +449,7 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             progress: None,
             inbox: None,
             pushes: None,
+            deletes: Default::default(),
             schema: acquired_data::SchemaStep {
                 new: Some(source_schemas::NewVersion {
                     version: page_seq + 1,

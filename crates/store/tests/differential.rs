@@ -451,6 +451,7 @@ impl Side {
             position: format!(r#"{{"line":{n}}}"#),
             raw: vec![*n, 0, 255],
             raw_length: 3,
+            key: None,
         });
         let page = Page {
             fence: reading.fence,
@@ -475,6 +476,7 @@ impl Side {
             inbox: None,
             pushes: None,
             schema: Default::default(),
+            deletes: Default::default(),
             progress: None,
         };
         let unit = page.clone();

@@ -62,6 +62,9 @@ pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
     let common = parse_common(&mut fields, Dedupe::Hash);
     let is_incremental = fields.has("incremental");
     let incremental = Incremental::parse(&mut fields);
+    if incremental.as_ref().is_some_and(|incremental| incremental.start.is_some()) {
+        common.deletes.refuse_beside(&mut fields, "start");
+    }
     let known = Known {
         cursor: is_incremental,
         start: incremental.as_ref().is_some_and(|incremental| incremental.start.is_some()),

@@ -219,6 +219,7 @@ impl ApiReader {
         }
         self.state.parent = None;
         self.state.complete = true;
+        self.exchange.stats.is_partial = self.state.skipped;
         self.has_ended = true;
         self.batch(Vec::new()).map(Some)
     }

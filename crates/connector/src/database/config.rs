@@ -7,7 +7,7 @@ use matome_model::field_error::Words;
 use matome_model::source::{Dedupe, HostUse};
 use serde_json::Value;
 
-use super::incremental::Incremental;
+use super::incremental::{Incremental, Nulls};
 use super::server::{self, Server};
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 
@@ -185,6 +185,12 @@ pub(crate) fn parse(mut fields: Fields) -> Result<DatabaseConfig, Vec<FieldError
         fields.fail("query", words);
     }
     let incremental = Incremental::parse(&mut fields, common.dedupe);
+    if incremental.as_ref().is_some_and(|incremental| incremental.start.is_some()) {
+        common.deletes.refuse_beside(&mut fields, "start");
+    }
+    if incremental.as_ref().is_some_and(|incremental| incremental.nulls == Nulls::Skip) {
+        common.deletes.refuse_beside(&mut fields, "nulls");
+    }
     let statement_timeout = fields.integer("statement_timeout_secs", 1, 7 * 86_400).map(Duration::from_secs);
     let options = options(&mut fields, engine);
     if engine.is_none() {

@@ -27,6 +27,7 @@ pub struct PushConfig {
 /// Checks the options of a `push` source.
 pub(crate) fn parse(mut fields: Fields) -> Result<PushConfig, Vec<FieldError>> {
     let common = parse_common(&mut fields, Dedupe::None);
+    common.deletes.refuse(&mut fields);
     if common.dedupe == Dedupe::Rows {
         fields.fail(
             "dedupe",

@@ -190,6 +190,7 @@ impl WebsocketConfig {
 pub(crate) fn parse(mut fields: Fields) -> Result<WebsocketConfig, Vec<FieldError>> {
     let mut common = parse_common(&mut fields, Dedupe::None);
     check_schedule(&mut fields, &mut common);
+    common.deletes.refuse(&mut fields);
     if common.dedupe == Dedupe::Rows {
         fields.fail(
             "dedupe",

@@ -332,6 +332,10 @@ const TEXTS: &[(&str, &str)] = &[
     ("Reads a source now", "データソースを今読みます"),
     ("From the start, whatever was read before", "前にどこまで読んだかによらず、初めから"),
     (
+        "Marks keys as deleted that do not come, also when that is more than half of them",
+        "来なかったキーに削除の印を付ける。半分を超えるときも付ける",
+    ),
+    (
         "Forgets how far a source was read: the next run reads it from the start",
         "データソースをどこまで読んだかを忘れます。次の実行は初めから読みます",
     ),

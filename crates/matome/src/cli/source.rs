@@ -110,6 +110,9 @@ pub enum SourceCommand {
         /// From the start, whatever was read before.
         #[arg(long)]
         full: bool,
+        /// Marks keys as deleted that do not come, also when that is more than half of them.
+        #[arg(long)]
+        confirm_deletes: bool,
     },
     /// Forgets how far a source was read: the next run reads it from the start.
     Reset {

@@ -94,8 +94,13 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             print_row(console, &target.client.output, &row)?;
             client.close().await;
         }
-        SourceCommand::Run { run, full } => {
-            let mut options = if full { json!({ "full": true }) } else { json!({}) };
+        SourceCommand::Run { run, full, confirm_deletes } => {
+            let mut options = json!({});
+            for (option, asked) in [("full", full), ("confirm_deletes", confirm_deletes)] {
+                if asked {
+                    options[option] = true.into();
+                }
+            }
             if let Some(priority) = &run.priority {
                 options["priority"] = priority.as_str().into();
             }

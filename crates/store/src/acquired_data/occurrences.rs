@@ -61,6 +61,10 @@ pub struct SeenInPage {
     pub(super) met: Vec<i64>,
     /// Records of it wait for the end of the read.
     pub(super) waits: bool,
+    /// Newest versions of the keys that it has, of a whole read.
+    pub(super) given: Vec<i64>,
+    /// What a whole read has seen is written down.
+    pub(super) is_noted: bool,
     pub(super) repeated: Vec<(Key, u32)>,
 }
 

@@ -12,7 +12,8 @@ use sqlx::AssertSqlSafe;
 
 use super::identity::{Key, NO_SORT_POSTGRES};
 use super::occurrences::SeenInPage;
-use super::{Page, as_i64, encode_hex};
+use super::tombstones::SeenKeys;
+use super::{Page, as_i64, encode_hex, tombstones};
 use crate::checkpoints::{Checkpoint, CheckpointKey, Stand};
 use crate::db::{Arg, Conn};
 use crate::error::{Result, StoreError};
@@ -30,6 +31,8 @@ pub struct KeyedRead {
     /// with one version are of no interest.
     met: RoaringTreemap,
     has_repeats: bool,
+    /// The keys that it has given, of a whole read.
+    pub(super) seen: Option<SeenKeys>,
 }
 
 /// A record that waits.
@@ -84,6 +87,9 @@ impl KeyedRead {
         /// Rows of one transaction.
         const MOST: i64 = 1000;
         let stand = begun.stand;
+        if !begun.read_ended {
+            tombstones::forget(conn, key).await?;
+        }
         for table in ["repeats", "met_versions"] {
             let args: [Arg<'_>; 5] = [
                 key.source_id.into(),
@@ -106,7 +112,18 @@ impl KeyedRead {
             })?;
         }
         let has_repeats = any(conn, key).await?;
-        Ok(Some(Self { stand, attempt_from_id, met, has_repeats }))
+        Ok(Some(Self { stand, attempt_from_id, met, has_repeats, seen: None }))
+    }
+
+    /// The same for a read that gives all that its source has, in this attempt: it notes which keys it gives.
+    #[must_use]
+    pub fn of_all(self) -> Self {
+        Self { seen: Some(SeenKeys::default()), ..self }
+    }
+
+    /// Highest id when this attempt began.
+    pub(super) fn attempt_from_id(&self) -> i64 {
+        self.attempt_from_id
     }
 
     /// Whether this read stored the version with this id.
@@ -127,6 +144,12 @@ impl KeyedRead {
     pub fn advance(&mut self, page: SeenInPage) {
         self.met.extend(page.met.into_iter().map(i64::unsigned_abs));
         self.has_repeats |= page.waits;
+        if let Some(seen) = &mut self.seen {
+            match page.is_noted {
+                true => seen.clear(),
+                false => seen.add(page.given),
+            }
+        }
     }
 }
 

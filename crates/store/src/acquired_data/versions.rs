@@ -27,6 +27,13 @@ struct Stored {
     hash: String,
 }
 
+impl Stored {
+    /// A version without a hash of its content is a tombstone: nothing is equal to it.
+    fn is_tombstone(&self) -> bool {
+        self.hash.is_empty()
+    }
+}
+
 /// What a page has of one key.
 struct Keyed {
     key: Key,
@@ -142,8 +149,13 @@ async fn compare(
     keyed: Vec<Keyed>,
     selection: &mut Selection,
 ) -> Result<()> {
+    let set_aside = look_up_set_aside(conn, page, read).await?;
     let (mut open, has_repeats) = {
         let read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.seen.is_some() {
+            let newest = keyed.iter().filter_map(|one| one.stored.first());
+            selection.seen.given = newest.chain(&set_aside).map(|stored| stored.id).collect();
+        }
         let mut open = Vec::new();
         for one in keyed {
             match one.stored.first() {
@@ -193,11 +205,24 @@ async fn compare(
     settle_open(conn, page, settling, selection).await
 }
 
+/// The newest versions of keys that the page has in quarantine only: the source has them, whatever is wrong with them.
+async fn look_up_set_aside(conn: &mut Conn<'_>, page: &Page, read: &Mutex<KeyedRead>) -> Result<Vec<Stored>> {
+    let is_whole = read.lock().unwrap_or_else(PoisonError::into_inner).seen.is_some();
+    let keys = page.quarantined.iter().filter_map(|bad| bad.key).filter(|_| is_whole);
+    let asked: Vec<(Key, usize)> = keys.map(|key| (key, 1)).collect();
+    Ok(look_up(conn, page, &asked).await?.into_iter().flatten().collect())
+}
+
 /// Finds the keys of which the page has a content that none of their versions has.
 async fn find_changes(conn: &mut Conn<'_>, page: &Page, open: &mut [Open]) -> Result<()> {
     let mut asked = Vec::new();
     let mut pairs = Vec::new();
     for (n, one) in open.iter_mut().enumerate() {
+        if one.newest().is_tombstone() {
+            // Whatever it says now, it was gone before.
+            one.is_changed = true;
+            continue;
+        }
         let stored: HashSet<&str> = one.keyed.stored.iter().map(|stored| stored.hash.as_str()).collect();
         let unknown = hashes(page, &one.keyed.sequence).into_iter().filter(|hash| !stored.contains(hash.as_str()));
         if one.newest().version == 1 {

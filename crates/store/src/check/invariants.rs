@@ -141,6 +141,9 @@ select x.table_name || ' of source ' || x.source_id as place from (
     union all select distinct 'source_schema' as table_name, source_id from source_schemas
     union all select distinct 'repeat' as table_name, source_id from repeats
     union all select distinct 'met_version' as table_name, source_id from met_versions
+    union all select distinct 'seen_version' as table_name, source_id from seen_versions
+    union all select distinct 'sweep' as table_name, source_id from sweeps
+    union all select distinct 'source_bytes' as table_name, source_id from source_bytes
     union all select distinct 'checkpoint' as table_name, source_id from checkpoints
     union all select distinct 'counter' as table_name, source_id from counters
         where table_name in ('acquired_data', 'quarantine', 'pushes', 'push_bytes')
@@ -254,6 +257,15 @@ left join checkpoints c on c.source_id = b.source_id and c.stream = b.stream and
 where b.source_id not in (select id from data_sources where deleted_at is not null)
     and (b.version < 1 or p.id > b.id or (p.version = b.version - 1 and p.data_hash = b.data_hash)
         or (coalesce(p.version, 0) < b.version - 1 and coalesce(p.id, 0) >= coalesce(c.removed_up_to, 0)))",
+    },
+    Invariant {
+        name: "tombstone",
+        rule: "a tombstone belongs to a key and has no hash, and a key does not go twice in a row",
+        violations: "select 'record ' || t.id as place from acquired_data t
+where t.is_deleted and (t.key_hash is null or t.data_hash is not null or exists (
+    select 1 from acquired_data p
+    where p.source_id = t.source_id and p.stream = t.stream and p.key_hash = t.key_hash and p.version = t.version - 1
+        and p.is_deleted))",
     },
     Invariant {
         name: "quarantine_once",

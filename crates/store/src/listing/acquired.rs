@@ -31,6 +31,8 @@ pub struct AcquiredRecord {
     pub version: i64,
     /// Its identity under the source's dedupe mode, 16 bytes; `None` when it has none.
     pub key_hash: Option<Vec<u8>>,
+    /// It is a tombstone: from then on its source had the key no more. `raw_data` is that of the version before.
+    pub is_deleted: bool,
 }
 
 const ID: Column = Column::new("id", "t.id", ColumnKind::Int);
@@ -45,15 +47,16 @@ pub const KEY_HASH: Column = Column::new("key_hash", "t.key_hash", ColumnKind::K
 /// See [`SOURCE`].
 pub const VERSION: Column = Column::new("version", "t.version", ColumnKind::Int).filter_only();
 
-/// Holds for a record that was the newest version of its key at a time.
-pub(super) const NEWEST_AT: &str = "t.acquired_at <= {as_of} and (t.key_hash is null or not exists (
+/// Holds for a record that was the newest version of its key at a time, when the key was not gone.
+pub(super) const NEWEST_AT: &str =
+    "not t.is_deleted and t.acquired_at <= {as_of} and (t.key_hash is null or not exists (
     select 1 from acquired_data n
     where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
         and n.acquired_at <= {as_of}))";
 
-/// The newest version of each key; a record without a key is one.
+/// The newest version of each key that is not gone; a record without a key is one.
 pub const LISTING_OF_NEWEST: Listing = Listing {
-    visible: "(t.key_hash is null or not exists (
+    visible: "not t.is_deleted and (t.key_hash is null or not exists (
     select 1 from acquired_data n
     where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version))",
     ..LISTING
@@ -63,7 +66,7 @@ pub const LISTING_OF_NEWEST: Listing = Listing {
 pub const LISTING: Listing = Listing {
     table: "acquired_data",
     select: "t.id, t.source_id, t.raw_data, t.metadata, t.data_hash, t.acquired_at, t.created_at, t.stream, t.version,
-    t.key_hash",
+    t.key_hash, t.is_deleted",
     visible: "1 = 1",
     gone: OF_DELETED_SOURCES,
     columns: &[
@@ -72,6 +75,7 @@ pub const LISTING: Listing = Listing {
         STREAM,
         KEY_HASH,
         VERSION,
+        Column::new("deleted", "t.is_deleted", ColumnKind::Bool).filter_only(),
         Column::new("data_hash", "t.data_hash", ColumnKind::Text).filter_only(),
         ACQUIRED_AT,
         Column::new("created_at", "t.created_at", ColumnKind::Time).filter_only(),
@@ -95,6 +99,7 @@ impl TryFrom<&Row> for AcquiredRecord {
             stream: row.text("stream")?,
             version: row.int("version")?,
             key_hash: row.opt_bytes("key_hash")?,
+            is_deleted: row.bool("is_deleted")?,
         })
     }
 }

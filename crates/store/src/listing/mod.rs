@@ -73,6 +73,8 @@ pub enum ColumnKind {
     Uuid,
     /// The hash of a key: 16 bytes, 32 hexadecimal digits in the API.
     Key,
+    /// True or false.
+    Bool,
 }
 
 /// How a column is compared with a value.
@@ -121,7 +123,7 @@ impl Lookup {
             Self::Exact => true,
             Self::Gte | Self::Lte | Self::Gt | Self::Lt => matches!(column.kind, ColumnKind::Int | ColumnKind::Time),
             Self::Icontains => matches!(column.kind, ColumnKind::Folded(_)),
-            Self::In => column.kind != ColumnKind::Time,
+            Self::In => !matches!(column.kind, ColumnKind::Time | ColumnKind::Bool),
             Self::IsNull => column.nullable,
         }
     }

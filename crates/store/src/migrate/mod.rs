@@ -52,6 +52,13 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: PUSH_SOURCES, min_binary: 15, text: include_str!("../../migrations/0016_push_sources.sql") },
     Migration { version: 17, min_binary: 15, text: include_str!("../../migrations/0017_backups.sql") },
     Migration { version: 18, min_binary: 15, text: include_str!("../../migrations/0018_source_bytes.sql") },
+    Migration { version: 19, min_binary: 15, text: include_str!("../../migrations/0019_tombstones.sql") },
+    // Older binaries show a tombstone as the record that is gone: there are none before this.
+    Migration {
+        version: TOMBSTONES,
+        min_binary: 19,
+        text: include_str!("../../migrations/0020_tombstone_sources.sql"),
+    },
     #[cfg(feature = "next")]
     Migration { version: 9001, min_binary: 3, text: include_str!("../../migrations/next/expand.sql") },
     #[cfg(feature = "next")]
@@ -59,10 +66,13 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// What this binary's statements use is there from this version on. Migrations behind it only take away what it does not use.
-const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 18 };
+const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 19 };
 
 /// From this version of the schema on there may be sources of the type push: no older process works beside it.
 pub const PUSH_SOURCES: i64 = 16;
+
+/// From this version of the schema on sources may ask for tombstones: no older process works beside it.
+pub const TOMBSTONES: i64 = 20;
 
 /// The schema version that this binary makes.
 pub const SCHEMA_VERSION: i64 = Schema::BUILT.version();

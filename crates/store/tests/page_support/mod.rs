@@ -34,6 +34,7 @@ pub fn bad(raw: &[u8], reason: QuarantineReason) -> BadRecord {
         position: r#"{"line":3}"#.to_owned(),
         raw: raw.to_vec(),
         raw_length: u64::try_from(raw.len()).unwrap(),
+        key: None,
     }
 }
 
@@ -169,6 +170,7 @@ impl Reading {
             inbox: None,
             pushes: None,
             schema: acquired_data::SchemaStep::default(),
+            deletes: Default::default(),
         }
     }
 
