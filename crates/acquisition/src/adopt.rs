@@ -3,7 +3,8 @@
 use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
-use matome_store::adoption::fill::{self, FillPage, Hashed, Pending, RawRecord};
+use matome_store::acquired_data::renewal::StoredRow;
+use matome_store::adoption::fill::{self, FillPage, Hashed, Pending};
 use matome_tasks::{TaskContext, TaskError};
 
 use crate::handler::{AcquisitionHandler, stopped, store_error};
@@ -59,10 +60,10 @@ impl AcquisitionHandler {
     }
 }
 
-fn hashed(records: Vec<RawRecord>, key: Option<&RecordKey>) -> Vec<Hashed> {
+fn hashed(records: Vec<StoredRow>, key: Option<&RecordKey>) -> Vec<Hashed> {
     // What is stored stays, whatever a reader would say of its size.
     let mut canonicaliser = Canonicaliser::new(Limits::NONE);
-    let each = |RawRecord { id, raw_data, data_hash: found_hash }| {
+    let each = |StoredRow { id, raw_data, data_hash: found_hash, .. }| {
         let Ok(canonical) = canonicaliser.canonicalise(raw_data.get().as_bytes()) else {
             return Hashed { id, hash: None, key: None, found_hash };
         };

@@ -17,7 +17,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::commit::commit;
-use crate::handler::{AcquisitionHandler, Counts, stopped, store_error};
+use crate::counts::Counts;
+use crate::handler::{AcquisitionHandler, stopped, store_error};
 use crate::prepare::{Preparer, StoredSchema};
 
 /// Which source stream is drained, and how its records are told apart and judged.
@@ -118,8 +119,8 @@ impl AcquisitionHandler {
     }
 }
 
-/// Where a record in quarantine stood, as its row tells it.
-fn position(told: &RawValue) -> Position {
+/// Where a record in quarantine stood, as its row tells it, or one that is stored, as its metadata does.
+pub(crate) fn position(told: &RawValue) -> Position {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Told {

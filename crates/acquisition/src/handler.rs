@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use matome_connector::{
-    Connector, ConnectorError, Deletes, ParsedConfig, Quality, QuarantineLimit, ReadRequest, ReadStats, Registry,
-    validate_config,
+    Connector, ConnectorError, Deletes, ParsedConfig, Quality, ReadRequest, ReadStats, Registry, validate_config,
 };
 use matome_model::canonical::Limits;
-use matome_model::clock::Clock;
+use matome_model::clock::{Clock, Timestamp};
 use matome_model::drift::{DriftPolicy, Shape, Watch};
 use matome_model::record_key::RecordKey;
 use matome_model::say;
@@ -29,7 +28,7 @@ use matome_store::secrets::{self, Vault};
 use matome_store::source_schemas;
 use matome_store::tasks::TaskRow;
 use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -38,11 +37,13 @@ use tracing::Instrument as _;
 
 use crate::adopt::Fill;
 use crate::commit::commit;
+use crate::counts::{Counts, Withheld, count_records};
 use crate::drain::Drain;
 use crate::failure::{from_connector, from_refused, too_many_bad};
 use crate::keeper::Keeper;
 use crate::prepare::{Prepared, Preparer, Refused, StoredSchema};
 use crate::pushed::{self, PushConnector};
+use crate::revalidate::{Revalidation, drain_policy};
 
 /// Batches with fewer bytes are prepared where they are; the others leave the async threads alone.
 const PREPARE_INLINE_BYTES: usize = 64 << 10;
@@ -62,9 +63,12 @@ struct Options {
     /// Forget the checkpoint and read everything.
     #[serde(default)]
     full: bool,
-    /// `inbox`: read what waits there, and not the source.
+    /// What is read, where it is not the source.
     #[serde(default)]
     only: Option<Only>,
+    /// Of what is stored, only this and what is younger.
+    #[serde(default)]
+    since: Option<Timestamp>,
     /// That most keys of the source are gone is no mistake.
     #[serde(default)]
     confirm_deletes: bool,
@@ -73,113 +77,10 @@ struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Only {
+    /// What waits in the inbox.
     Inbox,
-}
-
-/// The counts of a task, as its result and its progress show them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct Counts {
-    /// Records read, bad ones included.
-    read: u64,
-    /// New records, new versions included.
-    stored: u64,
-    /// Of these, new versions of a key that was stored before.
-    updated: u64,
-    /// Records that were stored before.
-    duplicate: u64,
-    /// Records that cannot be stored.
-    quarantined: u64,
-    /// Records that were read and break the schema or a rule whose policy is `warn`.
-    warned: u64,
-    /// Records read that came back from quarantine.
-    replayed: u64,
-    /// Pages with records that were committed.
-    pages: u64,
-    /// HTTP requests that were answered.
-    requests: u64,
-    /// Those answered with "304 Not Modified".
-    not_modified: u64,
-    /// Bytes read.
-    bytes: u64,
-    /// Gaps of a stream that cannot be resumed; only streams have any.
-    #[serde(skip_serializing_if = "is_zero")]
-    gaps: u64,
-    /// Keys that the source had no more, each with its tombstone; only sources with `deletes` have any.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) deleted: u64,
-    /// Why this read says nothing of keys that did not come.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) deletes_withheld: Option<Withheld>,
-}
-
-/// Why a whole read cannot tell which keys are gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Withheld {
-    /// A record went to quarantine whose key cannot be read.
-    Quarantined,
-    /// Something of the source was passed over, or said not to have changed.
-    Partial,
-}
-
-impl Withheld {
-    fn of(prepared: &Prepared) -> Option<Self> {
-        if prepared.quarantined.iter().any(|bad| bad.key.is_none()) {
-            Some(Self::Quarantined)
-        } else if prepared.stats.is_partial || prepared.stats.not_modified > 0 {
-            Some(Self::Partial)
-        } else {
-            None
-        }
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like this")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-impl Counts {
-    fn add(&mut self, page: PageCounts, stats: ReadStats, warned: u64) {
-        self.read += page.read;
-        self.stored += page.stored;
-        self.updated += page.updated;
-        self.duplicate += page.duplicate;
-        self.quarantined += page.quarantined;
-        self.warned += warned;
-        self.pages += u64::from(page.read > 0);
-        self.requests += stats.requests;
-        self.not_modified += stats.not_modified;
-        self.bytes += stats.bytes;
-        self.gaps += stats.gaps;
-        self.deleted += page.deleted;
-    }
-
-    /// Whether more is bad than the source may have.
-    fn exceed(&self, limit: QuarantineLimit) -> bool {
-        /// Of fewer records a share says little.
-        const ENOUGH: u64 = 100;
-        #[expect(clippy::cast_precision_loss, reason = "a share of counts; nothing is stored of it")]
-        let is_above = |ratio: f64| self.quarantined as f64 > ratio * self.read as f64;
-        limit.max_records.is_some_and(|most| self.quarantined > most)
-            || (self.read >= ENOUGH && limit.max_ratio.is_some_and(is_above))
-    }
-
-    /// Adds a page of records that came back from quarantine.
-    pub(crate) fn add_replayed(&mut self, page: PageCounts, warned: u64) {
-        self.add(page, ReadStats::default(), warned);
-        self.replayed += page.read;
-    }
-
-    /// Adds a page without records of its own: of those that waited for the end of their read, or of tombstones.
-    pub(crate) fn add_settled(&mut self, page: PageCounts) {
-        self.add(page, ReadStats::default(), 0);
-    }
-
-    pub(crate) fn to_json(self) -> Box<RawValue> {
-        serde_json::value::to_raw_value(&self).expect("numbers are JSON")
-    }
+    /// What is stored, to be judged again.
+    Stored,
 }
 
 /// What the fetching side hands to the committing side.
@@ -301,10 +202,7 @@ impl AcquisitionHandler {
                 record_key: record_key.clone(),
                 judge: judge(&quality, dedupe),
                 // A page cannot be refused here: it would come back for ever.
-                schema: match quality.drift {
-                    DriftPolicy::Freeze => self.schema(&key, DriftPolicy::Quarantine).await?,
-                    policy => self.schema(&key, policy).await?,
-                },
+                schema: self.schema(&key, drain_policy(quality.drift)).await?,
             };
             let drained = self.drain(drain, &ctx, &mut counts).await;
             drained.map_err(|err| err.with_result(counts.to_json()))?;
@@ -312,6 +210,13 @@ impl AcquisitionHandler {
         if options.only == Some(Only::Inbox) {
             count_records(&earlier, &counts);
             return Ok(TaskOutcome::new(&counts));
+        }
+        if options.only == Some(Only::Stored) {
+            let (task_id, config_rev, since) = (task.id, source.config_rev, options.since);
+            let what = Revalidation { task_id, key, config_rev, dedupe, record_key, quality, since };
+            let done = self.revalidate(&what, &ctx, &mut counts).await;
+            count_records(&earlier, &counts);
+            return done.map(|()| TaskOutcome::new(&counts)).map_err(|err| err.with_result(counts.to_json()));
         }
         self.settle_left(&task, &key, source.config_rev, &ctx, &mut counts).await?;
         let identity = (dedupe, record_key);
@@ -389,7 +294,7 @@ impl AcquisitionHandler {
     }
 
     /// The schema of a source stream as it stands; nobody but the task that holds the lane changes it.
-    async fn schema(&self, key: &CheckpointKey, policy: DriftPolicy) -> Result<StoredSchema, TaskError> {
+    pub(crate) async fn schema(&self, key: &CheckpointKey, policy: DriftPolicy) -> Result<StoredSchema, TaskError> {
         let stored = {
             let mut reader = self.db.read().await?;
             source_schemas::current(&mut reader.conn(), key.source_id, &key.stream).await?
@@ -744,24 +649,4 @@ pub(crate) fn store_error(err: StoreError, ctx: &TaskContext) -> TaskError {
         _ if err.is_transient() && ctx.stop_reason().is_some() => stopped(ctx),
         _ => err.into(),
     }
-}
-
-/// Adds to the metrics what this attempt did.
-fn count_records(earlier: &Counts, counts: &Counts) {
-    for (outcome, records) in [
-        ("stored", counts.stored - earlier.stored),
-        ("duplicate", counts.duplicate - earlier.duplicate),
-        ("quarantined", counts.quarantined - earlier.quarantined),
-        ("warned", counts.warned - earlier.warned),
-    ] {
-        metrics::counter!("matome_acquisition_records_total", "outcome" => outcome).increment(records);
-    }
-    metrics::counter!("matome_acquisition_updated_records_total").increment(counts.updated - earlier.updated);
-    let unchanged = counts.not_modified - earlier.not_modified;
-    let requests = counts.requests - earlier.requests;
-    for (answer, requests) in [("full", requests.saturating_sub(unchanged)), ("not_modified", unchanged)] {
-        metrics::counter!("matome_acquisition_requests_total", "answer" => answer).increment(requests);
-    }
-    metrics::counter!("matome_acquisition_read_bytes_total").increment(counts.bytes - earlier.bytes);
-    metrics::counter!("matome_acquisition_stream_gaps_total").increment(counts.gaps - earlier.gaps);
 }

@@ -9,6 +9,7 @@
 
 mod adopt;
 mod commit;
+mod counts;
 mod drain;
 mod failure;
 mod handler;
@@ -18,6 +19,7 @@ mod prepare;
 mod probe;
 mod pushed;
 mod retention;
+mod revalidate;
 mod sample;
 mod settle;
 mod sweep;

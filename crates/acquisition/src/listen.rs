@@ -11,8 +11,9 @@ use matome_store::error::StoreError;
 use matome_store::tasks::TaskRow;
 use matome_tasks::{Advice, StopReason, TaskContext, TaskError};
 
+use crate::counts::Counts;
 use crate::failure::{from_connector, from_refused};
-use crate::handler::{AcquisitionHandler, Counts, Fetched, Read, stopped};
+use crate::handler::{AcquisitionHandler, Fetched, Read, stopped};
 
 /// How often a stream looks whether its source is still what it was.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -11,7 +11,8 @@ use matome_store::tasks::TaskRow;
 use matome_tasks::{TaskContext, TaskError};
 
 use crate::commit::commit;
-use crate::handler::{AcquisitionHandler, Counts, stopped, store_error};
+use crate::counts::Counts;
+use crate::handler::{AcquisitionHandler, stopped, store_error};
 
 impl AcquisitionHandler {
     /// Settles what a read that has ended left behind when its worker died, and adds it to `counts`.

@@ -15,7 +15,8 @@ use matome_store::retention::Place;
 use matome_tasks::{TaskContext, TaskError};
 
 use crate::commit::commit;
-use crate::handler::{AcquisitionHandler, Counts, Read, Withheld, stopped, store_error};
+use crate::counts::{Counts, Withheld};
+use crate::handler::{AcquisitionHandler, Read, stopped, store_error};
 
 /// Tombstones of one page: each is written with the record that it stands for.
 const PAGE_ROWS: usize = 500;

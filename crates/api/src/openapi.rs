@@ -336,6 +336,13 @@ fn schemas() -> Value {
             },
             "priority": crate::tasks::run_priority(),
         }},
+        "DataSourceRevalidateRequest": {"type": "object", "properties": {
+            "since": {
+                "type": ["string", "null"], "format": "date-time", "default": null,
+                "description": "Only records that were acquired, or put into quarantine, at this time or later.",
+            },
+            "priority": crate::tasks::run_priority(),
+        }},
         "DataSourceResetRequest": {"type": "object", "properties": {
             "data": {"type": "boolean", "default": false, "description": "Remove the stored records, too."},
         }},

@@ -32,7 +32,7 @@ use crate::body::{Fields, Given};
 use crate::config::{self, Checked, add_faults};
 use crate::endpoint::{Call, Endpoint, json_answer, json_at, no_content};
 use crate::error::{ApiError, FieldErrors, Result};
-use crate::list::List;
+use crate::list::{List, time};
 use crate::message::{Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
 use crate::tasks::accepted;
@@ -97,6 +97,14 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         200,
         ONE,
     );
+    let revalidate = action(
+        "/api/acquisition/sources/{id}/revalidate/",
+        "Data Source Revalidate",
+        "acquisition_sources_revalidate",
+        "Judge what is stored by the config of today, and try what is in quarantine again; nothing is read from the source.",
+        202,
+        Answer::One("AcquisitionTask"),
+    );
     let pause = action(
         "/api/acquisition/sources/{id}/pause/",
         "Data Source Pause",
@@ -158,6 +166,9 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         Endpoint::json(reset.0, reset.1)
             .on(Method::POST, Write, reset_source)
             .doc(reset.2.taking("DataSourceResetRequest")),
+        Endpoint::json(revalidate.0, revalidate.1)
+            .on(Method::POST, Write, revalidate_source)
+            .doc(revalidate.2.taking("DataSourceRevalidateRequest")),
         Endpoint::json(pause.0, pause.1)
             .on(Method::POST, Write, |call| set_status(call, SourceStatus::Inactive))
             .doc(pause.2),
@@ -519,26 +530,55 @@ async fn run_source(call: Call) -> Result<Response> {
     let confirm_deletes = fields.boolean("confirm_deletes").or(false);
     let priority = fields.choice("priority", false, Priority::parse).or(Priority::High);
     let errors = fields.errors;
-    let source = find(&call).await?;
+    let id = runnable(&call, errors).await?;
+    start(&call, id, priority, run_payload(full, confirm_deletes)).await
+}
+
+async fn revalidate_source(call: Call) -> Result<Response> {
+    let body = call.body()?;
+    let mut fields = Fields::new(&body, true);
+    let since = match fields.text_or_null("since") {
+        Given::Value(text) => match time(&text) {
+            Some(since) => Some(since),
+            None => {
+                fields.errors.add(&["since"], Message::FilterTime);
+                None
+            }
+        },
+        Given::Absent | Given::Null => None,
+    };
+    let priority = fields.choice("priority", false, Priority::parse).or(Priority::High);
+    let errors = fields.errors;
+    let id = runnable(&call, errors).await?;
+    start(&call, id, priority, tasks::only_stored(since)).await
+}
+
+/// The id of a source that can be run, when nothing is wrong with the request either.
+async fn runnable(call: &Call, errors: FieldErrors) -> Result<i64> {
+    let source = find(call).await?;
     errors.into_result()?;
     check_runnable(&source)?;
     if source.status == SourceStatus::Inactive {
         return Err(ApiError::field("status", Message::PausedCannotRun));
     }
-    let (now, id) = (call.state.clock.now(), source.id);
+    Ok(source.id)
+}
+
+/// Queues a task by hand.
+async fn start(call: &Call, id: i64, priority: Priority, payload: Box<RawValue>) -> Result<Response> {
+    let now = call.state.clock.now();
     let queued = call.state.db.write(move |conn| {
         Box::pin(async move {
             // Nothing is queued for a source that is being deleted.
             if data_sources::find_for_update(conn, id).await?.is_none() {
                 return Ok(None);
             }
-            let mut new = NewTask { priority: Some(priority), ..NewTask::manual(LaneKind::Source, id, now) };
-            new.payload = run_payload(full, confirm_deletes);
+            let new = NewTask { priority: Some(priority), payload, ..NewTask::manual(LaneKind::Source, id, now) };
             tasks::enqueue(conn, &new, now).await.map(Some)
         })
     });
     let queued = queued.await?.ok_or(ApiError::NotFound(Message::NoMatch { noun: NOUN }))?;
-    accepted(&call, Queue::Acquisition, queued.task.id).await
+    accepted(call, Queue::Acquisition, queued.task.id).await
 }
 
 /// What a run by hand asks for; one that asks for nothing is as all others.

@@ -289,6 +289,11 @@ catalogue! {
     Quarantined { n } =>
         "{n} records went to quarantine; see `matome quarantine list`",
         "{n} 件のレコードが隔離されました。`matome quarantine list` で見られます";
+    DeletesWithheld =>
+        "what the source no longer has cannot be told, and no key was marked as deleted: a record in quarantine has no readable \
+         key, or something of the source was passed over",
+        "データソースから何がなくなったか分からないため、削除の印は付けていません。隔離されたレコードのキーが読めないか、データソースの一部を\
+         飛ばしたためです";
     NothingQuarantined => "Nothing is in quarantine here.", "隔離されたレコードはありません。";
     DiscardRecords { n } =>
         "discard {n} records of the quarantine for good", "隔離された {n} 件のレコードを完全に削除します";

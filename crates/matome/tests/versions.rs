@@ -87,7 +87,8 @@ async fn a_key_that_is_gone_is_shown_as_gone_everywhere() {
             "{gone}"
         );
         assert_eq!(tombstone["raw_data"], json!({"id": 3, "n": 30}), "{gone}");
-        let count = async |query: &str| server.all(&format!("{data}{query}")).await.len();
+        let count =
+            async |query: &str| server.get(&format!("{data}{query}")).await["results"].as_array().unwrap().len();
         assert_eq!(count("").await, 4, "{}", home.name);
         assert_eq!(count("&deleted=false").await, 3, "{}", home.name);
         assert_eq!(count("&latest=true").await, 2, "{}", home.name);
@@ -135,6 +136,70 @@ async fn a_key_that_is_gone_is_shown_as_gone_everywhere() {
         let confirmed = run(&["--confirm-deletes"]);
         assert!(confirmed.status.success(), "{}: {}", home.name, String::from_utf8_lossy(&confirmed.stderr));
         assert_eq!(count("&latest=true").await, 0, "{}", home.name);
+        home.ok(&["db", "check", "--full"]);
+    }
+}
+
+/// Rules and a key that come later, on the command line, while the source itself is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_judged_again_without_its_source() {
+    for home in homes().await {
+        let server = home.serve().await;
+        let file = home.files().join("stock.ndjson");
+        write(&file, "{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":20}\n{\"id\":1,\"n\":2}\n");
+        let stock = server.source("stock", "file", json!({ "path": "stock.ndjson", "dedupe": "hash" })).await;
+        server.run("acquisition", stock).await;
+        std::fs::remove_file(&file).unwrap();
+        let run = |args: &[&str]| {
+            let out = home.command(args).env("FILE_ROOTS", home.files()).output().unwrap();
+            let (told, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+            (out.status.code(), format!("{told}{said}"))
+        };
+        let count =
+            async |query: &str| server.all(&format!("/api/acquisition/data/?source={stock}{query}")).await.len();
+
+        home.ok(&["source", "set", "stock", "--set", r#"validation={"rules":[{"field":"n","max":10}]}"#]);
+        let (code, said) = run(&["source", "revalidate", "stock", "--wait", "--strict"]);
+        assert_eq!(code, Some(8), "{}: {said}", home.name);
+        assert!(said.contains("1 records went to quarantine"), "{}: {said}", home.name);
+        assert_eq!(count("").await, 2, "{}", home.name);
+
+        home.ok(&[
+            "source",
+            "set",
+            "stock",
+            "--unset",
+            "validation",
+            "--unset",
+            "dedupe",
+            "--set",
+            "key=id",
+            "--on-change",
+            "full",
+        ]);
+        let (code, said) = run(&["source", "revalidate", "stock", "--wait", "-o", "json"]);
+        assert_eq!(code, Some(0), "{}: {said}", home.name);
+        let task: Value = serde_json::from_str(said.trim()).unwrap();
+        let result = &task["result"];
+        assert_eq!(
+            (&result["read"], &result["changed"], &result["replayed"], &result["requests"]),
+            (&json!(3), &json!(2), &json!(1), &json!(0)),
+            "{}: {task}",
+            home.name
+        );
+        assert_eq!(
+            (count("").await, count("&latest=true").await, count("&version=2").await),
+            (3, 2, 1),
+            "{}",
+            home.name
+        );
+        let path = format!("/api/acquisition/sources/{stock}/revalidate/");
+        let (status, wrong) = server.send("POST", &path, Some(json!({ "since": "soon" }))).await;
+        assert!(status == 400 && wrong["since"].is_array(), "{}: {wrong}", home.name);
+        let (status, accepted) = server.send("POST", &path, Some(json!({ "since": "2020-01-01" }))).await;
+        assert_eq!(status, 202, "{}: {accepted}", home.name);
+        let task = server.ended(&format!("/api/acquisition/tasks/{}/", accepted["id"])).await;
+        assert_eq!((&task["status"], &task["result"]["unchanged"]), (&json!("succeeded"), &json!(3)), "{task}");
         home.ok(&["db", "check", "--full"]);
     }
 }

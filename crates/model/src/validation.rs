@@ -99,7 +99,8 @@ impl Violation {
 pub struct Judge {
     validation: Arc<Validation>,
     policy: Policy,
-    unique: UniqueValues,
+    /// None: each record is judged by itself.
+    unique: Option<UniqueValues>,
 }
 
 impl Judge {
@@ -107,7 +108,13 @@ impl Judge {
     /// `dedupe: rows`); otherwise it does not clash with itself over a unique value.
     #[must_use]
     pub fn new(validation: Arc<Validation>, repeats_count: bool) -> Self {
-        Self { policy: validation.policy, validation, unique: UniqueValues::new(repeats_count) }
+        Self { policy: validation.policy, validation, unique: Some(UniqueValues::new(repeats_count)) }
+    }
+
+    /// The same judge of records that are not those of one read: the rules `unique` hold for one read, and are left out.
+    #[must_use]
+    pub fn of_single_records(self) -> Self {
+        Self { unique: None, ..self }
     }
 
     /// The same judge with another policy.
@@ -133,7 +140,7 @@ impl Judge {
             Some(schema) => evaluate::violations(schema, &record),
             None => Vec::new(),
         };
-        validation.rules.violations(&record, hash, &mut self.unique, &mut found)?;
+        validation.rules.violations(&record, hash, self.unique.as_mut(), &mut found)?;
         Ok(found)
     }
 }

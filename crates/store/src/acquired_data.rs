@@ -7,6 +7,7 @@ mod first_load;
 mod identity;
 mod insert;
 mod occurrences;
+pub mod renewal;
 mod repeats;
 pub mod tombstones;
 mod versions;
@@ -36,7 +37,7 @@ use crate::tasks;
 use crate::triggers;
 
 use identity::Selection;
-pub(crate) use identity::{content_key, copy_key};
+use identity::{content_key, copy_key};
 pub use occurrences::{Occurrences, SeenInPage};
 use repeats::Settled;
 pub use repeats::{KeyedRead, Room, any as any_repeats};
@@ -452,7 +453,7 @@ fn as_i64(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn encode_hex(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn encode_hex(bytes: impl AsRef<[u8]>) -> String {
     let mut text = Vec::with_capacity(2 * bytes.as_ref().len());
     insert::push_hex(&mut text, bytes.as_ref());
     String::from_utf8(text).expect("hex digits are ASCII")

@@ -15,7 +15,9 @@ use sqlx::AssertSqlSafe;
 use crate::db::{Arg, Conn};
 use crate::error::Result;
 
-pub use actions::{Done, Replay, Unfit, Which, discard, raw, replay, replay_many, sources_of};
+pub use actions::{
+    Done, Held, Replay, Unfit, Which, discard, held, highest, raw, replay, replay_many, sources_of, take_in,
+};
 
 /// Bytes of a bad record that are kept; what is longer is cut, with its true length beside it.
 pub const RAW_BYTES: usize = 1 << 20;
@@ -92,6 +94,24 @@ pub(crate) async fn insert(
         }
     }
     Ok(new)
+}
+
+const HOLD_AGAIN: &str = "update quarantine set status = 'held', outcome = null, outcome_detail = null,
+    outcome_detail_japanese = null, replayed_at = null
+where source_id = $1 and stream = $2 and status = 'replayed' and raw_hash in ({hashes})";
+
+/// Holds those of these records again that were replayed once: they were stored then, and are not any more.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub(crate) async fn hold_again(conn: &mut Conn<'_>, source_id: i64, stream: &str, records: &[BadRecord]) -> Result<()> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let hashes: Vec<String> = records.iter().map(|record| raw_hash(&record.raw)).collect();
+    let given = conn.pick("select unnest($3::text[])", "select value from json_each($3)");
+    let sql = AssertSqlSafe(HOLD_AGAIN.replace("{hashes}", given));
+    conn.execute(sql, &[source_id.into(), stream.into(), Arg::Texts(&hashes)]).await.map(drop)
 }
 
 fn statement(rows: usize) -> String {

@@ -162,11 +162,19 @@ const REMOVE_IDS: &str = "delete from acquired_data where source_id = $1 and {id
 /// # Errors
 /// When the database refuses a statement or is gone.
 pub async fn remove(conn: &mut Conn<'_>, source_id: i64, ids: &[i64]) -> Result<u64> {
-    let bytes = source_bytes::removed_column(conn, source_id).await?;
-    let sql = REMOVE_IDS.replace("{ids}", &conn.any_of("id", 2)).replace("{bytes}", &bytes);
-    let removed = conn.fetch_all(AssertSqlSafe(sql), &[source_id.into(), Arg::Ints(ids)]).await?;
+    let removed = take_out(conn, source_id, ids).await?;
     count(conn, source_id, &removed).await?;
     Ok(u64::try_from(removed.len()).unwrap_or(u64::MAX))
+}
+
+/// Removes these records, as [`remove`] does, and leaves it to the caller to [`count`] what is gone.
+pub(crate) async fn take_out(conn: &mut Conn<'_>, source_id: i64, ids: &[i64]) -> Result<Vec<Row>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let bytes = source_bytes::removed_column(conn, source_id).await?;
+    let sql = REMOVE_IDS.replace("{ids}", &conn.any_of("id", 2)).replace("{bytes}", &bytes);
+    conn.fetch_all(AssertSqlSafe(sql), &[source_id.into(), Arg::Ints(ids)]).await
 }
 
 const NOTE: &str = "update checkpoints set
@@ -174,7 +182,7 @@ const NOTE: &str = "update checkpoints set
 where source_id = $1 and stream = $2";
 
 /// Checkpoint, then counter: the order in which a page locks them. The bytes last.
-async fn count(conn: &mut Conn<'_>, source_id: i64, removed: &[Row]) -> Result<()> {
+pub(crate) async fn count(conn: &mut Conn<'_>, source_id: i64, removed: &[Row]) -> Result<()> {
     let mut streams: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
     for row in removed {
         streams.entry(row.text("stream")?).or_default().push(row);

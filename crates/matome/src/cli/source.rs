@@ -114,6 +114,16 @@ pub enum SourceCommand {
         #[arg(long)]
         confirm_deletes: bool,
     },
+    /// Judges what is stored by the config of today, without reading the source: what breaks its rules goes to quarantine, what
+    /// is there and fits now comes back, and a new key tells records apart.
+    #[command(after_help = "Example:\n  matome source revalidate orders --since 2026-01-01T00:00:00Z --wait")]
+    Revalidate {
+        #[command(flatten)]
+        run: RunTarget,
+        /// Only records that were acquired, or put into quarantine, at this time or later.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+    },
     /// Forgets how far a source was read: the next run reads it from the start.
     Reset {
         #[command(flatten)]

@@ -98,7 +98,7 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             if let Some(priority) = &run.priority {
                 options["priority"] = priority.as_str().into();
             }
-            super::run(&run, console, AGGREGATIONS, &options).await?;
+            super::run(&run, console, AGGREGATIONS, "run", &options).await?;
         }
         AggregateCommand::Runs { client, name, limit } => {
             let output = client.output.clone();

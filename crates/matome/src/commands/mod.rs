@@ -78,13 +78,19 @@ async fn show(target: &Target, console: &Console, path: &str) -> Result<(), Fail
     Ok(())
 }
 
-/// Starts a task of the row that a command names, with `options`, and waits for it when asked to.
-async fn run(run: &RunTarget, console: &Console, path: &str, options: &serde_json::Value) -> Result<(), Failure> {
+/// Starts a task of the row that a command names, by an action of its with `options`, and waits for it when asked to.
+async fn run(
+    run: &RunTarget,
+    console: &Console,
+    path: &str,
+    action: &str,
+    options: &serde_json::Value,
+) -> Result<(), Failure> {
     let target = &run.target;
     let client = Client::connect(&target.client, console, run.wait).await?;
     let id = find(&client, path, &target.name).await?;
     let waiting = wait::Waiting { wait: run.wait, strict: run.strict };
-    let path = format!("{path}{id}/run/");
+    let path = format!("{path}{id}/{action}/");
     let start = wait::Start { path: &path, name: &target.name, options };
     let result = wait::run(&client, console, start, waiting, &target.client.output).await;
     client.close().await;

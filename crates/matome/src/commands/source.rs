@@ -104,7 +104,16 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             if let Some(priority) = &run.priority {
                 options["priority"] = priority.as_str().into();
             }
-            super::run(&run, console, SOURCES, &options).await?;
+            super::run(&run, console, SOURCES, "run", &options).await?;
+        }
+        SourceCommand::Revalidate { run, since } => {
+            let mut options = json!({});
+            for (option, given) in [("since", &since), ("priority", &run.priority)] {
+                if let Some(text) = given {
+                    options[option] = text.as_str().into();
+                }
+            }
+            super::run(&run, console, SOURCES, "revalidate", &options).await?;
         }
         SourceCommand::Reset { target, data, yes } => {
             let client = Client::connect(&target.client, console, false).await?;

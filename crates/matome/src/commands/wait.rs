@@ -93,6 +93,9 @@ fn outcome(console: &Console, name: &str, task: &Row, strict: bool) -> Result<()
     let (id, name) = (field(&["id"]).unwrap_or_default(), name.to_owned());
     match field(&["status"]).as_deref() {
         Some("succeeded") => {
+            if field(&["result", "deletes_withheld"]).is_some_and(|why| !why.is_empty()) {
+                console.notice(Message::DeletesWithheld);
+            }
             if let Some(n) = field(&["result", "quarantined"]).filter(|n| n != "0") {
                 let told = Message::Quarantined { n };
                 if strict {

@@ -168,7 +168,3 @@ pub async fn note_settled(conn: &mut Conn<'_>, adopted: &Unsettled) -> Result<()
     conn.execute("delete from adoptions where kind = $1 and object_id = $2 and done_id >= up_to_id", &args).await?;
     Ok(())
 }
-
-pub(crate) fn unusable(what: &str) -> StoreError {
-    StoreError::Inconsistent { column: "acquired_data".to_owned(), what: what.to_owned() }
-}

@@ -260,9 +260,9 @@ where b.source_id not in (select id from data_sources where deleted_at is not nu
     },
     Invariant {
         name: "tombstone",
-        rule: "a tombstone belongs to a key and has no hash, and a key does not go twice in a row",
+        rule: "a tombstone has no hash, and a key does not go twice in a row",
         violations: "select 'record ' || t.id as place from acquired_data t
-where t.is_deleted and (t.key_hash is null or t.data_hash is not null or exists (
+where t.is_deleted and (t.data_hash is not null or exists (
     select 1 from acquired_data p
     where p.source_id = t.source_id and p.stream = t.stream and p.key_hash = t.key_hash and p.version = t.version - 1
         and p.is_deleted))",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::TryStreamExt as _;
 use matome_model::canonical::QuarantineReason;
 use matome_model::clock::Timestamp;
 use matome_model::task::LaneKind;
@@ -12,6 +13,7 @@ use crate::counters;
 use crate::data_sources;
 use crate::db::{Arg, Conn, Row};
 use crate::error::Result;
+use crate::inbox;
 use crate::tasks::{self, NewTask, ONLY_INBOX};
 
 /// Why a record cannot be replayed as it is.
@@ -194,12 +196,7 @@ pub async fn replay_many(conn: &mut Conn<'_>, which: &Which, now: Timestamp) -> 
     }
     let mut done = Done { last_id, ..Done::default() };
     for ((source_id, stream), ids) in streams {
-        let sql = format!(
-            "insert into inbox (source_id, stream, quarantine_id, raw, created_at)
-select source_id, stream, id, raw, $2 from quarantine where {} order by id",
-            conn.any_of("id", 1)
-        );
-        conn.execute(AssertSqlSafe(sql), &[Arg::Ints(&ids), now.into()]).await?;
+        conn.execute(AssertSqlSafe(insert_kept(conn)), &[Arg::Ints(&ids), now.into()]).await?;
         if let Some(task_id) = queue(conn, source_id, &stream, &ids, now).await? {
             done.done += u64::try_from(ids.len()).unwrap_or(u64::MAX);
             done.tasks.push(task_id);
@@ -223,14 +220,94 @@ async fn queue(conn: &mut Conn<'_>, source_id: i64, stream: &str, ids: &[i64], n
         ..NewTask::manual(LaneKind::Source, source_id, now)
     };
     let task_id = tasks::enqueue(conn, &new, now).await?.task.id;
+    mark(conn, ids, task_id).await?;
+    Ok(Some(task_id))
+}
+
+/// Marks records that wait for a task.
+async fn mark(conn: &mut Conn<'_>, ids: &[i64], task_id: i64) -> Result<()> {
     let sql = format!(
         "update quarantine set status = 'replaying', replay_task = $2, outcome = null, outcome_detail = null,
     outcome_detail_japanese = null,
     replayed_at = null where {}",
         conn.any_of("id", 1)
     );
-    conn.execute(AssertSqlSafe(sql), &[Arg::Ints(ids), task_id.into()]).await?;
-    Ok(Some(task_id))
+    conn.execute(AssertSqlSafe(sql), &[Arg::Ints(ids), task_id.into()]).await.map(drop)
+}
+
+/// A record that is held, with its bytes.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Its id.
+    pub id: i64,
+    /// One JSON object, or what was meant to be one; `None` when it cannot be read again as it is kept.
+    pub raw: Option<Vec<u8>>,
+    /// Where it stood in its source.
+    pub position: Box<RawValue>,
+}
+
+const HIGHEST: &str =
+    "select coalesce(max(id), 0) as id from quarantine where source_id = $1 and stream = $2 and last_seen_at >= $3";
+
+/// The highest id in quarantine of a source stream that was seen at a time or later; 0 when there is none.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn highest(conn: &mut Conn<'_>, source_id: i64, stream: &str, since: Timestamp) -> Result<i64> {
+    conn.fetch_one(HIGHEST, &[source_id.into(), stream.into(), since.into()]).await?.int("id")
+}
+
+/// The next records that are held of a source stream, behind one id and up to another, that were seen at a time or later: at
+/// most about `bytes` of them.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn held(
+    conn: &mut Conn<'_>,
+    (source_id, stream): (i64, &str),
+    (after, up_to): (i64, i64),
+    since: Timestamp,
+    bytes: usize,
+) -> Result<Vec<Held>> {
+    let sql = format!(
+        "select {COLUMNS}, raw, position from quarantine
+where source_id = $1 and stream = $2 and id > $3 and id <= $4 and status = 'held' and last_seen_at >= $5
+order by id limit {}",
+        inbox::PAGE_ROWS
+    );
+    let args: [Arg<'_>; 5] = [source_id.into(), stream.into(), after.into(), up_to.into(), since.into()];
+    let mut rows = conn.fetch_stream(AssertSqlSafe(sql), &args)?;
+    let (mut held, mut size) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let found = read(&row)?;
+        let raw = row.bytes("raw")?;
+        size += raw.len();
+        held.push(Held { id: found.id, raw: found.unfit.is_none().then_some(raw), position: row.json("position")? });
+        if size >= bytes {
+            break;
+        }
+    }
+    Ok(held)
+}
+
+/// Puts records into the inbox for a task that runs, which reads it next.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn take_in(conn: &mut Conn<'_>, ids: &[i64], task_id: i64, now: Timestamp) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    conn.execute(AssertSqlSafe(insert_kept(conn)), &[Arg::Ints(ids), now.into()]).await?;
+    mark(conn, ids, task_id).await
+}
+
+fn insert_kept(conn: &Conn<'_>) -> String {
+    format!(
+        "insert into inbox (source_id, stream, quarantine_id, raw, created_at)
+select source_id, stream, id, raw, $2 from quarantine where {} order by id",
+        conn.any_of("id", 1)
+    )
 }
 
 /// Removes records from the quarantine for good, with their bytes; those that are being replayed are left.

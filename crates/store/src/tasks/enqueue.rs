@@ -1,6 +1,6 @@
 //! Accepting tasks.
 
-use matome_model::clock::Timestamp;
+use matome_model::clock::{Timestamp, iso8601};
 use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -71,6 +71,13 @@ impl NewTask {
 
 /// Payload of a task that reads what waits in the inbox of its source stream, and nothing else.
 pub const ONLY_INBOX: &str = r#"{"only":"inbox"}"#;
+
+/// Payload of a task that goes through what is stored of its source, from a time on if one is given, and reads nothing.
+#[must_use]
+pub fn only_stored(since: Option<Timestamp>) -> Box<RawValue> {
+    let since = since.map(|since| format!(",\"since\":\"{}\"", iso8601(since))).unwrap_or_default();
+    RawValue::from_string(format!("{{\"only\":\"stored\"{since}}}")).expect("it is JSON")
+}
 
 /// What became of a task to be accepted.
 #[derive(Clone, Debug)]

@@ -1,0 +1,311 @@
+//! Going through what is stored of a source, without a request: each record is judged by what its source says today, as if it
+//! had just been read ([`matome_store::acquired_data::renewal`]). Then those that are held in quarantine are tried again.
+
+use std::sync::Arc;
+
+use matome_connector::Quality;
+use matome_model::canonical::{Canonicaliser, Limits};
+use matome_model::clock::Timestamp;
+use matome_model::drift::DriftPolicy;
+use matome_model::record_key::RecordKey;
+use matome_model::source::Dedupe;
+use matome_store::acquired_data::renewal::{
+    self, Content, Kept, Part, REVALIDATION, RenewalCounts, RenewalPage, RenewalProgress, StoredRow,
+};
+use matome_store::checkpoints::{self, Advance, CheckpointKey};
+use matome_store::quarantine::{self, BadRecord, Held};
+use matome_store::retention::Place;
+use matome_tasks::{TaskContext, TaskError};
+use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
+
+use crate::counts::Counts;
+use crate::drain::{Drain, position};
+use crate::failure::from_refused;
+use crate::handler::{AcquisitionHandler, judge, stopped, store_error};
+use crate::prepare::{Preparer, Refused};
+
+/// Whose records are looked at, and what they must be.
+pub(crate) struct Revalidation {
+    pub(crate) task_id: i64,
+    /// That of ordinary reads.
+    pub(crate) key: CheckpointKey,
+    pub(crate) config_rev: i64,
+    pub(crate) dedupe: Dedupe,
+    pub(crate) record_key: Option<RecordKey>,
+    pub(crate) quality: Quality,
+    /// Only what was acquired, or put aside, at this time or later.
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct State {
+    version: u32,
+    /// Records up to this id are done.
+    record: i64,
+    /// All of them are.
+    are_records_done: bool,
+    /// Records in quarantine up to this id are done.
+    held: i64,
+    /// Those behind this id were put aside meanwhile.
+    held_up_to: i64,
+}
+
+/// What a page of stored records is made of.
+struct Judged {
+    kept: Vec<Kept>,
+    rejected: Vec<(i64, BadRecord)>,
+    warned: u64,
+}
+
+impl AcquisitionHandler {
+    /// Goes through all of it, page by page; a later attempt goes on behind the last page.
+    pub(crate) async fn revalidate(
+        &self,
+        what: &Revalidation,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(), TaskError> {
+        // Its place does not depend on what is read meanwhile.
+        ctx.may_yield();
+        let own = CheckpointKey { purpose: REVALIDATION.to_owned(), ..what.key.clone() };
+        let (fence, key, now) = (ctx.fence, own.clone(), self.clock.now());
+        let (task_id, config_rev) = (what.task_id, what.config_rev);
+        let begin = self.db.write(move |conn| {
+            Box::pin(async move { checkpoints::begin(conn, &fence, &key, task_id, config_rev, true, now).await })
+        });
+        let begun = begin.await.map_err(|err| store_error(err, ctx))?;
+        let mut state = match begun.state.get() {
+            "{}" => self.start_of(what).await?,
+            state => serde_json::from_str(state).unwrap_or_default(),
+        };
+        let mut page_seq = begun.page_seq;
+        let mut preparer = self.preparer(what).await?;
+        while !state.are_records_done {
+            let (next, back) = self.page_of_records(what, &own, state, page_seq, preparer, ctx, counts).await?;
+            (state, preparer) = (next, back);
+            page_seq += 1;
+        }
+        while state.held < state.held_up_to {
+            let (next, back) = self.page_of_held(what, &own, state, page_seq, preparer, ctx, counts).await?;
+            (state, preparer) = (next, back);
+            page_seq += 1;
+        }
+        Ok(())
+    }
+
+    async fn start_of(&self, what: &Revalidation) -> Result<State, TaskError> {
+        let (source_id, stream) = (what.key.source_id, &what.key.stream);
+        let mut reader = self.db.read().await?;
+        let mut conn = reader.conn();
+        let held_up_to = quarantine::highest(&mut conn, source_id, stream, since(what)).await?;
+        let first = match what.since {
+            None => None,
+            Some(since) => Some(renewal::first_since(&mut conn, source_id, stream, since).await?),
+        };
+        let (record, are_records_done) = match first {
+            None => (0, false),
+            Some(Some(first)) => (first - 1, false),
+            Some(None) => (0, true),
+        };
+        Ok(State { version: 1, record, are_records_done, held: 0, held_up_to })
+    }
+
+    /// What judges one record by itself. No schema is learned of what is stored: that it has taught already.
+    async fn preparer(&self, what: &Revalidation) -> Result<Preparer, TaskError> {
+        let judge = judge(&what.quality, what.dedupe).map(|judge| judge.of_single_records());
+        let preparer = Preparer::new(what.task_id, Limits::default(), what.record_key.clone(), judge);
+        Ok(match what.quality.drift {
+            DriftPolicy::AcceptNew => preparer,
+            DriftPolicy::Freeze | DriftPolicy::Quarantine => {
+                let schema = self.schema(&what.key, DriftPolicy::Quarantine).await?;
+                if schema.settled { preparer.measured_by(schema) } else { preparer }
+            }
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a page is made of")]
+    async fn page_of_records(
+        &self,
+        what: &Revalidation,
+        own: &CheckpointKey,
+        state: State,
+        page_seq: i64,
+        preparer: Preparer,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(State, Preparer), TaskError> {
+        if ctx.stop_reason().is_some() || !ctx.lease_valid() {
+            return Err(stopped(ctx));
+        }
+        let records = {
+            let mut reader = self.db.read().await?;
+            // Nobody stores anything of this stream while its lane is held: behind the last record there is nothing.
+            let part = Part { source_id: own.source_id, stream: &own.stream, after: state.record, up_to: i64::MAX };
+            let limit = i64::try_from(self.db.page_rows()).unwrap_or(i64::MAX);
+            renewal::next(&mut reader.conn(), part, limit, self.db.page_bytes()).await?
+        };
+        let next = match records.last() {
+            Some(last) => State { record: last.id, ..state },
+            None => State { are_records_done: true, ..state },
+        };
+        let key = what.record_key.clone();
+        let (judged, preparer) =
+            off_threads(preparer, move |preparer| judge_all(preparer, records, key.as_ref())).await?;
+        let Judged { kept, rejected, warned } = judged.map_err(|refused| from_refused(*refused))?;
+        let (read, before) = ((kept.len() + rejected.len()) as u64, *counts);
+        let progress = move |page: RenewalCounts| {
+            let mut counts = before;
+            counts.add_renewed(page, read, warned);
+            counts.to_json()
+        };
+        let page = RenewalPage {
+            fence: ctx.fence,
+            task_id: what.task_id,
+            dedupe: what.dedupe,
+            checkpoint: advance(own, what.config_rev, page_seq, next),
+            kept,
+            rejected,
+            now: self.clock.now(),
+            progress: RenewalProgress(Arc::new(progress)),
+        };
+        let commit = self.db.write_page(move |conn| Box::pin(async move { renewal::commit(conn, &page).await }));
+        counts.add_renewed(commit.await.map_err(|err| store_error(err, ctx))?, read, warned);
+        Ok((next, preparer))
+    }
+
+    /// Those that would be stored today come back through the inbox, as with a replay by hand; the others stay as they are.
+    #[expect(clippy::too_many_arguments, reason = "what a page is made of")]
+    async fn page_of_held(
+        &self,
+        what: &Revalidation,
+        own: &CheckpointKey,
+        state: State,
+        page_seq: i64,
+        preparer: Preparer,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(State, Preparer), TaskError> {
+        if ctx.stop_reason().is_some() || !ctx.lease_valid() {
+            return Err(stopped(ctx));
+        }
+        let held = {
+            let mut reader = self.db.read().await?;
+            let (of, between) = ((own.source_id, own.stream.as_str()), (state.held, state.held_up_to));
+            quarantine::held(&mut reader.conn(), of, between, since(what), self.db.page_bytes()).await?
+        };
+        let next = State { held: held.last().map_or(state.held_up_to, |last| last.id), ..state };
+        let (fit, preparer) = off_threads(preparer, move |preparer| fit(preparer, held)).await?;
+        let (step, fence, task_id, now) =
+            (advance(own, what.config_rev, page_seq, next), ctx.fence, what.task_id, self.clock.now());
+        let is_any = !fit.is_empty();
+        let take = self.db.write_page(move |conn| {
+            Box::pin(async move { renewal::take_in(conn, &fence, task_id, &step, &fit, now).await })
+        });
+        take.await.map_err(|err| store_error(err, ctx))?;
+        if is_any {
+            let drain = Drain {
+                task_id,
+                key: what.key.clone(),
+                config_rev: what.config_rev,
+                dedupe: what.dedupe,
+                record_key: what.record_key.clone(),
+                judge: judge(&what.quality, what.dedupe),
+                schema: self.schema(&what.key, drain_policy(what.quality.drift)).await?,
+            };
+            self.drain(drain, ctx, counts).await?;
+        }
+        Ok((next, preparer))
+    }
+}
+
+/// A page cannot be refused where it would come back for ever.
+pub(crate) fn drain_policy(policy: DriftPolicy) -> DriftPolicy {
+    match policy {
+        DriftPolicy::Freeze => DriftPolicy::Quarantine,
+        policy => policy,
+    }
+}
+
+fn since(what: &Revalidation) -> Timestamp {
+    what.since.unwrap_or(Place::start().acquired_at)
+}
+
+fn advance(own: &CheckpointKey, config_rev: i64, page_seq: i64, state: State) -> Advance {
+    let state = to_raw_value(&state).expect("numbers are JSON").get().to_owned();
+    Advance { key: own.clone(), page_seq, config_rev, state, is_exact: true }
+}
+
+/// Work on many records, away from the async threads.
+async fn off_threads<T: Send + 'static>(
+    mut preparer: Preparer,
+    work: impl FnOnce(&mut Preparer) -> T + Send + 'static,
+) -> Result<(T, Preparer), TaskError> {
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work(&mut preparer);
+        (done, preparer)
+    });
+    done.await.map_err(|err| {
+        let mut failed = TaskError::panicked();
+        failed.causes = matome_model::field_error::chain(Some(&err));
+        failed
+    })
+}
+
+fn judge_all(
+    preparer: &mut Preparer,
+    records: Vec<StoredRow>,
+    key: Option<&RecordKey>,
+) -> Result<Judged, Box<Refused>> {
+    // What is stored stays what it is, whatever its size: for the bytes of a record that goes, and for tombstones.
+    let mut canonicaliser = Canonicaliser::new(Limits::NONE);
+    let mut judged = Judged { kept: Vec::with_capacity(records.len()), rejected: Vec::new(), warned: 0 };
+    for record in records {
+        let StoredRow { id, raw_data, metadata, data_hash, key_hash, version, is_deleted } = record;
+        let found = (data_hash, key_hash, version);
+        if is_deleted {
+            let canonical = canonicaliser.canonicalise(raw_data.get().as_bytes()).ok();
+            let key = canonical.and_then(|canonical| key.and_then(|key| key.identity(canonical.text).ok()));
+            judged.kept.push(Kept { content: Content { id, hash: None, key, is_deleted }, found });
+            continue;
+        }
+        let mut page = preparer.begin(1, 0);
+        preparer.record(&mut page, raw_data.get().as_bytes().to_vec(), position(&metadata), None)?;
+        match page.quarantined.pop() {
+            Some(mut bad) => {
+                // As it came or nearly so: the database may have put spaces between.
+                if let Ok(canonical) = canonicaliser.canonicalise(raw_data.get().as_bytes()) {
+                    bad.raw = canonical.text.as_bytes().to_vec();
+                    bad.raw_length = bad.raw.len() as u64;
+                }
+                judged.rejected.push((id, bad));
+            }
+            None => {
+                let record = page.records.get(0);
+                let content = Content { id, hash: Some(*record.hash), key: record.key, is_deleted };
+                judged.kept.push(Kept { content, found });
+                judged.warned += page.warned;
+            }
+        }
+    }
+    Ok(judged)
+}
+
+/// The ids of those that would be stored.
+fn fit(preparer: &mut Preparer, held: Vec<Held>) -> Vec<i64> {
+    let is_fit = |preparer: &mut Preparer, raw: Vec<u8>, held: &Held| {
+        let mut page = preparer.begin(1, 0);
+        preparer.record(&mut page, raw, position(&held.position), None).is_ok() && page.quarantined.is_empty()
+    };
+    let mut fit = Vec::new();
+    for mut held in held {
+        if let Some(raw) = held.raw.take()
+            && is_fit(preparer, raw, &held)
+        {
+            fit.push(held.id);
+        }
+    }
+    fit
+}

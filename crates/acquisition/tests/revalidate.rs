@@ -1,0 +1,345 @@
+//! What is stored is judged again on both databases: by today's rules and key, without the source.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use matome_model::clock::{Clock, Timestamp};
+use matome_model::task::{LaneKind, Queue};
+use matome_store::check::check;
+use matome_store::tasks::{self, NewTask};
+use matome_tasks::{ClaimedTask, Handler as _, TaskContext, TaskError, TaskOutcome};
+use matome_testbed::{TestDb, databases};
+use serde_json::Value;
+use support::failpoint::{Failpoint, Side};
+use support::{Bench, json};
+use uuid::Uuid;
+
+async fn claim(bench: &Bench, since: Option<Timestamp>) -> ClaimedTask {
+    let source_id = bench.source_id;
+    let claim = bench.db.write(move |conn| {
+        Box::pin(async move {
+            let now = Clock::system().now();
+            let payload = tasks::only_stored(since);
+            let new = NewTask { payload, ..NewTask::manual(LaneKind::Source, source_id, now) };
+            tasks::enqueue(conn, &new, now).await?;
+            tasks::claim(conn, Queue::Acquisition, Uuid::new_v4(), 1, now).await
+        })
+    });
+    claim.await.unwrap().pop().unwrap()
+}
+
+async fn revalidate(bench: &Bench, since: Option<Timestamp>) -> Result<TaskOutcome, TaskError> {
+    // The source itself is not there any more.
+    let _ = std::fs::remove_file(bench.dir.path().join("data.ndjson"));
+    let task = claim(bench, since).await;
+    let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
+    let result = bench.handler().run(task.clone(), ctx).await;
+    bench.abandon(&task).await;
+    result
+}
+
+async fn done(bench: &Bench) -> Value {
+    serde_json::from_str(revalidate(bench, None).await.unwrap().result.get()).unwrap()
+}
+
+/// Replaces what stands behind `path` in the config of a source.
+async fn configure(bench: &Bench, options: &str) {
+    let path = bench.dir.path().canonicalize().unwrap().join("data.ndjson");
+    let config = format!(r#"{{"path":{}{options}}}"#, serde_json::to_string(&path).unwrap());
+    let id = bench.source_id;
+    let set = bench.db.write(move |conn| {
+        Box::pin(async move {
+            let config = json(&config);
+            let sql = "update data_sources set config = $2, config_rev = config_rev + 1 where id = $1";
+            conn.execute(sql, &[id.into(), (&*config).into()]).await
+        })
+    });
+    set.await.unwrap();
+}
+
+fn lines(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// `id version` of the records that have an identity, in the order of their ids.
+async fn identities(bench: &Bench) -> Vec<(i64, Option<Vec<u8>>, i64)> {
+    let mut reader = bench.db.read().await.unwrap();
+    let sql = "select id, key_hash, version from acquired_data where source_id = $1 order by id";
+    let rows = reader.conn().fetch_all(sql, &[bench.source_id.into()]).await.unwrap();
+    let identity = |row: &matome_store::db::Row| {
+        (row.int("id").unwrap(), row.opt_bytes("key_hash").unwrap(), row.int("version").unwrap())
+    };
+    rows.iter().map(identity).collect()
+}
+
+/// Where the reads of a source stand.
+async fn place_of_reads(bench: &Bench) -> String {
+    let mut reader = bench.db.read().await.unwrap();
+    let sql = "select state from checkpoints where source_id = $1 and purpose = 'live'";
+    let row = reader.conn().fetch_one(sql, &[bench.source_id.into()]).await.unwrap();
+    row.json("state").unwrap().get().to_owned()
+}
+
+async fn quarantined(bench: &Bench) -> Vec<(String, String, String)> {
+    let mut reader = bench.db.read().await.unwrap();
+    let sql = "select reason, status, raw from quarantine where source_id = $1 order by id";
+    let rows = reader.conn().fetch_all(sql, &[bench.source_id.into()]).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let one = |row: &matome_store::db::Row| {
+        (row.text("reason").unwrap(), row.text("status").unwrap(), text(row.bytes("raw").unwrap()))
+    };
+    rows.iter().map(one).collect()
+}
+
+async fn assert_holds(bed: &TestDb) {
+    for verdict in check(&mut bed.snapshot().await, true).await.unwrap() {
+        assert!(verdict.holds(), "{}: {verdict:?}", bed.name);
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_a_new_rule_goes_to_quarantine_and_comes_back_without_it() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db.with_page_rows(4), r#","dedupe":"hash""#).await;
+        bench.write_file(&(0..20).map(|n| format!(r#"{{"id":{n},"n":{}}}"#, n % 5)).collect::<Vec<_>>());
+        bench.run().await.unwrap();
+        let place = place_of_reads(&bench).await;
+        let as_it_is = done(&bench).await;
+        assert_eq!((&as_it_is["read"], &as_it_is["unchanged"]), (&20.into(), &20.into()), "{}: {as_it_is}", bed.name);
+
+        configure(
+            &bench,
+            r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":3},{"field":"n","unique":true}]}"#,
+        )
+        .await;
+        let judged = done(&bench).await;
+        assert_eq!(
+            (&judged["read"], &judged["unchanged"], &judged["quarantined"]),
+            (&20.into(), &16.into(), &4.into()),
+            "{}: {judged}",
+            bed.name
+        );
+        assert_eq!(bench.stored().await.len(), 16, "{}", bed.name);
+        let bad = quarantined(&bench).await;
+        assert_eq!(bad.len(), 4, "{}: {bad:?}", bed.name);
+        let first = ("rule".to_owned(), "held".to_owned(), r#"{"id":4,"n":4}"#.to_owned());
+        assert_eq!(bad[0], first, "{}: with the bytes that it came with", bed.name);
+        assert_holds(&bed).await;
+        // Nothing more to be found, and what still does not fit is left alone.
+        let again = done(&bench).await;
+        assert_eq!((&again["unchanged"], &again["quarantined"]), (&16.into(), &0.into()), "{}: {again}", bed.name);
+
+        configure(&bench, r#","dedupe":"hash""#).await;
+        let back = done(&bench).await;
+        assert_eq!(
+            (&back["unchanged"], &back["replayed"], &back["stored"], &back["read"]),
+            (&16.into(), &4.into(), &4.into(), &20.into()),
+            "{}: {back}",
+            bed.name
+        );
+        assert_eq!(bench.stored().await.len(), 20, "{}", bed.name);
+        assert!(quarantined(&bench).await.iter().all(|(_, status, _)| status == "replayed"), "{}", bed.name);
+
+        // Once more against the rule: rows of the quarantine that were replayed are held again.
+        configure(&bench, r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":3}]}"#).await;
+        assert_eq!(done(&bench).await["quarantined"], 4, "{}", bed.name);
+        let held = quarantined(&bench).await;
+        assert!(held.len() == 4 && held.iter().all(|(_, status, _)| status == "held"), "{}: {held:?}", bed.name);
+        assert_eq!(place_of_reads(&bench).await, place, "{}: no read was moved", bed.name);
+        assert_holds(&bed).await;
+    }
+}
+
+/// As if all had been read so from the beginning, with the ids and times that it has.
+#[tokio::test]
+async fn a_new_key_tells_records_apart_as_reading_them_so_would_have() {
+    const TEXTS: &[&str] = &[
+        r#"{"day":1,"id":1,"n":1}"#,
+        r#"{"day":1,"id":2,"n":1}"#,
+        r#"{"day":2,"id":1,"n":1}"#,
+        r#"{"day":2,"id":3,"n":1}"#,
+        r#"{"day":3,"id":1,"n":2}"#,
+        r#"{"day":3,"n":2}"#,
+        r#"{"day":4,"id":2,"n":1}"#,
+        r#"{"day":5,"id":1,"n":2}"#,
+    ];
+    for bed in databases().await {
+        for (before, after) in [
+            (r#","dedupe":"hash""#, r#","key":"id""#),
+            (r#","dedupe":"none""#, r#","key":"id""#),
+            (r#","key":"day""#, r#","key":"id""#),
+            (r#","dedupe":"rows""#, r#","key":"id""#),
+            (r#","dedupe":"none""#, r#","dedupe":"hash""#),
+            (r#","key":["day","n"]"#, r#","dedupe":"none""#),
+        ] {
+            let told = format!("{} {before} to {after}", bed.name);
+            let bench = Bench::new(&bed.db.with_page_rows(3), before).await;
+            bench.write_file(&lines(TEXTS));
+            bench.run().await.unwrap();
+            let ids: Vec<i64> = identities(&bench).await.into_iter().map(|(id, ..)| id).collect();
+            configure(&bench, after).await;
+            let result = done(&bench).await;
+            let found = identities(&bench).await;
+            assert!(found.iter().all(|(id, ..)| ids.contains(id)), "{told}: {found:?}");
+
+            let fresh = Bench::new(&bed.db, after).await;
+            fresh.write_file(
+                &lines(TEXTS)
+                    .into_iter()
+                    .filter(|text| text.contains("id") || !after.contains("\"id\""))
+                    .collect::<Vec<_>>(),
+            );
+            fresh.run().await.unwrap();
+            let expected: Vec<_> =
+                identities(&fresh).await.into_iter().map(|(_, key, version)| (key, version)).collect();
+            let found: Vec<_> = found.into_iter().map(|(_, key, version)| (key, version)).collect();
+            assert_eq!(found, expected, "{told}: {result}");
+            assert_holds(&bed).await;
+            let again = done(&bench).await;
+            assert_eq!(again.get("changed"), None, "{told}: {again}");
+        }
+    }
+}
+
+/// Records that were read under the new key before the old ones are told apart by it.
+#[tokio::test]
+async fn what_was_read_meanwhile_takes_its_place_behind_what_was_there() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db.with_page_rows(2), r#","dedupe":"hash""#).await;
+        let texts = [r#"{"id":1,"n":1}"#, r#"{"id":2,"n":1}"#, r#"{"id":1,"n":2}"#];
+        bench.write_file(&lines(&texts));
+        bench.run().await.unwrap();
+        configure(&bench, r#","key":"id""#).await;
+        bench.write_file(&lines(&[r#"{"id":2,"n":1}"#, r#"{"id":1,"n":3}"#]));
+        bench.run().await.unwrap();
+        done(&bench).await;
+        let versions: Vec<(bool, i64)> =
+            identities(&bench).await.into_iter().map(|(_, key, version)| (key.is_some(), version)).collect();
+        // The second reading of key 2 says what the first said.
+        assert_eq!(versions, [(true, 1), (true, 1), (true, 2), (false, 1), (true, 3)], "{}", bed.name);
+        assert_holds(&bed).await;
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_young_enough_is_looked_at() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db, r#","dedupe":"hash""#).await;
+        bench.write_file(&lines(&[r#"{"n":1}"#, r#"{"n":2}"#]));
+        bench.run().await.unwrap();
+        let between = Clock::system().now();
+        bench.write_file(&lines(&[r#"{"n":3}"#]));
+        bench.run().await.unwrap();
+        configure(&bench, r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":0}]}"#).await;
+        let result: Value =
+            serde_json::from_str(revalidate(&bench, Some(between)).await.unwrap().result.get()).unwrap();
+        assert_eq!((&result["read"], &result["quarantined"]), (&1.into(), &1.into()), "{}: {result}", bed.name);
+        assert_eq!(bench.stored().await, [r#"{"n":1}"#, r#"{"n":2}"#], "{}", bed.name);
+        let none: Value =
+            serde_json::from_str(revalidate(&bench, Some(Clock::system().now())).await.unwrap().result.get()).unwrap();
+        assert_eq!(none["read"], 0, "{}: {none}", bed.name);
+        assert_holds(&bed).await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_stays_as_it_is_and_says_where() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db.with_page_rows(2), r#","dedupe":"hash""#).await;
+        bench.write_file(&lines(&[r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":9}"#]));
+        bench.run().await.unwrap();
+        let options = r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":5}],"policy":"reject_batch"}"#;
+        configure(&bench, options).await;
+        let refused = revalidate(&bench, None).await.unwrap_err();
+        assert_eq!(refused.reason, "rejected", "{}: {refused:?}", bed.name);
+        assert!(refused.position.unwrap().get().contains("\"line\":4"), "{}", bed.name);
+        let result: Value = serde_json::from_str(refused.result.unwrap().get()).unwrap();
+        assert_eq!((&result["read"], &result["quarantined"]), (&2.into(), &0.into()), "{}: {result}", bed.name);
+        assert_eq!(bench.stored().await.len(), 4, "{}", bed.name);
+        assert_holds(&bed).await;
+    }
+}
+
+/// Each commit fails once before it happens and once after, in a process that dies of it; another one takes over.
+async fn every_commit(bed: TestDb) {
+    let lines: Vec<String> = (0..10).map(|n| format!(r#"{{"id":{n},"n":{}}}"#, n % 3)).collect();
+    let mut at = 0;
+    loop {
+        let mut has_fired = false;
+        for side in [Side::Before, Side::After] {
+            let told = format!("{} commit {at} {side:?}", bed.name);
+            let bench = Bench::new(
+                &bed.db.with_page_rows(3),
+                r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":1}]}"#,
+            )
+            .await;
+            bench.write_file(&lines);
+            bench.run().await.unwrap();
+            assert_eq!(bench.stored().await.len(), 7, "{told}");
+            // What was bad is good, what was good is bad, and all of it is told apart by another key.
+            configure(&bench, r#","key":"id","validation":{"rules":[{"field":"n","min":1}]}"#).await;
+            let task = claim(&bench, None).await;
+            let failpoint = Failpoint::new(at, side, true);
+            let dying = bench.handler_on(&bench.db.with_commit_hook(failpoint.clone()));
+            let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
+            let mut outcome = tokio::select! {
+                biased;
+                () = failpoint.death() => None,
+                outcome = dying.run(task.clone(), ctx) => outcome.ok(),
+            };
+            let mut last = task;
+            if failpoint.has_fired() {
+                has_fired = true;
+                last = bench.take_over(&last).await;
+                let ctx = TaskContext::new(bench.db.clone(), last.task.id, last.fence);
+                outcome = Some(bench.handler().run(last.clone(), ctx).await.unwrap());
+            }
+            bench.abandon(&last).await;
+            let result: Value = serde_json::from_str(outcome.unwrap().result.get()).unwrap();
+            let told_counts = ["read", "changed", "quarantined", "replayed", "stored"].map(|name| result[name].clone());
+            assert_eq!(told_counts, [10, 3, 4, 3, 3].map(Value::from), "{told}: {result}");
+            let expected: Vec<String> = lines.iter().filter(|line| !line.contains("\"n\":0")).cloned().collect();
+            assert_eq!(bench.stored().await, support::canonical(&expected), "{told}");
+            assert_holds(&bed).await;
+        }
+        if !has_fired {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 6, "{}: {at} commits", bed.name);
+    println!("row revalidation {} - {} 0 0 -", bed.name, at * 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_at_any_commit_changes_nothing_of_what_comes_out_on_sqlite() {
+    every_commit(matome_testbed::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_at_any_commit_changes_nothing_of_what_comes_out_on_postgres() {
+    every_commit(matome_testbed::postgres().await).await;
+}
+
+#[tokio::test]
+async fn tombstones_follow_a_new_key() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db, r#","key":"id","deletes":"tombstone""#).await;
+        let line = |id: usize| format!(r#"{{"code":"c{id}","id":{id}}}"#);
+        bench.write_file(&(0..4).map(line).collect::<Vec<_>>());
+        bench.run().await.unwrap();
+        bench.write_file(&(0..3).map(line).collect::<Vec<_>>());
+        bench.run().await.unwrap();
+        configure(&bench, r#","key":"code","deletes":"tombstone""#).await;
+        let result = done(&bench).await;
+        assert_eq!((&result["read"], &result["changed"]), (&5.into(), &5.into()), "{}: {result}", bed.name);
+        let found = identities(&bench).await;
+        assert_eq!(found[3].1, found[4].1, "{}: the last is gone under its new key", bed.name);
+        assert_eq!((found[3].2, found[4].2), (1, 2), "{}", bed.name);
+        assert_holds(&bed).await;
+        bench.write_file(&(0..3).map(line).collect::<Vec<_>>());
+        let read: Value = serde_json::from_str(bench.run().await.unwrap().result.get()).unwrap();
+        assert_eq!((&read["duplicate"], read.get("deleted")), (&3.into(), None), "{}: {read}", bed.name);
+    }
+}
