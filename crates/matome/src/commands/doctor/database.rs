@@ -98,7 +98,7 @@ async fn stuck_space(snapshot: &mut Snapshot) -> Option<Finding> {
     if pages.can_shrink || pages.excess() == 0 {
         return None;
     }
-    let mib = pages.free * pages.size_bytes >> 20;
+    let mib = (pages.free * pages.size_bytes) >> 20;
     let what = say!(
         "{mib} MiB of the database file are free and cannot be given back to the disk: an older version made it",
         "データベースファイルの {mib} MiB が空いていますが、古い版が作ったファイルなので、ディスクに返せません"
