@@ -1,6 +1,6 @@
 //! What a worker is told about a read that could not go on.
 
-use matome_connector::{Advice, ConnectorError, DatabaseFault};
+use matome_connector::{Advice, ConnectorError, DatabaseFault, PlaceFault};
 use matome_model::say;
 use matome_tasks::{Advice as TaskAdvice, TaskError};
 
@@ -50,6 +50,13 @@ fn reason(err: &ConnectorError) -> &'static str {
         | ConnectorError::Io { .. } => "file",
         ConnectorError::Changed { .. } => "file_changed",
         ConnectorError::Document { .. } => "document",
+        ConnectorError::Place { fault, .. } => match fault {
+            PlaceFault::Auth => "auth",
+            PlaceFault::Identity => "identity",
+            PlaceFault::Missing => "no_file",
+            PlaceFault::TooLong | PlaceFault::Answer => "file",
+            PlaceFault::Lost => "connection",
+        },
         ConnectorError::Egress { .. } | ConnectorError::Unreached { .. } if err.is_denied() => "denied",
         ConnectorError::Unreached { .. } => "unreached",
         ConnectorError::Database { fault, .. } => match fault {

@@ -26,9 +26,11 @@ use matome_egress::HttpClient;
 use matome_model::clock::Clock;
 use matome_model::field_error::Words;
 
-// What streams have in common with it.
-pub(crate) use config::{belongs_into_auth, is_set_by_matome, not_a_header_name, set_by_matome};
-pub(crate) use exchange::{is_refused, retry_after};
+// What streams and files have in common with it.
+pub(crate) use config::{
+    belongs_into_auth, is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome, url_of,
+};
+pub(crate) use exchange::{is_refused, retry_after, small_body};
 pub(crate) use list::{headers as header_templates, set_param};
 pub(crate) use template::{JsonTemplate, Known, Placeholder, Template, Unfit, Values};
 

@@ -100,7 +100,8 @@ impl ParsedConfig {
     pub fn host(&self) -> Option<HostUse> {
         match self {
             // A stream would hold its place for ever.
-            Self::Draft | Self::File(_) | Self::Websocket(_) | Self::Push(_) => None,
+            Self::Draft | Self::Websocket(_) | Self::Push(_) => None,
+            Self::File(config) => config.place.host(),
             Self::Api(config) => config.host(),
             Self::Database(config) => config.host(),
         }

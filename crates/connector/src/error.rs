@@ -41,6 +41,23 @@ pub enum DatabaseFault {
     Lost,
 }
 
+/// What kind of trouble a place of files elsewhere made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceFault {
+    /// Who asks is not who they say, or may not.
+    Auth,
+    /// The other side is not who it should be.
+    Identity,
+    /// There is no such document.
+    Missing,
+    /// It is longer than what is fetched, or than what is listed.
+    TooLong,
+    /// What the place answers makes no sense, or says that the config is wrong.
+    Answer,
+    /// The connection broke, or the other side can not go on now.
+    Lost,
+}
+
 /// A read that can not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
@@ -132,6 +149,16 @@ pub enum ConnectorError {
         /// Where.
         position: Box<Position>,
         /// What is wrong there.
+        problem: Words,
+    },
+    /// A place elsewhere does not give what was asked for.
+    #[error("{position}: {problem}")]
+    Place {
+        /// What was asked for.
+        position: Box<Position>,
+        /// What kind of trouble it is.
+        fault: PlaceFault,
+        /// What is wrong, and what to do.
         problem: Words,
     },
     /// A request failed below HTTP.
@@ -324,6 +351,23 @@ impl ConnectorError {
         causes
     }
 
+    /// Whether there is no such document, or no more.
+    pub(crate) fn is_missing(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Self::Place { fault, .. } => *fault == PlaceFault::Missing,
+            _ => false,
+        }
+    }
+
+    /// An error of reading, or the one that it carries from whoever brings the bytes.
+    pub(crate) fn io(position: Position, action: &'static str, source: std::io::Error) -> Self {
+        match source.downcast::<Self>() {
+            Ok(carried) => carried,
+            Err(source) => Self::Io { position: Box::new(position), action, source },
+        }
+    }
+
     /// Whether the egress policy refused the address.
     pub fn is_denied(&self) -> bool {
         let (Self::Egress { source, .. } | Self::Unreached { source, .. }) = self else { return false };
@@ -338,7 +382,8 @@ impl ConnectorError {
                 408 | 425 | 429 | 500..=599 => Advice::Retry { after: *retry_after },
                 _ => Advice::Fail,
             },
-            Self::Database { fault: DatabaseFault::Timeout | DatabaseFault::Lost, .. } => retry,
+            Self::Database { fault: DatabaseFault::Timeout | DatabaseFault::Lost, .. }
+            | Self::Place { fault: PlaceFault::Lost, .. } => retry,
             Self::Egress { source, .. } | Self::Unreached { source, .. } => match source {
                 EgressError::Closed { wait, .. } => Advice::Retry { after: Some(*wait) },
                 EgressError::Resolve { .. }
@@ -382,6 +427,7 @@ impl ConnectorError {
             | Self::FileTooLarge { .. }
             | Self::Changed { .. }
             | Self::Document { .. }
+            | Self::Place { .. }
             | Self::Database { .. }
             | Self::Loop { .. }
             | Self::Answer { retry: None, .. }
@@ -399,6 +445,7 @@ impl ConnectorError {
         match self {
             Self::Io { position, .. }
             | Self::Document { position, .. }
+            | Self::Place { position, .. }
             | Self::Egress { position, .. }
             | Self::Unreached { position, .. }
             | Self::Database { position, .. }

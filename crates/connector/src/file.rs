@@ -2,7 +2,7 @@
 //! some format. Each of these is a module that knows nothing of the others; [`pump`] puts them together, [`plan`] says which
 //! documents are read, by what [`manifest`] knows of them, and [`checkpoint`] how far a read has come.
 //!
-//! - [`location`]: where bytes come from. [`roots`] are directories of this machine.
+//! - [`location`]: where bytes come from: [`roots`] are directories of this machine, the others are elsewhere.
 //! - [`compression`], [`archive`]: what they were before.
 //! - [`text`]: from an encoding to UTF-8.
 //! - [`document`]: by its format, from text to records ([`lines`], [`csv`], [`fixed`], and JSON beside this folder). [`xml`] asks for
@@ -38,6 +38,7 @@ pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig,
 pub(crate) use document::Document;
 pub use excel::{ExcelConfig, Sheet};
 pub use fixed::{FixedColumn, FixedConfig, Unit};
+pub use location::{HttpPlace, Means, Place};
 pub use roots::FileRoots;
 pub use text::Charset;
 pub use xml::XmlPath;
@@ -45,7 +46,7 @@ pub use xml::XmlPath;
 use crate::error::ConnectorError;
 use crate::read::{Connector, ReadRequest, Reader};
 use crate::record::{Found, Item};
-use location::Location as _;
+use location::{Location as _, Reach};
 use plan::Plan;
 use pump::Pump;
 
@@ -53,19 +54,25 @@ use pump::Pump;
 pub struct FileConnector {
     config: Arc<FileConfig>,
     roots: Arc<FileRoots>,
+    means: Means,
 }
 
 impl FileConnector {
-    /// Files beneath `roots`.
-    pub fn new(config: FileConfig, roots: Arc<FileRoots>) -> Self {
-        Self { config: Arc::new(config), roots }
+    /// Files beneath `roots`, or elsewhere by `means`.
+    pub fn new(config: FileConfig, roots: Arc<FileRoots>, means: Means) -> Self {
+        Self { config: Arc::new(config), roots, means }
     }
 }
 
 impl Connector for FileConnector {
     fn read(&self, request: ReadRequest) -> BoxFuture<'_, Result<Box<dyn Reader>, ConnectorError>> {
         Box::pin(async move {
-            let reader = reader::start(self.config.clone(), self.roots.clone(), request).await?;
+            let cancel = request.cancel.child_token();
+            let request = ReadRequest { cancel: cancel.clone(), ..request };
+            let reach =
+                Reach::new(self.means.clone(), self.config.common.timeout, request.keeper.clone(), cancel.clone());
+            let location = self.config.place.open(self.roots.clone(), reach);
+            let reader = reader::start(self.config.clone(), location, request, cancel.drop_guard()).await?;
             Ok(Box::new(reader) as Box<dyn Reader>)
         })
     }

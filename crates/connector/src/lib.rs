@@ -21,7 +21,7 @@ pub use config::{
     Change, Deletes, FieldError, ParsedConfig, Quality, QuarantineLimit, Retention, change, retention_of,
     validate_config,
 };
-pub use error::{Advice, ConnectorError, DatabaseFault};
+pub use error::{Advice, ConnectorError, DatabaseFault, PlaceFault};
 pub use file::FileRoots;
 pub use keeper::{Exchange, SecretKeeper};
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};

@@ -11,7 +11,7 @@ use crate::api::{ApiConnector, Probe, Proposal, Tokens};
 use crate::config::{ParsedConfig, validate_config};
 use crate::database::DatabaseConnector;
 use crate::error::ConnectorError;
-use crate::file::{FileConnector, FileRoots};
+use crate::file::{FileConnector, FileRoots, Means};
 use crate::read::Connector;
 use crate::websocket::WebsocketConnector;
 
@@ -39,7 +39,11 @@ impl Registry {
             ParsedConfig::Draft => Err(ConnectorError::Draft),
             // What was sent is in the store, which nobody here knows.
             ParsedConfig::Push(_) => Err(ConnectorError::Pushed),
-            ParsedConfig::File(config) => Ok(Box::new(FileConnector::new(*config, self.roots.clone()))),
+            ParsedConfig::File(config) => {
+                let (client, clock) = (self.client.clone(), self.clock.clone());
+                let means = Means { client, clock, tokens: self.tokens.clone() };
+                Ok(Box::new(FileConnector::new(*config, self.roots.clone(), means)))
+            }
             ParsedConfig::Database(config) => {
                 Ok(Box::new(DatabaseConnector::new(*config, self.roots.clone(), self.client.dialer())))
             }

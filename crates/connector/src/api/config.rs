@@ -155,7 +155,7 @@ pub(super) fn url(fields: &mut Fields, name: &str) -> Option<Url> {
 }
 
 /// An address that can be asked for.
-pub(super) fn url_of(text: &str) -> Result<Url, Words> {
+pub(crate) fn url_of(text: &str) -> Result<Url, Words> {
     match Url::parse(text.trim()) {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             Err(Words::new("Only `http` and `https` can be read.", "読めるのは `http` と `https` だけです。"))
@@ -197,7 +197,7 @@ pub(crate) fn not_a_header_name() -> Words {
     Words::new("Not a valid name of a header.", "ヘッダの名前として正しくありません。")
 }
 
-pub(super) fn not_for_a_header() -> Words {
+pub(crate) fn not_for_a_header() -> Words {
     Words::new("It has characters that a header can not carry.", "ヘッダで送れない文字が含まれています。")
 }
 

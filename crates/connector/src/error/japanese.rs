@@ -37,6 +37,7 @@ pub(super) fn of(error: &ConnectorError) -> String {
             change.1
         ),
         E::Document { position, problem } => format!("{}: {}", at(position), problem.japanese),
+        E::Place { position, problem, .. } => format!("{}: {}", at(position), problem.japanese),
         E::Egress { position, .. } => format!("{}: 要求が失敗しました", at(position)),
         E::Unreached { position, .. } => format!("{}: 接続できません", at(position)),
         E::Database { position, problem, .. } => format!("{}: {}", at(position), problem.japanese),

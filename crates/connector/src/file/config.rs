@@ -17,6 +17,7 @@ pub use csv::{ColumnType, ColumnTypes, CsvConfig, Header};
 use super::compression::{Codec, Compression};
 use super::excel::{ExcelConfig, Sheet};
 use super::fixed::FixedConfig;
+use super::location::Place;
 use super::text::Charset;
 use super::xml::XmlPath;
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
@@ -194,8 +195,11 @@ impl Format {
 /// A `file` source.
 #[derive(Clone, Debug)]
 pub struct FileConfig {
-    /// `path`: beneath a file root, relative to it or absolute; `*`, `?`, `[...]`, `{a,b}` and `**` match several.
+    /// `path`: beneath a file root, relative to it or absolute, or an address. `*`, `?`, `[...]`, `{a,b}` and `**` match several
+    /// where they can be listed.
     pub path: String,
+    /// Where that is.
+    pub place: Place,
     /// How its files are taken apart; `format` by the extension of `path` if absent.
     pub document: Arc<DocumentConfig>,
     /// `compression`: `auto` (default), `gzip`, `zstd`, `bzip2`, `xz`, `zip` or `none`.
@@ -212,19 +216,9 @@ pub struct FileConfig {
 pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let common = parse_common(&mut fields, Dedupe::Rows);
     let path = fields.required_string("path");
-    if let Some(path) = &path {
-        if path.split('/').any(|part| part == "..") {
-            fields.fail("path", Words::new("The path may not contain `..`.", "パスに `..` は使えません。"));
-        } else if path.contains('\0') {
-            fields.fail(
-                "path",
-                Words::new("The path may not contain the NUL character.", "パスに NUL 文字は使えません。"),
-            );
-        } else if let Err(error) = super::roots::pattern(path) {
-            fields.fail("path", no_pattern(&error));
-        }
-    }
-    let extension = path.as_deref().map(extension).unwrap_or_default();
+    let place = path.as_deref().and_then(|path| Place::parse(&mut fields, path));
+    let name = place.as_ref().zip(path.as_deref()).map(|(place, path)| place.named(path).to_owned());
+    let extension = name.as_deref().map(extension).unwrap_or_default();
     let has_format = fields.has("format");
     // CSV with a tab has a word of its own.
     let words = Format::WORDS.map(|(word, format)| (word, (format, b','))).into_iter();
@@ -235,7 +229,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
         _ => (format, delimiter),
     });
     let (format, delimiter) = declared.or(inferred).unzip();
-    if format.is_none() && !has_format && path.is_some() {
+    if format.is_none() && !has_format && place.is_some() {
         let choices: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
         let choices = choices.join(", ");
         fields.fail(
@@ -251,11 +245,11 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let document = DocumentConfig::parse(&mut fields, format, among, delimiter.unwrap_or(b','));
     let compression = fields.choice("compression", &Compression::WORDS).unwrap_or(Compression::Auto);
     let member = member(&mut fields, compression);
-    let is_pattern = path.as_deref().is_some_and(|path| matches!(super::roots::pattern(path), Ok(Some(_))));
+    let is_pattern = place.as_ref().zip(path.as_deref()).is_some_and(|(place, path)| place.is_pattern(path));
     let only_changed = fields.choice("files", &[("changed", true), ("all", false)]).unwrap_or(is_pattern);
     // A workbook is a zip archive, and none of those whose members are read.
     let is_archive =
-        member.is_some() || path.as_deref().is_some_and(|path| path.to_ascii_lowercase().ends_with(".zip"));
+        member.is_some() || name.as_deref().is_some_and(|name| name.to_ascii_lowercase().ends_with(".zip"));
     let compression = match compression {
         Compression::Auto if format == Some(Format::Excel) && is_archive => Compression::Always(Codec::Zip),
         Compression::Auto if format == Some(Format::Excel) => Compression::AutoBesideArchives,
@@ -263,8 +257,8 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     };
     fields.finish()?;
     // What is missing here has left an error, so that `finish` has returned already.
-    let (Some(path), Some(_)) = (path, format) else { return Err(Vec::new()) };
-    Ok(FileConfig { path, document: Arc::new(document), compression, only_changed, member, common })
+    let (Some(path), Some(place), Some(_)) = (path, place, format) else { return Err(Vec::new()) };
+    Ok(FileConfig { path, place, document: Arc::new(document), compression, only_changed, member, common })
 }
 
 /// The pattern of `member`, which only an archive has.
@@ -279,14 +273,10 @@ fn member(fields: &mut Fields, compression: Compression) -> Option<GlobMatcher> 
     match super::roots::matcher(&pattern) {
         Ok(matcher) => Some(matcher),
         Err(error) => {
-            fields.fail("member", no_pattern(&error));
+            fields.fail("member", super::roots::no_pattern(&error));
             None
         }
     }
-}
-
-fn no_pattern(error: &globset::Error) -> Words {
-    Words::new(format!("Not a valid pattern: {error}."), format!("パターンが正しくありません: {error}"))
 }
 
 /// The extension in lower case, without that of the compression.

@@ -1,4 +1,13 @@
 //! Where the bytes of documents come from. A format asks for nothing but this, so each one works with each location.
+//!
+//! - [`place`]: what a config says of it, and opening it. Directories of this machine are in `roots`.
+//! - [`transfer`]: the bytes of a document elsewhere, whatever brings them.
+//! - [`web`]: requests over HTTP; [`http`]: one address.
+
+mod http;
+mod place;
+mod transfer;
+mod web;
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -7,6 +16,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::ConnectorError;
+
+pub use http::HttpPlace;
+pub(super) use place::Reach;
+pub use place::{Means, Place};
+
+/// What has to be read here and there, and comes compressed or from elsewhere, takes as much room on the disk at most.
+pub(super) const SPOOL_LIMIT_BYTES: u64 = 4 << 30;
 
 /// A place that has documents. Its methods block: a read runs on a thread of its own.
 pub(super) trait Location: Send + Sync {
@@ -19,8 +35,13 @@ pub(super) trait Location: Send + Sync {
     /// Opens a document at its beginning.
     ///
     /// # Errors
-    /// [`ConnectorError::Io`] of the kind `NotFound` when it has gone meanwhile.
+    /// One that [is missing](ConnectorError::is_missing) when it has gone meanwhile.
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError>;
+
+    /// HTTP requests that were answered since this was asked last.
+    fn requests(&self) -> u64 {
+        0
+    }
 }
 
 /// A document of a location.
@@ -32,12 +53,19 @@ pub(super) struct Entry {
     pub(super) place: usize,
     /// What the location calls it there.
     pub(super) path: PathBuf,
+    /// Its state, where the list of the location says it.
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// The bytes of a document, from wherever they come. What reads them in order never seeks behind the first bytes.
 pub(super) trait Content: Read + Seek + Send {
     /// What tells this state of the document from any other; asked again behind its last byte.
-    fn stamp(&self) -> io::Result<Stamp>;
+    fn stamp(&mut self) -> io::Result<Stamp>;
+
+    /// From now on it is read here and there. Whoever would have to ask for each piece fetches all of it now.
+    fn fetch(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What tells a state of a document from others.
@@ -45,12 +73,13 @@ pub(super) trait Content: Read + Seek + Send {
 pub(super) struct Stamp {
     pub(super) size: u64,
     pub(super) modified_ns: i64,
-    /// Of a file, its inode: another one is another file under the same name.
+    /// Of a file, its inode: another one is another file under the same name. Elsewhere a hash of what names its version, so
+    /// that each version is another document.
     pub(super) inode: u64,
 }
 
 impl Content for File {
-    fn stamp(&self) -> io::Result<Stamp> {
+    fn stamp(&mut self) -> io::Result<Stamp> {
         let metadata = self.metadata()?;
         let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Ok(Stamp { size: metadata.size(), modified_ns, inode: metadata.ino() })
@@ -68,6 +97,10 @@ impl Shared {
 
     pub(super) fn stamp(&self) -> io::Result<Stamp> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).stamp()
+    }
+
+    pub(super) fn fetch(&self) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fetch()
     }
 }
 
@@ -88,7 +121,7 @@ pub(super) struct Memory(pub(super) Vec<u8>);
 
 impl Location for Memory {
     fn find(&self, _: &str) -> Result<Vec<Entry>, ConnectorError> {
-        Ok(vec![Entry { name: "bytes".into(), place: 0, path: PathBuf::new() }])
+        Ok(vec![Entry { name: "bytes".into(), place: 0, path: PathBuf::new(), stamp: None }])
     }
 
     fn open(&self, _: &Entry) -> Result<Box<dyn Content>, ConnectorError> {
@@ -97,7 +130,7 @@ impl Location for Memory {
 }
 
 impl Content for io::Cursor<Vec<u8>> {
-    fn stamp(&self) -> io::Result<Stamp> {
+    fn stamp(&mut self) -> io::Result<Stamp> {
         Ok(Stamp { size: self.get_ref().len() as u64, ..Stamp::default() })
     }
 }

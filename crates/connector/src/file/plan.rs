@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::checkpoint::State;
-use super::location::{Entry, Location, Shared};
+use super::location::{Entry, Location, Shared, Stamp};
 use super::manifest::{Change, DOCUMENT_LIMIT, Manifest};
 use crate::error::ConnectorError;
 use crate::read::ReadRequest;
@@ -82,11 +82,7 @@ impl Plan {
         for (place, entry) in found.iter().enumerate() {
             changes.push(match compare(location, &known, entry) {
                 _ if Some(place) == current => Some(Change::New),
-                Err(ConnectorError::Io { source, .. })
-                    if found.len() > 1 && source.kind() == io::ErrorKind::NotFound =>
-                {
-                    None
-                }
+                Err(error) if found.len() > 1 && error.is_missing() => None,
                 change => Some(change?),
             });
         }
@@ -119,13 +115,45 @@ impl Plan {
 }
 
 fn compare(location: &dyn Location, known: &Manifest, entry: &Entry) -> Result<Change, ConnectorError> {
-    let mut content = Shared::new(location.open(entry)?);
+    let mut content = Looked { location, entry, content: None };
     let compared = content.stamp().and_then(|stamp| known.compare(&entry.name, &stamp, &mut content));
-    compared.map_err(|source| ConnectorError::Io {
-        position: Box::new(beginning(&entry.name)),
-        action: "reading it",
-        source,
-    })
+    compared.map_err(|source| ConnectorError::io(beginning(&entry.name), "reading it", source))
+}
+
+/// A document that is opened only if somebody looks into it.
+struct Looked<'a> {
+    location: &'a dyn Location,
+    entry: &'a Entry,
+    content: Option<Shared>,
+}
+
+impl Looked<'_> {
+    fn content(&mut self) -> io::Result<&mut Shared> {
+        if self.content.is_none() {
+            let opened = self.location.open(self.entry).map_err(io::Error::other)?;
+            self.content = Some(Shared::new(opened));
+        }
+        self.content.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn stamp(&mut self) -> io::Result<Stamp> {
+        match &self.entry.stamp {
+            Some(stamp) => Ok(stamp.clone()),
+            None => self.content()?.stamp(),
+        }
+    }
+}
+
+impl io::Read for Looked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.content()?.read(buffer)
+    }
+}
+
+impl io::Seek for Looked<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.content()?.seek(to)
+    }
 }
 
 /// The place before the first record of a document.

@@ -13,7 +13,7 @@ use super::compression::{CHUNK_BYTES, Codec, Counted, Input, Meter, fill, start_
 use super::config::{FileConfig, Format};
 use super::document::Document;
 use super::excel;
-use super::location::{Location, Shared, Stamp};
+use super::location::{Location, SPOOL_LIMIT_BYTES, Shared, Stamp};
 use super::manifest::Known;
 use super::plan::{Plan, Step, beginning};
 use super::table::ParquetRows;
@@ -25,9 +25,6 @@ use crate::record::{Batch, Broken, DocumentError, Found, Item, Position, Pull, R
 
 /// A longer document is not begun: at the rate of a disk it would hold its source for hours.
 const SIZE_LIMIT_BYTES: u64 = 256 << 30;
-
-/// What is unpacked to be read here and there takes as much room on the disk at most.
-const SPOOL_LIMIT_BYTES: u64 = 4 << 30;
 
 /// Why reading stopped before its end.
 enum Stop {
@@ -44,7 +41,7 @@ impl From<ConnectorError> for Stop {
 
 /// An error of the disk or of a codec, at a place.
 fn failed(position: Position, action: &'static str, source: io::Error) -> Stop {
-    Stop::from(ConnectorError::Io { position: Box::new(position), action, source })
+    Stop::from(ConnectorError::io(position, action, source))
 }
 
 pub(super) struct Pump {
@@ -83,9 +80,7 @@ impl Pump {
         self.stats.not_modified += plan.unchanged;
         for Step { entry, skip, resume } in plan.steps {
             let content = match self.location.open(&entry) {
-                Err(ConnectorError::Io { source, .. })
-                    if names.len() > 1 && source.kind() == io::ErrorKind::NotFound =>
-                {
+                Err(error) if names.len() > 1 && error.is_missing() => {
                     tracing::warn!(file = %entry.name, "`{}` vanished before it was read; it is passed over", entry.name);
                     continue;
                 }
@@ -118,8 +113,10 @@ impl Pump {
         let codec = self.config.compression.of(&start);
         let mut is_read_in_order = false;
         if codec == Some(Codec::Zip) {
+            content.fetch().map_err(|error| failed(beginning(name), "reading it", error))?;
             self.archive(name, content.clone(), &meter, resume)?;
         } else if self.config.document.format.seeks() && codec.is_none() {
+            content.fetch().map_err(|error| failed(beginning(name), "reading it", error))?;
             let mut found = Found::new(name.clone(), None, skip);
             let document = Counted { inner: content.clone(), meter: meter.clone() };
             self.seeking(document, &mut found, &meter, "reading it")?;
@@ -313,7 +310,8 @@ impl Pump {
         let checkpoint = self.state.to_checkpoint()?;
         // Otherwise a read begins at the first document, whatever its checkpoint.
         let is_exact = self.request.resume_inside || self.state.adds;
-        let stats = std::mem::take(&mut self.stats);
+        let mut stats = std::mem::take(&mut self.stats);
+        stats.requests += self.location.requests();
         let batch = Batch { items, checkpoint, is_exact, is_addition: self.state.adds, stats };
         self.sender.blocking_send(Ok(batch)).map_err(|_| Stop::Abandoned)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio_util::sync::DropGuard;
 
 use super::checkpoint::State;
 use super::config::FileConfig;
@@ -20,13 +21,16 @@ const WAITING_BATCHES: usize = 2;
 pub(super) struct FileReader {
     batches: mpsc::Receiver<Result<Batch, ConnectorError>>,
     complete: bool,
+    /// Ends what the threads of the read wait for.
+    _waits: DropGuard,
 }
 
-/// Finds the documents and starts to read them.
+/// Finds the documents and starts to read them. `waits` cancels the request.
 pub(super) async fn start(
     config: Arc<FileConfig>,
     location: Arc<dyn Location>,
     request: ReadRequest,
+    waits: DropGuard,
 ) -> Result<FileReader, ConnectorError> {
     let last = request.checkpoint.as_deref().map(State::parse).transpose()?;
     let (sender, batches) = mpsc::channel(WAITING_BATCHES);
@@ -42,7 +46,7 @@ pub(super) async fn start(
     });
     let (plan, names) = planned.await.map_err(|_| ConnectorError::Broken)??;
     tokio::task::spawn_blocking(move || Pump::new(config, location, request, sender).run(plan, &names));
-    Ok(FileReader { batches, complete: false })
+    Ok(FileReader { batches, complete: false, _waits: waits })
 }
 
 impl Reader for FileReader {

@@ -11,15 +11,16 @@ use std::sync::Arc;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use globset::{GlobBuilder, GlobMatcher};
+use matome_model::field_error::Words;
 
 use super::location::{Content, Entry, Location};
 use crate::error::ConnectorError;
 use crate::record::Position;
 
 /// Files that one pattern may match.
-const FILE_LIMIT: usize = 100_000;
+pub(super) const FILE_LIMIT: usize = 100_000;
 /// Directories inside of each other that `**` descends into.
-const DEPTH_LIMIT: usize = 64;
+pub(super) const DEPTH_LIMIT: usize = 64;
 
 struct Root {
     /// As the operator wrote it.
@@ -47,6 +48,11 @@ pub(super) fn pattern(path: &str) -> Result<Option<GlobMatcher>, globset::Error>
 pub(super) fn matcher(pattern: &str) -> Result<GlobMatcher, globset::Error> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build()?;
     Ok(glob.compile_matcher())
+}
+
+/// What is wrong with a pattern.
+pub(super) fn no_pattern(error: &globset::Error) -> Words {
+    Words::new(format!("Not a valid pattern: {error}."), format!("パターンが正しくありません: {error}"))
 }
 
 impl FileRoots {
@@ -139,7 +145,7 @@ impl FileRoots {
 
     fn listed(&self, root: usize, relative: PathBuf) -> Entry {
         let name = self.roots[root].given.join(&relative).to_string_lossy().into();
-        Entry { name, place: root, path: relative }
+        Entry { name, place: root, path: relative, stamp: None }
     }
 
     /// Opens a regular file. Blocks.

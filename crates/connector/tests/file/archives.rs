@@ -12,7 +12,7 @@ use zip::write::SimpleFileOptions;
 use crate::compressed::gzip;
 use crate::support::{cause, connector, failure, read_all, records, shown};
 
-fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (index, (name, bytes)) in members.iter().enumerate() {
         let method = if index % 2 == 0 { CompressionMethod::Deflated } else { CompressionMethod::Stored };

@@ -5,6 +5,7 @@ mod archives;
 mod compressed;
 mod encodings;
 mod read;
+mod remote;
 mod support;
 mod tables;
 mod xml;

@@ -289,8 +289,8 @@ const TEXTS: &[(&str, &str)] = &[
         "api、file、database、websocket、push [既定: --path、--url、--table、--query による]",
     ),
     (
-        "File or glob beneath a file root; with --table or --query an SQLite file",
-        "ファイルルートの下のファイルかグロブ。--table か --query があれば SQLite のファイル",
+        "File or glob beneath a file root, or the address of a file elsewhere; with --table or --query an SQLite file",
+        "ファイルルートの下のファイルかグロブ、またはほかの場所にあるファイルのアドレス。--table か --query があれば SQLite のファイル",
     ),
     (
         "Address of a REST API, a WebSocket (ws:, wss:) or a database (postgres:, mysql:, sqlite:). A password in it is kept as a secret",

@@ -9,7 +9,7 @@ use super::{ClientArgs, DeleteTarget, RunTarget, Target};
 /// Where the records of a source are.
 #[derive(Debug, Default, Args)]
 pub struct Place {
-    /// File or glob beneath a file root; with --table or --query an SQLite file.
+    /// File or glob beneath a file root, or the address of a file elsewhere; with --table or --query an SQLite file.
     #[arg(long, conflicts_with_all = ["url", "config"])]
     pub path: Option<String>,
     /// Address of a REST API, a WebSocket (ws:, wss:) or a database (postgres:, mysql:, sqlite:). A password in it is kept
@@ -29,6 +29,7 @@ pub enum SourceCommand {
     /// Adds a data source.
     #[command(
         after_help = "Examples:\n  matome source add users https://example.com/users\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
+        matome source add rates --path https://example.com/rates.csv --set files=changed\n  \
         matome source add users --url https://example.com/users --set records='$.results'\n  \
         matome source add orders --url postgres://reader:s3cret@db.example.com/shop --table orders --set key=id\n  \
         matome source add users --type api --config '{\"url\": \"https://example.com/users\"}'"

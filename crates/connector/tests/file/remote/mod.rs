@@ -1,0 +1,7 @@
+//! Files that are elsewhere, on real servers and on some that misbehave.
+
+mod faults;
+mod http;
+mod peer;
+mod same;
+mod stands;
