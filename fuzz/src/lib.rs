@@ -7,6 +7,7 @@ mod csv;
 mod events;
 mod files;
 mod fixed;
+mod listings;
 mod ndjson;
 
 use matome_connector::file::{self, FileConfig};
@@ -18,6 +19,7 @@ pub use csv::csv;
 pub use events::events;
 pub use files::{packed, tables, xml};
 pub use fixed::fixed;
+pub use listings::listings;
 pub use ndjson::ndjson;
 
 fn config(text: &str) -> FileConfig {

@@ -38,7 +38,7 @@ pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig,
 pub(crate) use document::Document;
 pub use excel::{ExcelConfig, Sheet};
 pub use fixed::{FixedColumn, FixedConfig, Unit};
-pub use location::{HttpPlace, Means, Place};
+pub use location::{HttpPlace, Means, Object, Page, Place, S3Place};
 pub use roots::FileRoots;
 pub use text::Charset;
 pub use xml::XmlPath;
@@ -92,6 +92,12 @@ pub fn take_apart<'p>(config: &FileConfig, pieces: impl IntoIterator<Item = &'p 
         fed = parser.finish(&mut found);
     }
     (found.take(usize::MAX, usize::MAX), fed.err().map(|error| error.problem.english))
+}
+
+/// Reads bytes as a page of the list of each kind of store: which objects there are, or why it is none. For fuzzing.
+pub fn listed(page: &[u8]) -> Vec<Result<Page, String>> {
+    let read = [location::page_of_s3(page)];
+    read.into_iter().map(|page| page.map_err(|words| words.english)).collect()
 }
 
 /// Reads bytes as the only document of a location, with everything that a read does between a location and its records: what

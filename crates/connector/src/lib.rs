@@ -15,6 +15,7 @@ mod read;
 mod record;
 mod registry;
 mod secrets;
+mod sigv4;
 pub mod websocket;
 
 pub use config::{
@@ -28,5 +29,6 @@ pub use read::{Connector, ReadRequest, Reader, Sample, sample};
 pub use record::{Batch, Item, Position, ReadStats};
 pub use registry::Registry;
 pub use secrets::{KEPT_SECRET, secret_paths};
+pub use sigv4::AwsKey;
 // What a `Registry` is made with.
 pub use matome_egress::{EgressRule, HttpClient, Policy};

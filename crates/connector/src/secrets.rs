@@ -5,9 +5,13 @@ use serde_json::Value;
 /// Stands for a secret that is stored already where a config is validated without it.
 pub const KEPT_SECRET: &str = "kept";
 
+/// The secret options of places of files elsewhere.
+const PLACES: [(&str, &[&str]); 1] = [("s3", &["secret_access_key", "session_token"])];
+
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
 /// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, `/auth/refresh_token`, `/auth/secret`, by the type
-/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/url` if it
+/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/s3/secret_access_key`, `/s3/session_token`;
+/// `/url` if it
 /// has a password in it.
 ///
 /// Of an `auth` whose type is missing or unknown, every one of these leaves counts as a secret.
@@ -21,8 +25,9 @@ pub fn secret_paths(config: &str) -> Vec<String> {
         password: Option<Value>,
         tls: Option<Value>,
         url: Option<Value>,
+        s3: Option<Value>,
     }
-    let Ok(Config { auth, webhook, secrets, password, tls, url }) = serde_json::from_str(config) else {
+    let Ok(Config { auth, webhook, secrets, password, tls, url, s3 }) = serde_json::from_str(config) else {
         return Vec::new();
     };
     let mut paths = Vec::new();
@@ -55,6 +60,11 @@ pub fn secret_paths(config: &str) -> Vec<String> {
         && tls.contains_key("key")
     {
         paths.push("/tls/key".to_owned());
+    }
+    for ((place, leaves), own) in PLACES.into_iter().zip([s3]) {
+        if let Some(Value::Object(own)) = own {
+            paths.extend(leaves.iter().filter(|leaf| own.contains_key(**leaf)).map(|leaf| format!("/{place}/{leaf}")));
+        }
     }
     // Refused in what is written here, but other applications keep such addresses.
     let address = url.as_ref().and_then(Value::as_str).and_then(|url| url::Url::parse(url).ok());
@@ -90,6 +100,10 @@ mod tests {
             (r#"{"host":"h","password":{"$secret":true}}"#, vec!["/password"]),
             (r#"{"tls":{"cert":"c","key":"k"}}"#, vec!["/tls/key"]),
             (r#"{"tls":{"ca_file":"c"},"labels":{"tls":{"key":"mine"}}}"#, vec![]),
+            (
+                r#"{"s3":{"access_key_id":"k","secret_access_key":"x","session_token":{"$secret":true}},"labels":{"s3":{}}}"#,
+                vec!["/s3/secret_access_key", "/s3/session_token"],
+            ),
             (r#"{"url":"postgres://u:p@h/d"}"#, vec!["/url"]),
             (r#"{"url":"postgres://u@h/d"}"#, vec![]),
             (

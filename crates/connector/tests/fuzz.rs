@@ -57,6 +57,10 @@ const TOKENS: &[&[u8]] = &[
     b"&amp;",
     b"&x;",
     b"<![CDATA[",
+    b"<Contents>",
+    b"</Contents>",
+    b"<Key>",
+    b"%2F",
     b"]]>",
     b"<!--",
     b"-->",
@@ -175,4 +179,9 @@ fn whatever_is_packed_is_read_or_refused() {
 #[test]
 fn whatever_is_a_table_is_read_or_refused() {
     run("tables", targets::tables);
+}
+
+#[test]
+fn whatever_answers_is_a_list_or_none() {
+    run("listings", targets::listings);
 }

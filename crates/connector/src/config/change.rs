@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 /// Options that neither what is read nor how records are told apart depends on: the next read goes on where the last
 /// one stood.
@@ -62,8 +62,19 @@ pub fn change(before: &str, after: &str) -> Change {
     }
 }
 
+/// Options of places of files that say, beside `path`, which place it is; the others say who asks.
+const PLACES: [(&str, &[&str]); 1] = [("s3", &["endpoint", "region", "style"])];
+
 fn options(config: &str) -> BTreeMap<String, Box<RawValue>> {
     let mut options: BTreeMap<String, Box<RawValue>> = serde_json::from_str(config).unwrap_or_default();
+    for (place, which) in PLACES {
+        let Some(own) = options.remove(place) else { continue };
+        let own: BTreeMap<&str, &RawValue> = serde_json::from_str(own.get()).unwrap_or_default();
+        let own: BTreeMap<&str, &RawValue> = own.into_iter().filter(|(name, _)| which.contains(name)).collect();
+        if let (false, Ok(own)) = (own.is_empty(), to_raw_value(&own)) {
+            options.insert(place.to_owned(), own);
+        }
+    }
     // A key says so by itself.
     if options.contains_key("key") {
         options.remove("dedupe");
@@ -100,6 +111,14 @@ mod tests {
             ("{}", Change::Identity(vec!["url", "dedupe"])),
         ] {
             assert_eq!(change(before, after), expected, "{after}");
+        }
+        let store = r#"{"path":"s3://b/a.csv","s3":{"access_key_id":"k","endpoint":"https://h"}}"#;
+        for (after, expected) in [
+            (r#"{"path":"s3://b/a.csv","s3":{"access_key_id":"other","endpoint":"https://h"}}"#, Change::Besides),
+            (r#"{"path":"s3://b/a.csv","s3":{"access_key_id":"k","endpoint":"https://other"}}"#, Change::Reading),
+            (r#"{"path":"s3://b/a.csv"}"#, Change::Reading),
+        ] {
+            assert_eq!(change(store, after), expected, "{after}");
         }
         let keyed = [r#"{"key":"id","path":"a"}"#, r#"{"dedupe":"key","key":"id","path":"a"}"#];
         assert_eq!(change(keyed[0], keyed[1]), Change::Besides);

@@ -2,10 +2,13 @@
 //!
 //! - [`place`]: what a config says of it, and opening it. Directories of this machine are in `roots`.
 //! - [`transfer`]: the bytes of a document elsewhere, whatever brings them.
-//! - [`web`]: requests over HTTP; [`http`]: one address.
+//! - [`web`]: requests over HTTP; [`http`]: one address; [`objects`]: stores of objects ([`s3`]), whose pages [`listing`] reads.
 
 mod http;
+mod listing;
+mod objects;
 mod place;
+mod s3;
 mod transfer;
 mod web;
 
@@ -18,8 +21,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::ConnectorError;
 
 pub use http::HttpPlace;
+pub use listing::{Object, Page};
 pub(super) use place::Reach;
 pub use place::{Means, Place};
+pub use s3::S3Place;
+pub(super) use s3::page_of_s3;
 
 /// What has to be read here and there, and comes compressed or from elsewhere, takes as much room on the disk at most.
 pub(super) const SPOOL_LIMIT_BYTES: u64 = 4 << 30;

@@ -74,6 +74,11 @@ impl Manifest {
         self.0.retain(|name, _| names.contains(name));
     }
 
+    /// Whether a document was read before.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(&hash_of(name))
+    }
+
     /// What became of a document; looks into it only where its stamp does not tell.
     pub(super) fn compare(&self, name: &str, stamp: &Stamp, content: &mut (impl Read + Seek)) -> io::Result<Change> {
         let Some(known) = self.0.get(&hash_of(name)) else { return Ok(Change::New) };

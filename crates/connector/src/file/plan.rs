@@ -115,6 +115,9 @@ impl Plan {
 }
 
 fn compare(location: &dyn Location, known: &Manifest, entry: &Entry) -> Result<Change, ConnectorError> {
+    if !known.has(&entry.name) {
+        return Ok(Change::New);
+    }
     let mut content = Looked { location, entry, content: None };
     let compared = content.stamp().and_then(|stamp| known.compare(&entry.name, &stamp, &mut content));
     compared.map_err(|source| ConnectorError::io(beginning(&entry.name), "reading it", source))

@@ -13,11 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Location;
 use super::http::{Http, HttpPlace};
+use super::s3::S3Place;
 use crate::api::Tokens;
 use crate::config::Fields;
 use crate::error::ConnectorError;
 use crate::file::roots::{self, FileRoots};
 use crate::keeper::SecretKeeper;
+
+/// What `path` may begin with.
+const KNOWN: &str = "`http://`, `https://`, `s3://`";
 
 /// Where the files of a source are.
 #[derive(Clone, Debug)]
@@ -26,6 +30,8 @@ pub enum Place {
     Roots,
     /// `http://` and `https://`: one document.
     Http(Box<HttpPlace>),
+    /// `s3://`: the objects of a bucket.
+    S3(Box<S3Place>),
 }
 
 impl Place {
@@ -37,10 +43,11 @@ impl Place {
         };
         match scheme.to_ascii_lowercase().as_str() {
             "http" | "https" => HttpPlace::parse(fields, path).map(|place| Self::Http(Box::new(place))),
+            "s3" => S3Place::parse(fields, path).map(|place| Self::S3(Box::new(place))),
             _ => {
                 let words = say!(
-                    "Files can not be read from `{scheme}://`. Known are `http://`, `https://` and paths beneath a file root.",
-                    "`{scheme}://` からはファイルを読めません。使えるのは `http://`、`https://` と、ファイルルートの下のパスです。"
+                    "Files can not be read from `{scheme}://`. Known are {KNOWN} and paths beneath a file root.",
+                    "`{scheme}://` からはファイルを読めません。使えるのは {KNOWN} と、ファイルルートの下のパスです。"
                 );
                 fields.fail("path", words);
                 None
@@ -53,14 +60,15 @@ impl Place {
         match self {
             Self::Roots => path,
             Self::Http(place) => place.url.path(),
+            Self::S3(place) => &place.key,
         }
     }
 
     /// Whether `path` may name several documents.
     pub(in crate::file) fn is_pattern(&self, path: &str) -> bool {
         match self {
-            Self::Roots => matches!(roots::pattern(path), Ok(Some(_))),
             Self::Http(_) => false,
+            Self::Roots | Self::S3(_) => matches!(roots::pattern(self.named(path)), Ok(Some(_))),
         }
     }
 
@@ -69,6 +77,7 @@ impl Place {
         let host = match self {
             Self::Roots => return None,
             Self::Http(place) => place.url.host_str()?,
+            Self::S3(place) => place.base.host_str()?,
         };
         Some(HostUse { host: host.to_owned(), concurrent: None })
     }
@@ -78,6 +87,7 @@ impl Place {
         match self {
             Self::Roots => roots,
             Self::Http(place) => Arc::new(Http::new(place, Arc::new(reach))),
+            Self::S3(place) => place.open(reach),
         }
     }
 }

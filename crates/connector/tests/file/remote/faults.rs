@@ -132,10 +132,13 @@ async fn an_endless_body_ends_where_the_reader_ends() {
     peer.gone.notified().await;
     // A line without an end is never whole; whoever has waited long enough drops the reader, or cancels it.
     let connector = peer.connector(r#"{"path":"http://HOST/a.ndjson"}"#);
-    drop(connector.read(ReadRequest::default()).await.unwrap());
+    let reader = connector.read(ReadRequest::default()).await.unwrap();
+    peer.was_asked(2).await;
+    drop(reader);
     peer.gone.notified().await;
     let request = ReadRequest::default();
     let mut reader = connector.read(request.clone()).await.unwrap();
+    peer.was_asked(3).await;
     request.cancel.cancel();
     assert!(matches!(reader.next().await, Err(ConnectorError::Cancelled)));
     peer.gone.notified().await;
@@ -144,7 +147,7 @@ async fn an_endless_body_ends_where_the_reader_ends() {
 #[tokio::test]
 async fn a_format_that_is_read_here_and_there_is_fetched_within_a_limit() {
     let peer =
-        Peer::start(|_, _| Reply::new("200 OK", &[("content-length", "4294967297"), ("etag", "\"1\"")], b"PAR1"));
+        Peer::start(|_, _| Reply::new("200 OK", &[("content-length", "4294967297"), ("etag", "\"1\"")], &[b'P'; 64]));
     let peer = peer.await;
     let (_, error) = peer.read(r#"{"path":"http://HOST/a.parquet"}"#).await;
     let error = error.unwrap();

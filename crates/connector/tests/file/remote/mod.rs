@@ -3,5 +3,7 @@
 mod faults;
 mod http;
 mod peer;
+mod s3;
 mod same;
 mod stands;
+mod stores;

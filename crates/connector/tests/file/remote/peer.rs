@@ -128,6 +128,13 @@ impl Peer {
         self.asked.lock().unwrap().clone()
     }
 
+    /// Waits for so many requests.
+    pub async fn was_asked(&self, count: usize) {
+        while self.asked().len() < count {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     pub fn connector(&self, config: &str) -> Box<dyn Connector> {
         connector(&[self.address], &config.replace("HOST", &self.address.to_string()))
     }

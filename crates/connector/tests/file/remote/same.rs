@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::peer;
-use super::stands::{Nginx, Stand};
+use super::stands::{Nginx, S3, Stand};
 use crate::archives::archive;
 use crate::compressed::gzip;
 use crate::support::records;
@@ -59,4 +59,9 @@ async fn the_same_as_in_a_directory(stand: &impl Stand) {
 #[tokio::test]
 async fn over_http() {
     the_same_as_in_a_directory(&Nginx::new()).await;
+}
+
+#[tokio::test]
+async fn from_s3() {
+    the_same_as_in_a_directory(&S3::new()).await;
 }

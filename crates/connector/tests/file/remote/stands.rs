@@ -1,10 +1,13 @@
 //! Real servers with files, as `scripts/with-stores` starts them. What is put there goes by other programs' hands.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// A variable that `scripts/with-stores` sets.
 pub fn from_script(name: &str) -> String {
@@ -34,6 +37,40 @@ fn write(dir: &TempDir, name: &str, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Sends a body with curl.
+fn curl(arguments: &[&str], body: &[u8]) {
+    let mut curl = Command::new("curl");
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--fail-with-body",
+        "--noproxy",
+        "*",
+        "--header",
+        "content-type: application/octet-stream",
+        "--data-binary",
+        "@-",
+    ])
+    .args(arguments);
+    let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(body).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "curl {arguments:?}: {}", String::from_utf8_lossy(&done.stdout));
+}
+
+fn encoded(name: &str) -> String {
+    name.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn prefix() -> String {
+    format!("t{}", Uuid::new_v4().simple())
+}
+
 /// nginx.
 pub struct Nginx(TempDir);
 
@@ -51,5 +88,36 @@ impl Stand for Nginx {
     fn config(&self, name: &str) -> Value {
         let dir = self.0.path().file_name().unwrap().to_str().unwrap();
         json!({"path": format!("{}/{dir}/{name}", from_script("MATOME_TEST_HTTP_URL"))})
+    }
+}
+
+/// S3 as moto has it, which checks each signature.
+pub struct S3(String);
+
+impl S3 {
+    pub fn new() -> Self {
+        Self(prefix())
+    }
+}
+
+impl Stand for S3 {
+    fn put(&self, name: &str, bytes: &[u8]) {
+        let url = format!("{}/records/{}/{}", from_script("MATOME_TEST_S3_URL"), self.0, encoded(name));
+        let key = from_script("MATOME_TEST_S3_KEY");
+        let unsigned = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
+        let signed = ["--aws-sigv4", "aws:amz:ap-northeast-1:s3", "--user", &key, "--header", unsigned];
+        curl(&[&signed[..], &["--request", "PUT", &url]].concat(), bytes);
+    }
+
+    fn config(&self, name: &str) -> Value {
+        let key = from_script("MATOME_TEST_S3_KEY");
+        let (id, secret) = key.split_once(':').unwrap();
+        let s3 = json!({
+            "endpoint": from_script("MATOME_TEST_S3_URL"),
+            "region": "ap-northeast-1",
+            "access_key_id": id,
+            "secret_access_key": secret,
+        });
+        json!({"path": format!("s3://records/{}/{name}", self.0), "s3": s3})
     }
 }
