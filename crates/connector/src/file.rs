@@ -38,7 +38,7 @@ pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig,
 pub(crate) use document::Document;
 pub use excel::{ExcelConfig, Sheet};
 pub use fixed::{FixedColumn, FixedConfig, Unit};
-pub use location::{HttpPlace, Means, Object, Page, Place, S3Place};
+pub use location::{AzureKey, AzurePlace, GcsPlace, HttpPlace, Means, Object, Page, Place, S3Place, ServiceAccount};
 pub use roots::FileRoots;
 pub use text::Charset;
 pub use xml::XmlPath;
@@ -96,7 +96,7 @@ pub fn take_apart<'p>(config: &FileConfig, pieces: impl IntoIterator<Item = &'p 
 
 /// Reads bytes as a page of the list of each kind of store: which objects there are, or why it is none. For fuzzing.
 pub fn listed(page: &[u8]) -> Vec<Result<Page, String>> {
-    let read = [location::page_of_s3(page)];
+    let read = [location::page_of_s3(page), location::page_of_azure(page), location::page_of_gcs(page)];
     read.into_iter().map(|page| page.map_err(|words| words.english)).collect()
 }
 

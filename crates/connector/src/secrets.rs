@@ -6,11 +6,15 @@ use serde_json::Value;
 pub const KEPT_SECRET: &str = "kept";
 
 /// The secret options of places of files elsewhere.
-const PLACES: [(&str, &[&str]); 1] = [("s3", &["secret_access_key", "session_token"])];
+const PLACES: [(&str, &[&str]); 3] = [
+    ("s3", &["secret_access_key", "session_token"]),
+    ("gcs", &["service_account"]),
+    ("azure", &["account_key", "sas"]),
+];
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
 /// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, `/auth/refresh_token`, `/auth/secret`, by the type
-/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/s3/secret_access_key`, `/s3/session_token`;
+/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/s3/secret_access_key`, `/s3/session_token`, `/gcs/service_account`, `/azure/account_key`, `/azure/sas`;
 /// `/url` if it
 /// has a password in it.
 ///
@@ -26,8 +30,10 @@ pub fn secret_paths(config: &str) -> Vec<String> {
         tls: Option<Value>,
         url: Option<Value>,
         s3: Option<Value>,
+        gcs: Option<Value>,
+        azure: Option<Value>,
     }
-    let Ok(Config { auth, webhook, secrets, password, tls, url, s3 }) = serde_json::from_str(config) else {
+    let Ok(Config { auth, webhook, secrets, password, tls, url, s3, gcs, azure }) = serde_json::from_str(config) else {
         return Vec::new();
     };
     let mut paths = Vec::new();
@@ -61,7 +67,7 @@ pub fn secret_paths(config: &str) -> Vec<String> {
     {
         paths.push("/tls/key".to_owned());
     }
-    for ((place, leaves), own) in PLACES.into_iter().zip([s3]) {
+    for ((place, leaves), own) in PLACES.into_iter().zip([s3, gcs, azure]) {
         if let Some(Value::Object(own)) = own {
             paths.extend(leaves.iter().filter(|leaf| own.contains_key(**leaf)).map(|leaf| format!("/{place}/{leaf}")));
         }
@@ -104,6 +110,8 @@ mod tests {
                 r#"{"s3":{"access_key_id":"k","secret_access_key":"x","session_token":{"$secret":true}},"labels":{"s3":{}}}"#,
                 vec!["/s3/secret_access_key", "/s3/session_token"],
             ),
+            (r#"{"gcs":{"service_account":"{}"}}"#, vec!["/gcs/service_account"]),
+            (r#"{"azure":{"account":"a","account_key":"x","sas":"y"}}"#, vec!["/azure/account_key", "/azure/sas"]),
             (r#"{"url":"postgres://u:p@h/d"}"#, vec!["/url"]),
             (r#"{"url":"postgres://u@h/d"}"#, vec![]),
             (

@@ -2,8 +2,10 @@
 //!
 //! - [`place`]: what a config says of it, and opening it. Directories of this machine are in `roots`.
 //! - [`transfer`]: the bytes of a document elsewhere, whatever brings them.
-//! - [`web`]: requests over HTTP; [`http`]: one address; [`objects`]: stores of objects ([`s3`]), whose pages [`listing`] reads.
+//! - [`web`]: requests over HTTP; [`http`]: one address; [`objects`]: stores of objects ([`s3`], [`gcs`], [`azure`]), whose pages [`listing`] reads.
 
+mod azure;
+mod gcs;
 mod http;
 mod listing;
 mod objects;
@@ -20,6 +22,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::ConnectorError;
 
+pub(super) use azure::page_of_azure;
+pub use azure::{AzureKey, AzurePlace};
+pub(super) use gcs::page_of_gcs;
+pub use gcs::{GcsPlace, ServiceAccount};
 pub use http::HttpPlace;
 pub use listing::{Object, Page};
 pub(super) use place::Reach;

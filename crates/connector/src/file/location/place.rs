@@ -12,6 +12,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Location;
+use super::azure::AzurePlace;
+use super::gcs::GcsPlace;
 use super::http::{Http, HttpPlace};
 use super::s3::S3Place;
 use crate::api::Tokens;
@@ -21,7 +23,7 @@ use crate::file::roots::{self, FileRoots};
 use crate::keeper::SecretKeeper;
 
 /// What `path` may begin with.
-const KNOWN: &str = "`http://`, `https://`, `s3://`";
+const KNOWN: &str = "`http://`, `https://`, `s3://`, `gs://`, `az://`";
 
 /// Where the files of a source are.
 #[derive(Clone, Debug)]
@@ -32,6 +34,10 @@ pub enum Place {
     Http(Box<HttpPlace>),
     /// `s3://`: the objects of a bucket.
     S3(Box<S3Place>),
+    /// `gs://`: the objects of a bucket of Google Cloud Storage.
+    Gcs(Box<GcsPlace>),
+    /// `az://`: the blobs of a container of Azure.
+    Azure(Box<AzurePlace>),
 }
 
 impl Place {
@@ -44,6 +50,8 @@ impl Place {
         match scheme.to_ascii_lowercase().as_str() {
             "http" | "https" => HttpPlace::parse(fields, path).map(|place| Self::Http(Box::new(place))),
             "s3" => S3Place::parse(fields, path).map(|place| Self::S3(Box::new(place))),
+            "gs" => GcsPlace::parse(fields, path).map(|place| Self::Gcs(Box::new(place))),
+            "az" => AzurePlace::parse(fields, path).map(|place| Self::Azure(Box::new(place))),
             _ => {
                 let words = say!(
                     "Files can not be read from `{scheme}://`. Known are {KNOWN} and paths beneath a file root.",
@@ -61,6 +69,8 @@ impl Place {
             Self::Roots => path,
             Self::Http(place) => place.url.path(),
             Self::S3(place) => &place.key,
+            Self::Gcs(place) => &place.key,
+            Self::Azure(place) => &place.key,
         }
     }
 
@@ -68,7 +78,9 @@ impl Place {
     pub(in crate::file) fn is_pattern(&self, path: &str) -> bool {
         match self {
             Self::Http(_) => false,
-            Self::Roots | Self::S3(_) => matches!(roots::pattern(self.named(path)), Ok(Some(_))),
+            Self::Roots | Self::S3(_) | Self::Gcs(_) | Self::Azure(_) => {
+                matches!(roots::pattern(self.named(path)), Ok(Some(_)))
+            }
         }
     }
 
@@ -78,6 +90,8 @@ impl Place {
             Self::Roots => return None,
             Self::Http(place) => place.url.host_str()?,
             Self::S3(place) => place.base.host_str()?,
+            Self::Gcs(place) => place.endpoint.host_str()?,
+            Self::Azure(place) => place.base.host_str()?,
         };
         Some(HostUse { host: host.to_owned(), concurrent: None })
     }
@@ -88,6 +102,8 @@ impl Place {
             Self::Roots => roots,
             Self::Http(place) => Arc::new(Http::new(place, Arc::new(reach))),
             Self::S3(place) => place.open(reach),
+            Self::Gcs(place) => place.open(reach),
+            Self::Azure(place) => place.open(reach),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Files that are elsewhere, on real servers and on some that misbehave.
 
+mod azure;
 mod faults;
+mod gcs;
 mod http;
 mod peer;
 mod s3;

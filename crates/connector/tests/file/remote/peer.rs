@@ -83,6 +83,7 @@ impl Document {
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub target: String,
+    pub body: String,
     headers: Vec<(String, String)>,
 }
 
@@ -96,7 +97,7 @@ impl Asked {
         let target = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
         let headers = lines.filter_map(|line| line.split_once(':'));
         let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
-        Self { target, headers }
+        Self { target, body: String::new(), headers }
     }
 }
 
@@ -158,7 +159,12 @@ async fn serve(
             Err(_) => return,
         }
     }
-    let asked = Asked::parse(std::str::from_utf8(&head).unwrap());
+    let mut asked = Asked::parse(std::str::from_utf8(&head).unwrap());
+    let mut body = vec![0; asked.header("content-length").map_or(0, |length| length.parse().unwrap())];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
+    asked.body = String::from_utf8(body).unwrap();
     let number = {
         let mut log = log.lock().unwrap();
         log.push(asked.clone());

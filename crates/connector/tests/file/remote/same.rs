@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::peer;
-use super::stands::{Nginx, S3, Stand};
+use super::stands::{Azure, Gcs, Nginx, S3, Stand};
 use crate::archives::archive;
 use crate::compressed::gzip;
 use crate::support::records;
@@ -64,4 +64,14 @@ async fn over_http() {
 #[tokio::test]
 async fn from_s3() {
     the_same_as_in_a_directory(&S3::new()).await;
+}
+
+#[tokio::test]
+async fn from_google() {
+    the_same_as_in_a_directory(&Gcs::new()).await;
+}
+
+#[tokio::test]
+async fn from_azure() {
+    the_same_as_in_a_directory(&Azure::new()).await;
 }

@@ -121,3 +121,52 @@ impl Stand for S3 {
         json!({"path": format!("s3://records/{}/{name}", self.0), "s3": s3})
     }
 }
+
+/// Google Cloud Storage as fake-gcs-server has it, which lets everybody in.
+pub struct Gcs(String);
+
+impl Gcs {
+    pub fn new() -> Self {
+        Self(prefix())
+    }
+}
+
+impl Stand for Gcs {
+    fn put(&self, name: &str, bytes: &[u8]) {
+        let name = encoded(&format!("{}/{name}", self.0)).replace('/', "%2F");
+        let url = from_script("MATOME_TEST_GCS_URL");
+        let url = format!("{url}/upload/storage/v1/b/records/o?uploadType=media&name={name}");
+        curl(&["--header", "content-type: application/octet-stream", &url], bytes);
+    }
+
+    fn config(&self, name: &str) -> Value {
+        let gcs = json!({"endpoint": from_script("MATOME_TEST_GCS_URL")});
+        json!({"path": format!("gs://records/{}/{name}", self.0), "gcs": gcs})
+    }
+}
+
+/// Azure as azurite has it.
+pub struct Azure(String);
+
+impl Azure {
+    pub fn new() -> Self {
+        Self(prefix())
+    }
+}
+
+impl Stand for Azure {
+    fn put(&self, name: &str, bytes: &[u8]) {
+        let sas = from_script("MATOME_TEST_AZURE_SAS");
+        let url = format!("{}/records/{}/{}?{sas}", from_script("MATOME_TEST_AZURE_URL"), self.0, encoded(name));
+        curl(&["--header", "x-ms-blob-type: BlockBlob", "--request", "PUT", &url], bytes);
+    }
+
+    fn config(&self, name: &str) -> Value {
+        let azure = json!({
+            "account": "matome",
+            "endpoint": from_script("MATOME_TEST_AZURE_URL"),
+            "account_key": from_script("MATOME_TEST_AZURE_KEY"),
+        });
+        json!({"path": format!("az://records/{}/{name}", self.0), "azure": azure})
+    }
+}

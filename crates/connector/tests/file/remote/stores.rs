@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::peer::{batches, connector_to_all_of_here, told};
 use super::same::read;
-use super::stands::{S3, Stand};
+use super::stands::{Azure, Gcs, S3, Stand};
 
 async fn failure(config: &Value) -> ConnectorError {
     let (read, error) = super::peer::read(&*connector_to_all_of_here(&config.to_string())).await;
@@ -80,4 +80,14 @@ async fn as_a_place<S: Stand>(stand: impl Fn() -> S) {
 #[tokio::test]
 async fn s3() {
     as_a_place(S3::new).await;
+}
+
+#[tokio::test]
+async fn google() {
+    as_a_place(Gcs::new).await;
+}
+
+#[tokio::test]
+async fn azure() {
+    as_a_place(Azure::new).await;
 }
