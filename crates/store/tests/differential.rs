@@ -546,6 +546,7 @@ impl Side {
             ColumnKind::Text | ColumnKind::Folded(_) => Some(Value::Text(format!("source {value}"))),
             ColumnKind::Uuid => None,
             ColumnKind::Key => Some(Value::Bytes(vec![u8::try_from(value.rem_euclid(256)).unwrap(); 16])),
+            ColumnKind::Bool => Some(Value::Bool(value % 2 == 0)),
         };
         // Ids of rows that are numbered by a sequence differ; those of sources do not.
         let is_sequence = column.name == "id" && of != 3 || column.name == "retry_of";

@@ -211,6 +211,7 @@ async fn every_filter_and_order_of_every_list_is_a_statement_both_databases_take
                     matome_store::listing::ColumnKind::Time => Value::Time(now()),
                     matome_store::listing::ColumnKind::Uuid => Value::Uuid(uuid::Uuid::nil()),
                     matome_store::listing::ColumnKind::Key => Value::Bytes(vec![7; 16]),
+                    matome_store::listing::ColumnKind::Bool => Value::Bool(true),
                     _ => Value::Text("a".to_owned()),
                 };
                 for lookup in Lookup::ALL.iter().filter(|lookup| lookup.fits(column)) {
