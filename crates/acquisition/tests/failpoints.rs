@@ -476,7 +476,7 @@ async fn every_commit(bed: TestDb) {
     }
     let faults = commits * 4;
     println!("{}: {commits} commits, {faults} faults", bed.name);
-    println!("row commit {} {} {} 0 0 -", bed.name, faults * 3, faults * (PAGES * RECORDS_OF_PAGE + 4));
+    println!("row commit {} {} {} 0 0 -", bed.name, faults * 4, faults * (PAGES * RECORDS_OF_PAGE + 12));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

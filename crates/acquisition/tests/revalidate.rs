@@ -309,7 +309,9 @@ async fn every_commit(bed: TestDb) {
         at += 1;
     }
     assert!(at > 6, "{}: {at} commits", bed.name);
-    println!("row revalidation {} - {} 0 0 -", bed.name, at * 2);
+    let faults = at * 2;
+    println!("{}: {at} commits, {faults} faults", bed.name);
+    println!("row revalidation {} {faults} {} 0 0 -", bed.name, faults * lines.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
