@@ -18,6 +18,7 @@ const COLUMNS: &[Column] = &[
     ("budget", &["budget"]),
     ("met", &["met"]),
     ("CPU s", &["cpu"]),
+    ("per CPU s", &["per_cpu_second"]),
     ("peak MiB", &["peak"]),
     ("note", &["note"]),
 ];
@@ -107,22 +108,32 @@ impl Figure {
         }
     }
 
+    /// Whether it says how many of something there were in a second.
+    fn is_rate(&self) -> bool {
+        self.unit.ends_with("/s")
+    }
+
     fn row(&self, format: Format) -> Row {
         let budget = self.budget.map(|budget| match budget {
             Budget::AtLeast(least) => format!("at least {} {}", short(least), self.unit),
             Budget::AtMost(most) => format!("at most {} {}", short(most), self.unit),
+            Budget::OfPeer(times) if times > 1.0 => format!("{times} times the peer"),
             Budget::OfPeer(share) => format!("{share} of the peer"),
         });
         let (cpu, peak) = (self.usage.cpu, self.usage.peak_mib);
         let peer = self.peer.as_ref();
+        let per_cpu_second = |value, usage: &Usage| self.is_rate().then(|| of_cpu(value, usage)).flatten();
+        let own_rate = per_cpu_second(self.value, &self.usage);
+        let peer_rate = peer.and_then(|peer| per_cpu_second(peer.value, &peer.usage));
         let row = if matches!(format, Format::Json | Format::Ndjson | Format::Yaml) {
             json!({
                 "group": self.group, "what": self.what, "database": self.database, "value": self.value,
                 "unit": self.unit, "budget": budget, "met": self.is_met(), "ratio": self.ratio(),
-                "wall_seconds": self.usage.wall.as_secs_f64(), "cpu_seconds": cpu, "peak_mib": peak,
+                "wall_seconds": self.usage.wall.as_secs_f64(), "cpu_seconds": cpu, "per_cpu_second": own_rate,
+                "peak_mib": peak,
                 "peer": peer.map(|peer| json!({
                     "name": peer.name, "value": peer.value, "wall_seconds": peer.usage.wall.as_secs_f64(),
-                    "cpu_seconds": peer.usage.cpu, "peak_mib": peer.usage.peak_mib,
+                    "cpu_seconds": peer.usage.cpu, "per_cpu_second": peer_rate, "peak_mib": peer.usage.peak_mib,
                 })),
                 "note": self.note,
             })
@@ -140,12 +151,18 @@ impl Figure {
                 "budget": budget,
                 "met": self.is_met().map(|met| if met { "yes" } else { "NO" }),
                 "cpu": pair(cpu, peer.and_then(|peer| peer.usage.cpu), 1),
+                "per_cpu_second": pair(own_rate, peer_rate, 0),
                 "peak": pair(peak, peer.and_then(|peer| peer.usage.peak_mib), 0),
                 "note": self.note,
             })
         };
         to_raw_value(&row).expect("text and numbers are JSON")
     }
+}
+
+/// What there was in a second, for a second of CPU time.
+fn of_cpu(per_second: f64, usage: &Usage) -> Option<f64> {
+    usage.cpu.filter(|cpu| *cpu > 0.0).map(|cpu| per_second * usage.wall.as_secs_f64() / cpu)
 }
 
 /// Three digits, or all before the point.
@@ -180,5 +197,19 @@ mod tests {
         assert_eq!(figure(5.0).budget(Budget::AtMost(5.0)).is_met(), Some(true));
         assert_eq!(figure(5.0).budget(Budget::AtLeast(5.1)).is_met(), Some(false));
         assert_eq!(figure(5.0).is_met(), None);
+    }
+
+    #[test]
+    fn a_rate_is_told_for_a_second_of_cpu_time_too_and_a_time_is_not() {
+        let usage = |cpu| Usage { wall: std::time::Duration::from_secs(4), cpu: Some(cpu), peak_mib: None };
+        let peer = Peer { name: "other", value: 100.0, usage: usage(8.0) };
+        let told = |unit| {
+            let figure = Figure::new("group", "what", 300.0, unit).beside(Some(peer.clone())).cost(usage(2.0));
+            serde_json::from_str::<serde_json::Value>(figure.row(Format::Json).get()).unwrap()
+        };
+        let rate = told("rows/s");
+        assert_eq!((&rate["per_cpu_second"], &rate["peer"]["per_cpu_second"]), (&json!(600.0), &json!(50.0)));
+        assert_eq!(told("s")["per_cpu_second"], json!(null));
+        assert_eq!(of_cpu(300.0, &usage(0.0)), None, "less than a tick");
     }
 }
