@@ -99,6 +99,36 @@ fn tasks_are_measured_beside_the_released_celery_on_the_same_redis() {
 }
 
 #[test]
+fn sources_are_measured_without_their_peers_where_these_are_not_installed() {
+    let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut command = bench(&dir, &["sources", "--quick", "-o", "json"]);
+    let output = command.env("XDG_CACHE_HOME", cache.path()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    for peer in ["dlt", "Airbyte CDK", "DuckDB"] {
+        assert!(told.contains(&format!("bench: {peer}")) && told.contains("scripts/install-missing --bench"), "{told}");
+    }
+    let figures: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for (database, what) in [
+        ("sqlite", "400 records of an API, 100 a page"),
+        ("sqlite", "400 records of an API, 1000 a page"),
+        ("postgres", "400 records of an API, 100 a page"),
+        ("postgres", "400 records of an API, 1000 a page"),
+        ("postgres", "2000 rows of the table orders"),
+        ("postgres", "400 rows of the table events"),
+        ("sqlite", "2000 CSV rows"),
+        ("sqlite", "400 NDJSON records of 1 KB"),
+    ] {
+        let figure = find(&figures, database, what);
+        assert!(figure["value"].as_f64().unwrap() > 0.0 && figure["unit"] == "records/s", "{figure}");
+        assert!(figure["per_cpu_second"].as_f64().unwrap() > 0.0, "{figure}");
+        assert!((5.0..2_000.0).contains(&figure["peak_mib"].as_f64().unwrap()), "{figure}");
+        assert!(figure["peer"].is_null() && figure["note"].as_str().unwrap().contains("here"), "{figure}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the scratch directory is removed");
+}
+
+#[test]
 fn a_table_has_the_groups_that_were_asked_for() {
     let dir = TempDir::new().unwrap();
     let output = bench(&dir, &["start", "--quick"]).env_remove("DATABASE_URL").output().unwrap();
@@ -114,7 +144,7 @@ fn a_wrong_name_or_database_is_told() {
     let dir = TempDir::new().unwrap();
     let output = bench(&dir, &["speed"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("ingest, database, list, join, remove, tasks"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ingest, database, sources, list, join, remove, tasks"));
     let output = bench(&dir, &["start", "--database-url", "mysql://host/name"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let output = bench(&dir, &["start", "--rows", "0"]).output().unwrap();

@@ -2,7 +2,7 @@
 //! (`scripts/install-missing` does that).
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use serde::Deserialize;
 
 use super::figure::Peer;
 use super::target::failed;
+use super::tools::CELERY;
 use super::usage::Usage;
 use super::{Sizes, say};
 use crate::failure::Failure;
 
 /// Celery is asked so long after a kill whether its tasks go on; it would give them out again after an hour.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-const NAME: &str = "Celery 5.7";
 const PROGRAM: &str = include_str!("celery_bench.py");
 
 /// A Redis server of the benchmark's own, which syncs its log each second.
@@ -106,11 +106,11 @@ pub type Beside = (Option<Peer>, String);
 
 /// Measures it; nothing when it is not installed, which is told.
 pub async fn run(scratch: &Path, redis: Option<&Redis>, sizes: &Sizes) -> Result<Option<Celery>, Failure> {
-    let (Some(redis), Some(python)) = (redis, python()) else {
+    let (Some(redis), Some(python)) = (redis, CELERY.python()) else {
         say(format_args!("redis-server or Celery is not here (scripts/install-missing): no peer for tasks"));
         return Ok(None);
     };
-    say(format_args!("{NAME}: tasks, start, memory, a kill"));
+    say(format_args!("{}: tasks, start, memory, a kill", CELERY.name));
     let program = scratch.join("celery_bench.py");
     std::fs::write(&program, PROGRAM).map_err(failed)?;
     let (count, pace, seconds) = (sizes.tasks / 2, sizes.pace, sizes.load.as_secs().max(1));
@@ -122,20 +122,13 @@ pub async fn run(scratch: &Path, redis: Option<&Redis>, sizes: &Sizes) -> Result
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.map_err(failed)?;
     if !output.status.success() {
-        return Err(failed(format!("{NAME}: {}", String::from_utf8_lossy(&output.stderr))));
+        return Err(failed(format!("{}: {}", CELERY.name, String::from_utf8_lossy(&output.stderr))));
     }
     serde_json::from_slice(&output.stdout).map(Some).map_err(failed)
 }
 
-/// The Python that has it.
-fn python() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    Some(cache.join("matome/tools/celery-5.7.0/bin/python")).filter(|python| python.exists())
-}
-
 fn peer(value: f64) -> Option<Peer> {
-    Some(Peer { name: NAME, value, usage: Usage::default() })
+    Some(Peer { name: CELERY.name, value, usage: Usage::default() })
 }
 
 impl Celery {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::data::{self, COPY_COLUMNS, Kind};
 use super::figure::{Budget, Figure, Peer};
-use super::target::{Target, failed};
+use super::target::{Server, Target, failed};
 use super::usage::Usage;
 use super::{Bench, ingest, peer, say};
 use crate::database_url::take_password;
@@ -39,20 +39,14 @@ const COPY_LINES: &str = "copy lines from stdin (format csv, delimiter e'\\x01',
 /// Both kinds out of `origin` into `target`, and ready rows out of it into `peer_target`.
 pub async fn run(bench: &mut Bench, origin: &Target, target: &Target, peer_target: &Target) -> Result<(), Failure> {
     let Some(url) = origin.database_url.clone() else { return Ok(()) };
-    target.migrate()?;
     let peer_db = peer_target.open().await?;
     let db = origin.open().await?;
     fill(bench, &db).await?;
-    let mut address: Url = url.parse().map_err(failed)?;
-    let password = take_password(&mut address);
-    let host = address.host_str().unwrap_or_default().to_owned();
-    let server = target.serve_with(&bench.files(), &["--egress-allow", &host]).await?;
+    let server = serve(bench, target, &url).await?;
     for kind in [Kind::Orders, Kind::Events] {
         let (count, table) = (bench.sizes.count(kind), table(kind));
         say(format_args!("{}: {count} rows of the table {table}", target.name));
-        let config =
-            json!({ "url": address.as_str(), "password": password, "table": table, "tls": { "mode": "disable" } });
-        let source = server.source(table, "database", config).await?;
+        let source = source(&server, &url, kind).await?;
         let first = ingest::read(target, &server, source, count).await?;
         let again = ingest::read(target, &server, source, count).await?;
         say(format_args!("{}: the peer", target.name));
@@ -65,7 +59,23 @@ pub async fn run(bench: &mut Bench, origin: &Target, target: &Target, peer_targe
     Ok(())
 }
 
-fn table(kind: Kind) -> &'static str {
+/// The product on `target`, where it may read from the server of `url`.
+pub async fn serve(bench: &Bench, target: &Target, url: &str) -> Result<Server, Failure> {
+    target.migrate()?;
+    let address: Url = url.parse().map_err(failed)?;
+    target.serve_with(&bench.files(), &["--egress-allow", address.host_str().unwrap_or_default()]).await
+}
+
+/// Defines a source that reads a table of the database at `url`; returns its id.
+pub async fn source(server: &Server, url: &str, kind: Kind) -> Result<i64, Failure> {
+    let mut address: Url = url.parse().map_err(failed)?;
+    let (password, table) = (take_password(&mut address), table(kind));
+    let config = json!({ "url": address.as_str(), "password": password, "table": table, "tls": { "mode": "disable" } });
+    server.source(table, "database", config).await
+}
+
+/// The table that holds data of a kind.
+pub fn table(kind: Kind) -> &'static str {
     match kind {
         Kind::Orders => "orders",
         Kind::Events => "events",
@@ -83,7 +93,7 @@ fn figure(what: String, target: &Target, count: u64, usage: Usage, peer: Option<
 }
 
 /// Makes the tables that are read.
-async fn fill(bench: &Bench, db: &Db) -> Result<(), Failure> {
+pub async fn fill(bench: &Bench, db: &Db) -> Result<(), Failure> {
     say(format_args!("filling the tables"));
     script(db, TABLES).await?;
     for (kind, copy) in [(Kind::Orders, COPY_ORDERS), (Kind::Events, COPY_LINES)] {

@@ -53,7 +53,8 @@ pub async fn load(bench: &Bench, target: &Target) -> Result<Server, Failure> {
     Ok(server)
 }
 
-async fn serve(bench: &Bench, target: &Target) -> Result<Server, Failure> {
+/// The product on `target`, with the files of both kinds beneath its file root.
+pub async fn serve(bench: &Bench, target: &Target) -> Result<Server, Failure> {
     target.migrate()?;
     for kind in [Kind::Orders, Kind::Events] {
         let file = bench.files().join(kind.file_name());

@@ -17,8 +17,10 @@ mod processes;
 mod records;
 mod recovery;
 mod removal;
+mod sources;
 mod target;
 mod tasks;
+mod tools;
 mod usage;
 
 use std::path::PathBuf;
@@ -162,11 +164,8 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
     if wanted(BenchGroup::Tasks) {
         bench.celery = celery::run(bench.scratch.path(), redis.as_ref(), &bench.sizes).await?;
     }
-    for database in ["sqlite", "postgres"] {
-        let mut place = Place { database, postgres: postgres.as_deref_mut() };
-        if database == "postgres" && place.postgres.is_none() {
-            continue;
-        }
+    for database in DATABASES {
+        let Some(mut place) = Place::of(database, postgres.as_deref_mut()) else { continue };
         if wanted(BenchGroup::Start) || wanted(BenchGroup::Memory) {
             let target = place.target(bench, "start").await?;
             processes::serve(bench, &target).await?;
@@ -228,6 +227,9 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
             }
         }
     }
+    if wanted(BenchGroup::Sources) {
+        sources::run(bench, postgres).await?;
+    }
     if wanted(BenchGroup::Ingest) {
         records::run(bench)?;
     }
@@ -238,13 +240,21 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
     Ok(())
 }
 
+/// In the order in which they are measured.
+const DATABASES: [&str; 2] = ["sqlite", "postgres"];
+
 /// Where targets are made.
 struct Place<'a> {
     database: &'static str,
     postgres: Option<&'a mut Postgres>,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// Nothing on a database that is not here.
+    fn of(database: &'static str, postgres: Option<&'a mut Postgres>) -> Option<Self> {
+        (database == "sqlite" || postgres.is_some()).then_some(Self { database, postgres })
+    }
+
     async fn target(&mut self, bench: &Bench, label: &str) -> Result<Target, Failure> {
         match (&mut self.postgres, self.database) {
             (Some(postgres), "postgres") => Target::postgres(postgres, &bench.scratch, label).await,

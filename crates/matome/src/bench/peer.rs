@@ -2,14 +2,16 @@
 //! same indexes and the same durability.
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use matome_store::db::{Arg, Conn, Db};
 use matome_store::error::Result as StoreResult;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::data::{COPY_COLUMNS, Kind, ReadyRow, ReadyRows};
 use super::figure::Peer;
@@ -69,36 +71,132 @@ pub fn is_here(program: &str) -> bool {
 /// Runs a program to its good end; what it cost, with what the database `server` did meanwhile. Nothing when it is not
 /// installed.
 pub async fn run(mut command: Command, server: Option<u32>) -> Result<Option<Usage>, Failure> {
-    let before = (usage::cpu_seconds_of_ended_children(), server.and_then(usage::cpu_seconds_of_tree));
-    let started = std::time::Instant::now();
-    let mut child = match command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
-        Ok(child) => child,
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(failed(err)),
-    };
-    let mut peak_mib = None;
-    let status = loop {
-        // What is installed as a program may be a script that starts it.
-        let now = usage::peak_mib(child.id()).into_iter().chain(usage::peak_mib_of_children(child.id()));
-        peak_mib = now.chain(peak_mib).reduce(f64::max);
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            break status;
+    command.stdout(Stdio::null());
+    let begun = Begun::now(None, server);
+    let Some(mut running) = Running::spawn(command, server)? else { return Ok(None) };
+    let peak_mib = running.end().await?;
+    Ok(Some(running.cost(begun, peak_mib)))
+}
+
+/// The same for a program that writes a line when it begins: the time before, in which an interpreter starts and loads its
+/// modules, does not count. What it writes behind that is folded into a number, line by line.
+pub async fn run_from_first_line(
+    mut command: Command,
+    server: Option<u32>,
+    fold: fn(u64, &str) -> u64,
+) -> Result<(Usage, u64), Failure> {
+    command.stdout(Stdio::piped());
+    let program = command.get_program().display().to_string();
+    let spawned = Running::spawn(command, server)?;
+    let mut running = spawned.ok_or_else(|| failed(format!("{program} is not here")))?;
+    let (pid, stdout) = (running.child.id(), running.child.stdout.take());
+    let (begins, begun) = oneshot::channel();
+    let lines = std::thread::spawn(move || {
+        let mut lines = stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines().map_while(Result::ok));
+        let _ = begins.send(lines.next().map(|_| Begun::now(Some(pid), server)));
+        lines.fold(0, |sum, line| fold(sum, &line))
+    });
+    // One that has ended is not waited for before it is known what it had spent: that is gone afterwards.
+    let begun = begun.await.ok().flatten();
+    let peak_mib = running.end().await?;
+    let sum = lines.join().map_err(|_| failed(format!("what {program} said could not be read")))?;
+    let begun = begun.ok_or_else(|| failed(format!("{program} did not say that it begins")))?;
+    Ok((running.cost(begun, peak_mib), sum))
+}
+
+/// The moment from which on a program is measured, and the CPU seconds that were spent by then.
+#[derive(Clone, Copy)]
+struct Begun {
+    at: Instant,
+    own: Option<f64>,
+    server: Option<f64>,
+}
+
+impl Begun {
+    /// Of the process `pid`, or of one that has not been started.
+    fn now(pid: Option<u32>, server: Option<u32>) -> Self {
+        let at = Instant::now();
+        Self {
+            at,
+            own: pid.map_or(Some(0.0), usage::cpu_seconds_of_tree),
+            server: server.and_then(usage::cpu_seconds_of_tree),
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    let wall = started.elapsed();
-    if !status.success() {
-        let mut text = String::new();
-        let _ = child.stderr.take().map(|mut stderr| std::io::Read::read_to_string(&mut stderr, &mut text));
-        return Err(failed(format!("{}: {text}", command.get_program().display())));
     }
-    let spent = |before: Option<f64>, now: Option<f64>| Some(now? - before?);
-    let own = spent(before.0, usage::cpu_seconds_of_ended_children());
-    let cpu = match server {
-        None => own,
-        Some(server) => own.zip(spent(before.1, usage::cpu_seconds_of_tree(server))).map(|(own, server)| own + server),
-    };
-    Ok(Some(Usage { wall, cpu, peak_mib }))
+}
+
+/// A program that runs.
+struct Running {
+    program: String,
+    child: Child,
+    server: Option<u32>,
+    /// CPU seconds of children that ended before it.
+    earlier: Option<f64>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Running {
+    /// Nothing when it is not installed.
+    fn spawn(mut command: Command, server: Option<u32>) -> Result<Option<Self>, Failure> {
+        let earlier = usage::cpu_seconds_of_ended_children();
+        let mut child = match command.stderr(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(err) => return Err(failed(err)),
+        };
+        // Read at once: a program that says much would wait for ever.
+        let stderr = child.stderr.take().map(|mut stderr| {
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                let _ = stderr.read_to_end(&mut text);
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        });
+        let program = command.get_program().display().to_string();
+        Ok(Some(Self { program, child, server, earlier, stderr }))
+    }
+
+    /// Waits for its good end; the highest peak of its processes, in MiB.
+    async fn end(&mut self) -> Result<Option<f64>, Failure> {
+        let mut peak_mib = None;
+        let status = loop {
+            // What is installed as a program may be a script that starts it.
+            let pid = self.child.id();
+            let now = usage::peak_mib(pid).into_iter().chain(usage::peak_mib_of_children(pid));
+            peak_mib = now.chain(peak_mib).reduce(f64::max);
+            if let Some(status) = self.child.try_wait().map_err(failed)? {
+                break status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        if status.success() {
+            return Ok(peak_mib);
+        }
+        let text = self.stderr.take().and_then(|stderr| stderr.join().ok()).unwrap_or_default();
+        Err(failed(format!("{}: {text}", self.program)))
+    }
+
+    /// What it cost since it began, when it has ended.
+    fn cost(&self, begun: Begun, peak_mib: Option<f64>) -> Usage {
+        let wall = begun.at.elapsed();
+        let spent = |before: Option<f64>, now: Option<f64>| Some(now? - before?);
+        let own = spent(self.earlier, usage::cpu_seconds_of_ended_children());
+        let own = spent(begun.own, own);
+        let cpu = match self.server {
+            None => own,
+            Some(server) => {
+                own.zip(spent(begun.server, usage::cpu_seconds_of_tree(server))).map(|(own, server)| own + server)
+            }
+        };
+        Usage { wall, cpu, peak_mib }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended is not there to be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 fn without_password(url: &str) -> Result<(String, Option<String>), Failure> {
@@ -176,4 +274,36 @@ async fn insert(conn: &mut Conn<'_>, sql: &'static str, source_id: i64, rows: &[
 #[allow(clippy::cast_precision_loss, reason = "row counts are far below 2^52")]
 pub fn per_second(rows: u64, wall: Duration) -> f64 {
     rows as f64 / wall.as_secs_f64().max(1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command
+    }
+
+    #[tokio::test]
+    async fn what_a_program_does_before_its_first_line_does_not_count() {
+        let script = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; echo begins; echo 3; echo 4";
+        let started = Instant::now();
+        let fold = |sum, line: &str| sum + line.parse::<u64>().unwrap();
+        let (usage, sum) = run_from_first_line(shell(script), None, fold).await.unwrap();
+        assert_eq!(sum, 7);
+        assert!(usage.wall < started.elapsed() / 2, "{usage:?}");
+        let whole = run(shell(script), None).await.unwrap().unwrap();
+        assert!(whole.cpu.unwrap() > 0.05 && usage.cpu.unwrap() < whole.cpu.unwrap() / 2.0, "{usage:?}, {whole:?}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_is_told_with_what_it_said_however_much_that_was() {
+        let script = "echo begins; seq 100000 >&2; echo because >&2; exit 3";
+        let failure = run_from_first_line(shell(script), None, |sum, _| sum).await.unwrap_err();
+        assert!(format!("{failure:?}").contains("because"));
+        let failure = run_from_first_line(shell("exit 0"), None, |sum, _| sum).await.unwrap_err();
+        assert!(format!("{failure:?}").contains("did not say that it begins"));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -31,10 +32,10 @@ struct Stat {
 }
 
 fn stat(pid: u32) -> Option<Stat> {
-    stat_in(&format!("/proc/{pid}/stat"))
+    stat_in(format!("/proc/{pid}/stat"))
 }
 
-fn stat_in(file: &str) -> Option<Stat> {
+fn stat_in(file: impl AsRef<Path>) -> Option<Stat> {
     let text = fs::read_to_string(file).ok()?;
     // The name may hold anything, blanks and brackets too; what follows the last bracket does not.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
@@ -49,6 +50,21 @@ fn stat_in(file: &str) -> Option<Stat> {
 /// CPU seconds of the thread that asks.
 pub fn thread_cpu_seconds() -> Option<f64> {
     stat_in("/proc/thread-self/stat").map(|stat| seconds(stat.own))
+}
+
+/// The CPU time of one thread, which other threads may ask for.
+#[derive(Debug)]
+pub struct ThreadClock(PathBuf);
+
+impl ThreadClock {
+    pub fn of_this_thread() -> Option<Self> {
+        fs::read_link("/proc/thread-self").ok().map(|thread| Self(Path::new("/proc").join(thread).join("stat")))
+    }
+
+    /// Nothing when the thread has ended.
+    pub fn seconds(&self) -> Option<f64> {
+        stat_in(&self.0).map(|stat| seconds(stat.own))
+    }
 }
 
 /// CPU seconds of this process's children that ended.

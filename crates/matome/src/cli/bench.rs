@@ -13,6 +13,8 @@ pub enum BenchGroup {
     Ingest,
     /// Tables of a PostgreSQL server into another of its databases, first and again.
     Database,
+    /// An API, tables and files beside dlt, the Airbyte CDK and DuckDB.
+    Sources,
     /// Lists over HTTP.
     List,
     /// Join and group over the raw records.

@@ -607,6 +607,10 @@ const TEXTS: &[(&str, &str)] = &[
         "Tables of a PostgreSQL server into another of its databases, first and again",
         "PostgreSQL サーバーのテーブルを別のデータベースへ、初回と再取得",
     ),
+    (
+        "An API, tables and files beside dlt, the Airbyte CDK and DuckDB",
+        "API、テーブル、ファイルの読み込み。dlt、Airbyte CDK、DuckDB と並べる",
+    ),
     ("Lists over HTTP", "HTTP での一覧"),
     ("Join and group over the raw records", "生レコードの結合と集計"),
     (
