@@ -62,12 +62,12 @@ async fn one_task_reads_all_that_was_sent_and_what_has_a_key_is_known_again() {
     for bed in databases().await {
         let bench = bench(&bed.db, r#"{"format":"auto"}"#).await;
         let first = send(&bed.db, push(&bench, Some("a"), "json", r#"[{"n":1},{"n":2}]"#)).await;
-        let Accepted::New(first) = first else { panic!("{first:?}") };
+        let Accepted::New(first, _) = first else { panic!("{first:?}") };
         let second = send(&bed.db, push(&bench, None, "csv", "n,s\n1,x\n2\n3,z\n")).await;
-        let Accepted::New(second) = second else { panic!("{second:?}") };
+        let Accepted::New(second, _) = second else { panic!("{second:?}") };
         assert_eq!(first.task_id, second.task_id, "{}: one waits already", bed.name);
-        assert!(matches!(send(&bed.db, push(&bench, None, "ndjson", "[1]\n{\"n\":4}\n")).await, Accepted::New(_)));
-        assert!(matches!(send(&bed.db, push(&bench, None, "json", "[]")).await, Accepted::New(_)));
+        assert!(matches!(send(&bed.db, push(&bench, None, "ndjson", "[1]\n{\"n\":4}\n")).await, Accepted::New(..)));
+        assert!(matches!(send(&bed.db, push(&bench, None, "json", "[]")).await, Accepted::New(..)));
         assert_eq!(waiting(&bench).await.pushes, 4, "{}", bed.name);
 
         let task = bench.claim_pending().await;
@@ -155,7 +155,7 @@ async fn what_joins_a_task_whose_read_has_ended_is_read_by_its_next_attempt() {
             .await
             .unwrap();
         let joined = send(&bed.db, push(&bench, None, "json", r#"{"n":2}"#)).await;
-        assert!(matches!(joined, Accepted::New(push) if push.task_id == task.task.id), "{}: {joined:?}", bed.name);
+        assert!(matches!(joined, Accepted::New(push, _) if push.task_id == task.task.id), "{}: {joined:?}", bed.name);
         let task = bench.claim_pending().await;
         let ctx = TaskContext::new(bed.db.clone(), task.task.id, task.fence);
         bench.handler().run(task.clone(), ctx).await.unwrap();
@@ -270,7 +270,7 @@ impl Stage {
     async fn live(&self, db: &Db, worker: Uuid) {
         for push in self.pushes() {
             let accepted = send(db, push).await;
-            assert!(matches!(accepted, Accepted::New(_) | Accepted::Known(_)), "{accepted:?}");
+            assert!(matches!(accepted, Accepted::New(..) | Accepted::Known(_)), "{accepted:?}");
         }
         let policy = RetryPolicy { base: Duration::ZERO, ..RetryPolicy::default() };
         loop {

@@ -15,6 +15,7 @@ use matome_model::task::{LaneKind, Queue, TaskStatus};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::pushes::{self, Accepted, NewPush, Push};
 use matome_store::secrets;
+use matome_tasks::trace;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -182,7 +183,13 @@ async fn keep(
         })
     });
     let (push, outcome) = match kept.await? {
-        Accepted::New(push) => (push, "accepted"),
+        Accepted::New(push, task) => {
+            let queue = Queue::Acquisition;
+            call.state.bus.wake(queue);
+            trace::accepted(queue, &task, now);
+            call.state.bus.tell(TaskEvent { queue, task_id: task.id, status: TaskStatus::Pending });
+            (push, "accepted")
+        }
         Accepted::Known(push) => (push, "duplicate"),
         Accepted::Other(push) => return Err(ApiError::Unprocessable(Message::KeyOfOther { id: push.id })),
         Accepted::Full { pushes, bytes } => {
@@ -190,11 +197,6 @@ async fn keep(
         }
         Accepted::NoSource => return Err(ApiError::NotFound(Message::NoMatch { noun: NOUN })),
     };
-    if outcome == "accepted" {
-        let (queue, status) = (Queue::Acquisition, TaskStatus::Pending);
-        call.state.bus.wake(queue);
-        call.state.bus.tell(TaskEvent { queue, task_id: push.task_id, status });
-    }
     Ok((answer(push), outcome))
 }
 

@@ -8,6 +8,7 @@ use matome_model::source::SourceStatus;
 use matome_model::task::Queue;
 use matome_store::data_sources;
 use matome_store::quarantine::{self, Done, Replay, Unfit, Which};
+use matome_tasks::trace;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -46,7 +47,7 @@ impl DoneView {
     fn add(&mut self, done: Done) {
         self.done += done.done;
         self.skipped += done.skipped;
-        self.tasks.extend(done.tasks);
+        self.tasks.extend(done.tasks.iter().map(|task| task.id));
         self.tasks.sort_unstable();
         self.tasks.dedup();
     }
@@ -317,6 +318,7 @@ impl Action {
             // The first are read while the others are still being put in.
             call.state.bus.wake(Queue::Acquisition);
         }
+        done.tasks.iter().for_each(|task| trace::accepted(Queue::Acquisition, task, now));
         Ok(done)
     }
 }

@@ -7,7 +7,7 @@ use matome_model::clock::iso8601;
 use matome_model::kept_error;
 use matome_model::task::{LaneKind, Priority, Queue, TaskStatus, Trigger};
 use matome_store::listing::Query;
-use matome_store::tasks::{self, Retried, TaskRow};
+use matome_store::tasks::{self, Queued, Retried, TaskRow};
 use matome_store::{aggregation_sources, data_sources, task_history};
 use matome_tasks::trace;
 use serde::Serialize;
@@ -191,7 +191,7 @@ async fn find(call: &Call, queue: Queue, id: i64) -> Result<TaskRow> {
 pub(crate) async fn accepted(call: &Call, queue: Queue, task_id: i64) -> Result<Response> {
     call.state.bus.wake(queue);
     let task = find(call, queue, task_id).await?;
-    trace::accepted(queue, task.cause, task.task_uuid, call.state.clock.now());
+    trace::accepted(queue, &Queued { id: task.id, uuid: task.task_uuid, cause: task.cause }, call.state.clock.now());
     call.state.bus.tell(TaskEvent { queue, task_id, status: task.status });
     let location = format!("/api/{queue}/tasks/{task_id}/");
     Ok(json_at(StatusCode::ACCEPTED, &location, &view(task, language_of(&call.headers))))
@@ -278,6 +278,7 @@ async fn retry_failed(call: Call, resource: &'static Resource) -> Result<Respons
         });
         let some = some.await?;
         retried += some.tasks.len();
+        some.tasks.iter().for_each(|task| trace::accepted(resource.queue, task, now));
         call.state.bus.wake(resource.queue);
         match some.next_below {
             Some(next) => below = next,

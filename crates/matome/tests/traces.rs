@@ -127,15 +127,24 @@ async fn a_task_is_one_trace_from_its_schedule_to_its_last_commit_across_process
     assert_eq!(text(&span("page.commit").attributes, "records").as_deref(), Some("2"));
     assert_eq!(text(&span("acquisition.attempt").attributes, "outcome").as_deref(), Some("succeeded"));
 
-    // By hand: accepted by the web process.
-    let source = source["id"].as_i64().unwrap();
-    let by_hand = web.start("acquisition", source).await;
-    let by_hand = web.ended(&by_hand).await["task_id"].as_str().unwrap().to_owned();
-    let accepted = || {
-        let trace = collector.trace(&by_hand);
-        trace.iter().any(|(role, span)| span.name == "task.accept" && role == "web")
+    // What somebody asks for is accepted by the web process: a run, a push, a replay.
+    let accepted = async |task: i64| {
+        let task = web.ended(&format!("/api/acquisition/tasks/{task}/")).await["task_id"].as_str().unwrap().to_owned();
+        let told = || collector.trace(&task).iter().any(|(role, span)| span.name == "task.accept" && role == "web");
+        until("the web process tells of it", async || told()).await;
     };
-    until("the web process tells of it", async || accepted()).await;
+    let by_hand = web.start("acquisition", source["id"].as_i64().unwrap()).await;
+    accepted(web.ended(&by_hand).await["id"].as_i64().unwrap()).await;
+    let sent_to = web.source("sent to", "push", json!({ "validation": { "schema": { "required": ["n"] } } })).await;
+    let records = format!("/api/acquisition/sources/{sent_to}/records/");
+    let (status, push) = web.send("POST", &records, Some(json!([{ "m": 1 }]))).await;
+    assert_eq!(status, 202, "{push}");
+    accepted(push["task"].as_i64().unwrap()).await;
+    let kept = web.get(&format!("/api/acquisition/quarantine/?source={sent_to}")).await["results"][0]["id"].clone();
+    let replay = json!({ "ids": [kept] });
+    let (status, replayed) = web.send("POST", "/api/acquisition/quarantine/replay/", Some(replay)).await;
+    assert_eq!(status, 202, "{replayed}");
+    accepted(replayed["tasks"][0].as_i64().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::db::{Arg, Conn, Row};
 use crate::error::{Result, StoreError};
-use crate::tasks::{self, NewTask};
+use crate::tasks::{self, NewTask, Queued};
 
 /// Answered calls are kept so long, for people who look.
 pub const KEEP: TimeDelta = TimeDelta::days(7);
@@ -53,7 +53,7 @@ pub struct BadMessage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
     /// A task waits for it.
-    Enqueued,
+    Enqueued(Queued),
     /// It becomes a task when it is due.
     Waits,
     /// It came after its time; its caller will be told.
@@ -179,9 +179,9 @@ async fn enqueue(
         return Ok(Received::Refused);
     }
     let new = NewTask { priority, ..NewTask::manual(kind, object_id, now) };
-    let enqueued = tasks::enqueue(conn, &new, now).await?;
-    conn.execute(TASK_OF, &[id.into(), enqueued.task.id.into()]).await?;
-    Ok(Received::Enqueued)
+    let task: Queued = tasks::enqueue(conn, &new, now).await?.into();
+    conn.execute(TASK_OF, &[id.into(), task.id.into()]).await?;
+    Ok(Received::Enqueued(task))
 }
 
 /// A call whose caller waits to hear how it ended.

@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::db::{Arg, Conn, Row};
 use crate::error::Result;
-use crate::tasks::{self, NewTask};
+use crate::tasks::{self, NewTask, Queued};
 use crate::{counters, data_sources};
 
 /// How long a key is known after its push was read.
@@ -84,7 +84,7 @@ pub struct Push {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// It is kept, and a task waits.
-    New(Push),
+    New(Push, Queued),
     /// It was accepted before, under the same key.
     Known(Push),
     /// Something else was accepted under its key.
@@ -146,11 +146,11 @@ pub async fn accept(conn: &mut Conn<'_>, new: &NewPush, now: Timestamp) -> Resul
     let id = conn.fetch_one(INSERT, &args).await?.int("id")?;
     conn.execute(INSERT_BODY, &[id.into(), new.body.as_slice().into()]).await?;
     // Source, lane, counters: the order in which a page locks them.
-    let task_id = tasks::enqueue(conn, &NewTask::pushed(new.source_id, "", now), now).await?.task.id;
-    conn.execute(TASK_OF, &[id.into(), task_id.into()]).await?;
+    let task: Queued = tasks::enqueue(conn, &NewTask::pushed(new.source_id, "", now), now).await?.into();
+    conn.execute(TASK_OF, &[id.into(), task.id.into()]).await?;
     counters::add(conn, counters::PUSHES, new.source_id, "", 1).await?;
     counters::add(conn, counters::PUSH_BYTES, new.source_id, "", size).await?;
-    Ok(Accepted::New(Push { id, task_id, record_count, is_read: false }))
+    Ok(Accepted::New(Push { id, task_id: task.id, record_count, is_read: false }, task))
 }
 
 fn known(row: &Row) -> Result<Push> {

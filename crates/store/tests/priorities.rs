@@ -234,8 +234,8 @@ async fn what_failed_last_of_each_source_is_retried_once() {
         }
         assert!(calls >= 3, "{}: {calls} calls of two", bed.name);
         let mut repeated = Vec::new();
-        for id in made {
-            let task = tasks::find(&mut db.read().await.unwrap().conn(), id).await.unwrap().unwrap();
+        for task in made {
+            let task = tasks::find(&mut db.read().await.unwrap().conn(), task.id).await.unwrap().unwrap();
             assert_eq!(task.status, TaskStatus::Pending);
             repeated.push(task.retry_of.unwrap());
         }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::sweeper::Sweeper;
-use crate::trace::accepted;
+use crate::trace::created;
 
 /// Between two looks at the schedules.
 const TICK: Duration = Duration::from_millis(500);
@@ -140,7 +140,7 @@ impl Beat {
             if made > 0 {
                 self.bus.wake(*queue);
             }
-            of_queue().flat_map(|fired| &fired.made).for_each(|task| accepted(*queue, Trigger::Schedule, *task, since));
+            of_queue().flat_map(|fired| &fired.made).for_each(|task| created(*queue, Trigger::Schedule, *task, since));
             for (outcome, count) in [
                 ("enqueued", made),
                 ("coalesced", of_queue().filter(|fired| fired.coalesced).count()),
@@ -172,7 +172,7 @@ impl Beat {
         if !fired.enqueued.is_empty() {
             self.bus.wake(Queue::Aggregation);
         }
-        fired.enqueued.iter().for_each(|task| accepted(Queue::Aggregation, Trigger::After, *task, now));
+        fired.enqueued.iter().for_each(|task| created(Queue::Aggregation, Trigger::After, *task, now));
         Ok(i64::try_from(fired.changes).unwrap_or(i64::MAX))
     }
 

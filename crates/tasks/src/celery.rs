@@ -16,6 +16,8 @@ use matome_store::error::{Result, StoreError};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::trace::accepted;
+
 /// Between two looks at the lists.
 const TICK: Duration = Duration::from_millis(200);
 /// Between two looks at what somebody took and did not accept.
@@ -170,8 +172,9 @@ impl CeleryIntake {
 
     fn count(&self, received: Received) {
         let outcome = match received {
-            Received::Enqueued => {
+            Received::Enqueued(task) => {
                 self.bus.wake(self.queue);
+                accepted(self.queue, &task, self.clock.now());
                 "enqueued"
             }
             Received::Waits => "waits",

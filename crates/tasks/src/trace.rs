@@ -6,7 +6,7 @@
 
 use matome_model::clock::Timestamp;
 use matome_model::task::{Queue, Trigger};
-use matome_store::tasks::TaskRow;
+use matome_store::tasks::{Queued, TaskRow};
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 use uuid::Uuid;
@@ -15,7 +15,12 @@ use uuid::Uuid;
 pub const TARGET: &str = "matome_trace";
 
 /// A task was accepted, or asked for again while it waits, which began at `since`. Call it after the commit.
-pub fn accepted(queue: Queue, cause: Trigger, task: Uuid, since: Timestamp) {
+pub fn accepted(queue: Queue, task: &Queued, since: Timestamp) {
+    created(queue, task.cause, task.uuid, since);
+}
+
+/// As [`accepted`], for a task that was made because of `cause`.
+pub(crate) fn created(queue: Queue, cause: Trigger, task: Uuid, since: Timestamp) {
     let (queue, cause) = (queue.as_str(), cause.as_str());
     let since_us = since.timestamp_micros();
     drop(info_span!(target: TARGET, parent: None, "task.accept", task.uuid = %task, queue, cause, since_us));

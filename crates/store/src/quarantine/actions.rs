@@ -14,7 +14,7 @@ use crate::data_sources;
 use crate::db::{Arg, Conn, Row};
 use crate::error::Result;
 use crate::inbox;
-use crate::tasks::{self, NewTask, ONLY_INBOX};
+use crate::tasks::{self, NewTask, ONLY_INBOX, Queued};
 
 /// Why a record cannot be replayed as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct Done {
     /// The last record that was looked at.
     pub last_id: Option<i64>,
     /// Tasks that will read the replayed ones.
-    pub tasks: Vec<i64>,
+    pub tasks: Vec<Queued>,
 }
 
 /// Which records.
@@ -179,7 +179,7 @@ pub async fn replay(conn: &mut Conn<'_>, id: i64, corrected: Option<&[u8]>, now:
         Some(raw) => conn.execute(INSERT_CORRECTED, &[id.into(), now.into(), raw.into()]).await?,
     };
     let queued = queue(conn, found.source_id, &found.stream, &[id], now).await?;
-    Ok(queued.map_or(Replay::Missing, |task_id| Replay::Accepted { task_id }))
+    Ok(queued.map_or(Replay::Missing, |task| Replay::Accepted { task_id: task.id }))
 }
 
 /// As [`replay`], for many, as they are kept. What cannot be replayed so is left and counted.
@@ -197,9 +197,9 @@ pub async fn replay_many(conn: &mut Conn<'_>, which: &Which, now: Timestamp) -> 
     let mut done = Done { last_id, ..Done::default() };
     for ((source_id, stream), ids) in streams {
         conn.execute(AssertSqlSafe(insert_kept(conn)), &[Arg::Ints(&ids), now.into()]).await?;
-        if let Some(task_id) = queue(conn, source_id, &stream, &ids, now).await? {
+        if let Some(task) = queue(conn, source_id, &stream, &ids, now).await? {
             done.done += u64::try_from(ids.len()).unwrap_or(u64::MAX);
-            done.tasks.push(task_id);
+            done.tasks.push(task);
         }
     }
     done.skipped = asked - done.done;
@@ -207,7 +207,13 @@ pub async fn replay_many(conn: &mut Conn<'_>, which: &Which, now: Timestamp) -> 
 }
 
 /// Queues the task that reads what is in the inbox, and marks the rows; `None` when the source is being deleted.
-async fn queue(conn: &mut Conn<'_>, source_id: i64, stream: &str, ids: &[i64], now: Timestamp) -> Result<Option<i64>> {
+async fn queue(
+    conn: &mut Conn<'_>,
+    source_id: i64,
+    stream: &str,
+    ids: &[i64],
+    now: Timestamp,
+) -> Result<Option<Queued>> {
     // Quarantine, source, lane: the order of a page, so that neither waits for the other.
     if data_sources::find_for_update(conn, source_id).await?.is_none() {
         let sql = format!("delete from inbox where {}", conn.any_of("quarantine_id", 1));
@@ -219,9 +225,9 @@ async fn queue(conn: &mut Conn<'_>, source_id: i64, stream: &str, ids: &[i64], n
         payload: RawValue::from_string(ONLY_INBOX.to_owned()).expect("it is JSON"),
         ..NewTask::manual(LaneKind::Source, source_id, now)
     };
-    let task_id = tasks::enqueue(conn, &new, now).await?.task.id;
-    mark(conn, ids, task_id).await?;
-    Ok(Some(task_id))
+    let task: Queued = tasks::enqueue(conn, &new, now).await?.into();
+    mark(conn, ids, task.id).await?;
+    Ok(Some(task))
 }
 
 /// Marks records that wait for a task.

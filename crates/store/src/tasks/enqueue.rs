@@ -88,6 +88,23 @@ pub struct Enqueued {
     pub existing: bool,
 }
 
+/// What those need to know of a task who asked for something that it will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Its id.
+    pub id: i64,
+    /// Its public id.
+    pub uuid: Uuid,
+    /// Why it is there: not what they asked for, if it waited already.
+    pub cause: Trigger,
+}
+
+impl From<Enqueued> for Queued {
+    fn from(Enqueued { task, .. }: Enqueued) -> Self {
+        Self { id: task.id, uuid: task.task_uuid, cause: task.cause }
+    }
+}
+
 const WAITING: &str =
     concat!("select ", columns!(), " from tasks where lane_id = $1 and status = 'pending' order by sort_key, id");
 
@@ -210,7 +227,7 @@ pub(super) fn count_accepted(queue: Queue, cause: Trigger) {
 #[derive(Clone, Debug, Default)]
 pub struct RetriedMany {
     /// The new tasks.
-    pub tasks: Vec<i64>,
+    pub tasks: Vec<Queued>,
     /// Where the next call goes on; `None`: nothing is left.
     pub next_below: Option<i64>,
 }
@@ -274,7 +291,7 @@ pub async fn retry_failed(
         if let Retried::Accepted(queued) = retry_ended(conn, task_id, kind, now).await?
             && !queued.existing
         {
-            retried.tasks.push(queued.task.id);
+            retried.tasks.push((*queued).into());
         }
     }
     Ok(retried)

@@ -37,7 +37,7 @@ use crate::error::{Result, StoreError};
 pub use cancel::{CancelledAll, cancel, cancel_all};
 pub use claim::{claim, promote};
 pub use enqueue::{
-    Enqueued, NewTask, ONLY_INBOX, Retried, RetriedMany, enqueue, only_stored, retry_ended, retry_failed,
+    Enqueued, NewTask, ONLY_INBOX, Queued, Retried, RetriedMany, enqueue, only_stored, retry_ended, retry_failed,
 };
 pub use finish::{End, Ended, Finish, finish};
 pub(crate) use fires::{Fire, enqueue_fires};
