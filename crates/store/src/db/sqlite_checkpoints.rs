@@ -16,10 +16,7 @@ use tokio::task::JoinHandle;
 /// that needs to be moved once only; with half of this, moving beside the writer gained nothing.
 const ENOUGH: i64 = 32_000;
 /// So many are left to the writer: some milliseconds.
-const REST: i64 = 2_000;
-/// Passes in a row, the second over what the writer added during the first; then the rest is the writer's, also where it
-/// is large because the disk is slower than the writer. More passes would only let the log grow.
-const PASSES: usize = 2;
+const REST: i64 = 1_000;
 /// The limit for SQLite itself, should all this not keep up.
 pub(super) const BACKSTOP: &str = "96000";
 
@@ -91,11 +88,15 @@ async fn work(mut conn: SqliteConnection, ask: Arc<Notify>, end: Arc<Notify>, st
             () = end.notified() => break,
             () = ask.notified() => {}
         }
-        for _ in 0..PASSES {
+        // Each pass moves what the writer added during the one before. They go on while each finds half as much at most; then the
+        // rest is the writer's, also where it is large because the writer is quicker than the disk: more passes would only
+        // let the log grow.
+        let mut before = i64::MAX;
+        loop {
             let begun = frames(&mut conn, "pragma wal_checkpoint(passive)").await;
             let now = frames(&mut conn, "pragma wal_checkpoint(noop)").await;
-            match begun.zip(now) {
-                Some(((_, moved), (log, _))) if log - moved > REST => {}
+            match begun.zip(now).map(|((_, moved), (log, _))| log - moved) {
+                Some(left) if left > REST && left <= before / 2 => before = left,
                 _ => break,
             }
         }
