@@ -38,7 +38,10 @@ pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig,
 pub(crate) use document::Document;
 pub use excel::{ExcelConfig, Sheet};
 pub use fixed::{FixedColumn, FixedConfig, Unit};
-pub use location::{AzureKey, AzurePlace, GcsPlace, HttpPlace, Means, Object, Page, Place, S3Place, ServiceAccount};
+pub use location::{
+    AzureKey, AzurePlace, GcsPlace, HttpPlace, Means, Object, Page, Place, S3Place, ServiceAccount, SftpPlace,
+    SshServer,
+};
 pub use roots::FileRoots;
 pub use text::Charset;
 pub use xml::XmlPath;

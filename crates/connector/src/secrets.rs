@@ -6,15 +6,17 @@ use serde_json::Value;
 pub const KEPT_SECRET: &str = "kept";
 
 /// The secret options of places of files elsewhere.
-const PLACES: [(&str, &[&str]); 3] = [
+const PLACES: [(&str, &[&str]); 4] = [
     ("s3", &["secret_access_key", "session_token"]),
     ("gcs", &["service_account"]),
     ("azure", &["account_key", "sas"]),
+    ("sftp", &["password", "private_key", "passphrase"]),
 ];
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
 /// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, `/auth/refresh_token`, `/auth/secret`, by the type
-/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/s3/secret_access_key`, `/s3/session_token`, `/gcs/service_account`, `/azure/account_key`, `/azure/sas`;
+/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/s3/secret_access_key`, `/s3/session_token`, `/gcs/service_account`, `/azure/account_key`, `/azure/sas`,
+/// `/sftp/password`, `/sftp/private_key`, `/sftp/passphrase`;
 /// `/url` if it
 /// has a password in it.
 ///
@@ -32,8 +34,10 @@ pub fn secret_paths(config: &str) -> Vec<String> {
         s3: Option<Value>,
         gcs: Option<Value>,
         azure: Option<Value>,
+        sftp: Option<Value>,
     }
-    let Ok(Config { auth, webhook, secrets, password, tls, url, s3, gcs, azure }) = serde_json::from_str(config) else {
+    let Ok(Config { auth, webhook, secrets, password, tls, url, s3, gcs, azure, sftp }) = serde_json::from_str(config)
+    else {
         return Vec::new();
     };
     let mut paths = Vec::new();
@@ -67,7 +71,7 @@ pub fn secret_paths(config: &str) -> Vec<String> {
     {
         paths.push("/tls/key".to_owned());
     }
-    for ((place, leaves), own) in PLACES.into_iter().zip([s3, gcs, azure]) {
+    for ((place, leaves), own) in PLACES.into_iter().zip([s3, gcs, azure, sftp]) {
         if let Some(Value::Object(own)) = own {
             paths.extend(leaves.iter().filter(|leaf| own.contains_key(**leaf)).map(|leaf| format!("/{place}/{leaf}")));
         }
@@ -110,6 +114,7 @@ mod tests {
                 r#"{"s3":{"access_key_id":"k","secret_access_key":"x","session_token":{"$secret":true}},"labels":{"s3":{}}}"#,
                 vec!["/s3/secret_access_key", "/s3/session_token"],
             ),
+            (r#"{"sftp":{"host_key":"k","password":"x"},"password":"y"}"#, vec!["/password", "/sftp/password"]),
             (r#"{"gcs":{"service_account":"{}"}}"#, vec!["/gcs/service_account"]),
             (r#"{"azure":{"account":"a","account_key":"x","sas":"y"}}"#, vec!["/azure/account_key", "/azure/sas"]),
             (r#"{"url":"postgres://u:p@h/d"}"#, vec!["/url"]),

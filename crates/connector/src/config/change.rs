@@ -63,8 +63,12 @@ pub fn change(before: &str, after: &str) -> Change {
 }
 
 /// Options of places of files that say, beside `path`, which place it is; the others say who asks.
-const PLACES: [(&str, &[&str]); 3] =
-    [("s3", &["endpoint", "region", "style"]), ("gcs", &["endpoint"]), ("azure", &["endpoint", "account"])];
+const PLACES: [(&str, &[&str]); 4] = [
+    ("s3", &["endpoint", "region", "style"]),
+    ("gcs", &["endpoint"]),
+    ("azure", &["endpoint", "account"]),
+    ("sftp", &[]),
+];
 
 fn options(config: &str) -> BTreeMap<String, Box<RawValue>> {
     let mut options: BTreeMap<String, Box<RawValue>> = serde_json::from_str(config).unwrap_or_default();

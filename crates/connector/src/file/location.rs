@@ -3,6 +3,7 @@
 //! - [`place`]: what a config says of it, and opening it. Directories of this machine are in `roots`.
 //! - [`transfer`]: the bytes of a document elsewhere, whatever brings them.
 //! - [`web`]: requests over HTTP; [`http`]: one address; [`objects`]: stores of objects ([`s3`], [`gcs`], [`azure`]), whose pages [`listing`] reads.
+//! - [`ssh`]: connections to SSH servers; [`sftp`]: their files.
 
 mod azure;
 mod gcs;
@@ -11,6 +12,8 @@ mod listing;
 mod objects;
 mod place;
 mod s3;
+mod sftp;
+mod ssh;
 mod transfer;
 mod web;
 
@@ -32,6 +35,8 @@ pub(super) use place::Reach;
 pub use place::{Means, Place};
 pub use s3::S3Place;
 pub(super) use s3::page_of_s3;
+pub use sftp::SftpPlace;
+pub use ssh::SshServer;
 
 /// What has to be read here and there, and comes compressed or from elsewhere, takes as much room on the disk at most.
 pub(super) const SPOOL_LIMIT_BYTES: u64 = 4 << 30;

@@ -16,6 +16,7 @@ use super::azure::AzurePlace;
 use super::gcs::GcsPlace;
 use super::http::{Http, HttpPlace};
 use super::s3::S3Place;
+use super::sftp::SftpPlace;
 use crate::api::Tokens;
 use crate::config::Fields;
 use crate::error::ConnectorError;
@@ -23,7 +24,7 @@ use crate::file::roots::{self, FileRoots};
 use crate::keeper::SecretKeeper;
 
 /// What `path` may begin with.
-const KNOWN: &str = "`http://`, `https://`, `s3://`, `gs://`, `az://`";
+const KNOWN: &str = "`http://`, `https://`, `s3://`, `gs://`, `az://`, `sftp://`";
 
 /// Where the files of a source are.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub enum Place {
     Gcs(Box<GcsPlace>),
     /// `az://`: the blobs of a container of Azure.
     Azure(Box<AzurePlace>),
+    /// `sftp://`: the files of an SSH server.
+    Sftp(Box<SftpPlace>),
 }
 
 impl Place {
@@ -51,6 +54,7 @@ impl Place {
             "http" | "https" => HttpPlace::parse(fields, path).map(|place| Self::Http(Box::new(place))),
             "s3" => S3Place::parse(fields, path).map(|place| Self::S3(Box::new(place))),
             "gs" => GcsPlace::parse(fields, path).map(|place| Self::Gcs(Box::new(place))),
+            "sftp" => SftpPlace::parse(fields, path).map(|place| Self::Sftp(Box::new(place))),
             "az" => AzurePlace::parse(fields, path).map(|place| Self::Azure(Box::new(place))),
             _ => {
                 let words = say!(
@@ -71,6 +75,7 @@ impl Place {
             Self::S3(place) => &place.key,
             Self::Gcs(place) => &place.key,
             Self::Azure(place) => &place.key,
+            Self::Sftp(place) => &place.path,
         }
     }
 
@@ -78,7 +83,7 @@ impl Place {
     pub(in crate::file) fn is_pattern(&self, path: &str) -> bool {
         match self {
             Self::Http(_) => false,
-            Self::Roots | Self::S3(_) | Self::Gcs(_) | Self::Azure(_) => {
+            Self::Roots | Self::S3(_) | Self::Gcs(_) | Self::Azure(_) | Self::Sftp(_) => {
                 matches!(roots::pattern(self.named(path)), Ok(Some(_)))
             }
         }
@@ -92,6 +97,7 @@ impl Place {
             Self::S3(place) => place.base.host_str()?,
             Self::Gcs(place) => place.endpoint.host_str()?,
             Self::Azure(place) => place.base.host_str()?,
+            Self::Sftp(place) => &place.server.host,
         };
         Some(HostUse { host: host.to_owned(), concurrent: None })
     }
@@ -104,6 +110,7 @@ impl Place {
             Self::S3(place) => place.open(reach),
             Self::Gcs(place) => place.open(reach),
             Self::Azure(place) => place.open(reach),
+            Self::Sftp(place) => place.open(reach),
         }
     }
 }

@@ -7,5 +7,6 @@ mod http;
 mod peer;
 mod s3;
 mod same;
+mod sftp;
 mod stands;
 mod stores;

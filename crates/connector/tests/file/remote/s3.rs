@@ -62,7 +62,7 @@ fn page(keys: &[&str], next: Option<&str>) -> Reply {
 
 /// A page of many objects that nobody asked for, and always another one behind it.
 fn many(number: usize) -> Reply {
-    let contents = "<Contents><Key>in/b</Key></Contents>".repeat(50_000);
+    let contents = "<Contents/>".repeat(100_000);
     let next = format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{number}</NextContinuationToken>");
     Reply::new("200 OK", &[], format!("<ListBucketResult>{contents}{next}</ListBucketResult>").as_bytes())
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::peer;
-use super::stands::{Azure, Gcs, Nginx, S3, Stand};
+use super::stands::{Azure, Gcs, Nginx, S3, Sftp, Stand};
 use crate::archives::archive;
 use crate::compressed::gzip;
 use crate::support::records;
@@ -74,4 +74,9 @@ async fn from_google() {
 #[tokio::test]
 async fn from_azure() {
     the_same_as_in_a_directory(&Azure::new()).await;
+}
+
+#[tokio::test]
+async fn over_sftp() {
+    the_same_as_in_a_directory(&Sftp::new()).await;
 }

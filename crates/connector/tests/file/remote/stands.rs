@@ -170,3 +170,31 @@ impl Stand for Azure {
         json!({"path": format!("az://records/{}/{name}", self.0), "azure": azure})
     }
 }
+
+/// OpenSSH.
+pub struct Sftp(TempDir);
+
+impl Sftp {
+    pub fn new() -> Self {
+        Self(folder("MATOME_TEST_SFTP_ROOT"))
+    }
+
+    /// The path of a file from the root of the machine.
+    pub fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Stand for Sftp {
+    fn put(&self, name: &str, bytes: &[u8]) {
+        write(&self.0, name, bytes);
+    }
+
+    fn config(&self, name: &str) -> Value {
+        let sftp = json!({
+            "host_key": from_script("MATOME_TEST_SFTP_HOST_KEY"),
+            "private_key": from_script("MATOME_TEST_SFTP_KEY"),
+        });
+        json!({"path": format!("sftp://{}{}", from_script("MATOME_TEST_SFTP_URL"), self.path(name)), "sftp": sftp})
+    }
+}

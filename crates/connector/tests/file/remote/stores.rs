@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::peer::{batches, connector_to_all_of_here, told};
 use super::same::read;
-use super::stands::{Azure, Gcs, S3, Stand};
+use super::stands::{Azure, Gcs, S3, Sftp, Stand};
 
 async fn failure(config: &Value) -> ConnectorError {
     let (read, error) = super::peer::read(&*connector_to_all_of_here(&config.to_string())).await;
@@ -90,4 +90,9 @@ async fn google() {
 #[tokio::test]
 async fn azure() {
     as_a_place(Azure::new).await;
+}
+
+#[tokio::test]
+async fn sftp() {
+    as_a_place(Sftp::new).await;
 }

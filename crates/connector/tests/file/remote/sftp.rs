@@ -1,0 +1,142 @@
+//! Files of OpenSSH and of asyncssh, and of servers that are not what they should be.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use matome_connector::{Advice, ConnectorError, PlaceFault, ReadRequest, validate_config};
+use matome_model::source::SourceType;
+use serde_json::{Value, json};
+
+use super::peer::{Peer, Reply, batches, connector, connector_to_all_of_here, told};
+use super::stands::{Sftp, Stand, from_script};
+
+async fn read(config: &Value) -> (Vec<String>, Option<ConnectorError>) {
+    super::peer::read(&*connector_to_all_of_here(&config.to_string())).await
+}
+
+#[tokio::test]
+async fn a_server_with_another_key_is_not_talked_to() {
+    let stand = Sftp::new();
+    stand.put("a.csv", b"n\n1\n");
+    let mut config = stand.config("a.csv");
+    let known = config["sftp"]["host_key"].as_str().unwrap().to_owned();
+    config["sftp"]["host_key"] = format!("SHA256:{}", "A".repeat(43)).into();
+    let error = read(&config).await.1.unwrap();
+    assert!(matches!(error, ConnectorError::Place { fault: PlaceFault::Identity, .. }), "{error:?}");
+    assert!(told(&error).contains(&known), "the one that was seen: {}", told(&error));
+    assert_eq!(error.advice(), Advice::Fail);
+}
+
+#[tokio::test]
+async fn who_may_not_in_is_told() {
+    let stand = Sftp::new();
+    stand.put("a.csv", b"n\n1\n");
+    let right = stand.config("a.csv");
+    let (mut other_key, mut other_user, mut password) = (right.clone(), right.clone(), right.clone());
+    other_key["sftp"]["private_key"] = from_script("MATOME_TEST_SFTP_OTHER_KEY").into();
+    let path = right["path"].as_str().unwrap();
+    other_user["path"] = format!("sftp://nobody-else@{}", path.split_once('@').unwrap().1).into();
+    password["sftp"] = json!({"host_key": right["sftp"]["host_key"], "password": "s3cret"});
+    for config in [other_key, other_user, password] {
+        let error = read(&config).await.1.unwrap();
+        assert!(matches!(error, ConnectorError::Place { fault: PlaceFault::Auth, .. }), "{error:?}");
+        assert!(told(&error).contains("check the user") && !told(&error).contains("s3cret"), "{}", told(&error));
+    }
+}
+
+#[tokio::test]
+async fn a_key_may_be_encrypted_and_a_password_asked_for() {
+    let stand = Sftp::new();
+    stand.put("a.csv", b"n\n1\n");
+    let mut config = stand.config("a.csv");
+    config["sftp"]["private_key"] = from_script("MATOME_TEST_SFTP_ENCRYPTED_KEY").into();
+    config["sftp"]["passphrase"] = "sesame".into();
+    let (rows, error) = read(&config).await;
+    assert!(error.is_none() && rows == [r#"{"n":"1"}"#], "{error:?}");
+    let folder = stand.path("").trim_end_matches('/').rsplit('/').next().unwrap().to_owned();
+    for (user, password, is_right) in [("told", "s3cret", true), ("asked", "s3cret", true), ("asked", "other", false)] {
+        let server = from_script("MATOME_TEST_SFTP_PASSWORD_URL");
+        let sftp = json!({"host_key": from_script("MATOME_TEST_SFTP_PASSWORD_HOST_KEY"), "password": password});
+        let config = json!({"path": format!("sftp://{user}@{server}/{folder}/*.csv"), "sftp": sftp});
+        let (rows, error) = read(&config).await;
+        match is_right {
+            true => assert!(error.is_none() && rows == [r#"{"n":"1"}"#], "{user}: {error:?}"),
+            false => {
+                let is_refused = matches!(error, Some(ConnectorError::Place { fault: PlaceFault::Auth, .. }));
+                assert!(is_refused, "{error:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_grows_gives_what_was_added() {
+    let stand = Sftp::new();
+    stand.put("a.ndjson", b"{\"n\":1}\n{\"n\":2}\n");
+    let mut config = stand.config("*.ndjson");
+    config["dedupe"] = "none".into();
+    let connector = connector_to_all_of_here(&config.to_string());
+    let (first, error) = batches(&*connector, ReadRequest { resume_inside: true, ..ReadRequest::default() }).await;
+    assert!(error.is_none(), "{error:?}");
+    stand.put("a.ndjson", b"{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+    let checkpoint = Some(first.last().unwrap().checkpoint.clone());
+    let request = ReadRequest { checkpoint, resume_inside: true, ..ReadRequest::default() };
+    let (second, error) = batches(&*connector, request).await;
+    assert!(error.is_none(), "{error:?}");
+    let items = crate::support::shown(second.into_iter().flat_map(|batch| batch.items));
+    assert_eq!(items, [r#"{"n":3}"#]);
+}
+
+#[tokio::test]
+async fn what_is_no_file_or_may_not_be_read_is_told() {
+    let stand = Sftp::new();
+    stand.put("dir.csv/a.csv", b"n\n1\n");
+    let error = read(&stand.config("dir.csv")).await.1.unwrap();
+    assert!(matches!(error, ConnectorError::NotRegular { .. }), "{error:?}");
+    stand.put("secret.csv", b"n\n1\n");
+    fs::set_permissions(stand.path("secret.csv"), fs::Permissions::from_mode(0)).unwrap();
+    let error = read(&stand.config("secret.csv")).await.1.unwrap();
+    assert!(matches!(error, ConnectorError::Place { fault: PlaceFault::Auth, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_answers_is_an_ssh_server_that_may_be_reached() {
+    let config = |port: u16| {
+        let sftp = json!({"host_key": format!("SHA256:{}", "A".repeat(43)), "password": "p"});
+        json!({"path": format!("sftp://u@127.0.0.1:{port}/a.csv"), "timeout_secs": 1, "sftp": sftp})
+    };
+    let web = Peer::start(|_, _| Reply::new("200 OK", &[], b"")).await;
+    let error = read(&config(web.address.port())).await.1.unwrap();
+    assert!(matches!(error, ConnectorError::Place { .. }), "{error:?}");
+    let (_, error) = super::peer::read(&*connector(&[], &config(web.address.port()).to_string())).await;
+    assert!(error.as_ref().unwrap().is_denied(), "{error:?}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = read(&config(closed)).await.1.unwrap();
+    assert!(matches!(error, ConnectorError::Unreached { .. }) && !error.is_denied(), "{error:?}");
+    assert_eq!(error.advice(), Advice::Retry { after: None });
+}
+
+#[test]
+fn every_wrong_option_is_told_before_anything_is_dialled() {
+    let host_key = format!("SHA256:{}", "A".repeat(43));
+    let good = json!({"host_key": host_key, "password": "p"});
+    for (path, sftp, at, part) in [
+        ("sftp://h/a.csv", good.clone(), "path", "USER@HOST"),
+        ("sftp://u@h", good.clone(), "path", "USER@HOST"),
+        ("sftp://u:p@h/a.csv", good.clone(), "path", "sftp.password"),
+        ("sftp://u@h/../a.csv", good.clone(), "path", "`..`"),
+        ("sftp://u@h/[.csv", good.clone(), "path", "pattern"),
+        ("sftp://u@h/a.csv", json!({"password": "p"}), "sftp.host_key", "required"),
+        ("sftp://u@h/a.csv", json!({"host_key": "md5:00", "password": "p"}), "sftp.host_key", "ssh-keyscan"),
+        ("sftp://u@h/a.csv", json!({"host_key": host_key}), "sftp", "`private_key`"),
+        ("sftp://u@h/a.csv", json!({"host_key": host_key, "private_key": "x"}), "sftp.private_key", "no private key"),
+        ("sftp://u@h/a.csv", json!({"host_key": host_key, "password": "p", "port": 22}), "sftp.port", "Known here"),
+    ] {
+        let errors = validate_config(SourceType::File, &json!({"path": path, "sftp": sftp}).to_string()).unwrap_err();
+        let found = errors.iter().find(|error| error.path.join(".") == at);
+        let found = found.unwrap_or_else(|| panic!("{path} {sftp}: {errors:?}"));
+        assert!(found.message.english.contains(part), "{path} {sftp}: {}", found.message);
+    }
+    let errors = validate_config(SourceType::File, r#"{"path":"sftp://u@h/a.csv"}"#).unwrap_err();
+    assert_eq!(errors[0].path, ["sftp"]);
+}
