@@ -40,6 +40,11 @@ pub fn packed(bytes: &[u8]) {
     }
 }
 
+/// Blocks are read or refused, without a panic, and records are objects.
+pub fn avro(bytes: &[u8]) {
+    read(r#"{"path":"a.avro","compression":"none"}"#, bytes);
+}
+
 /// Parquet and workbooks are read or refused, without a panic.
 pub fn tables(bytes: &[u8]) {
     for format in ["parquet", "excel"] {

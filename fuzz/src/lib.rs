@@ -9,6 +9,8 @@ mod files;
 mod fixed;
 mod listings;
 mod ndjson;
+mod probe;
+mod push;
 
 use matome_connector::file::{self, FileConfig};
 use matome_connector::{Item, ParsedConfig, validate_config};
@@ -17,10 +19,12 @@ use matome_model::source::SourceType;
 pub use canonical::canonical;
 pub use csv::csv;
 pub use events::events;
-pub use files::{packed, tables, xml};
+pub use files::{avro, packed, tables, xml};
 pub use fixed::fixed;
 pub use listings::listings;
 pub use ndjson::ndjson;
+pub use probe::probe;
+pub use push::{bodies, signatures};
 
 fn config(text: &str) -> FileConfig {
     match validate_config(SourceType::File, text).unwrap() {

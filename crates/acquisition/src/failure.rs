@@ -43,8 +43,11 @@ fn reason(err: &ConnectorError) -> &'static str {
         ConnectorError::Pushed => "pushed",
         ConnectorError::Config(_) => "config",
         ConnectorError::NoFileRoot { .. } | ConnectorError::OutsideRoots { .. } => "file_roots",
-        ConnectorError::NoMatch { .. } => "no_file",
-        ConnectorError::NotRegular { .. }
+        ConnectorError::NoMatch { .. } | ConnectorError::EmptyDirectory { .. } | ConnectorError::NoFormat { .. } => {
+            "no_file"
+        }
+        ConnectorError::Directory { .. }
+        | ConnectorError::NotRegular { .. }
         | ConnectorError::TooManyFiles { .. }
         | ConnectorError::FileTooLarge { .. }
         | ConnectorError::Io { .. } => "file",

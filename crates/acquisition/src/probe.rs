@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use matome_connector::Registry;
-use matome_connector::api::Finding;
+use matome_connector::{Finding, Registry};
 use matome_model::inference::{ColumnType, Inference, InferenceError, for_each_field};
 use matome_model::language::Language;
 use matome_model::source::SourceType;
@@ -12,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::sample::{Sample, SampleError, SampleStats, sample};
 
-/// What is proposed for an `api` source.
+/// What is proposed for a source.
 #[derive(Debug, Serialize)]
 pub struct Probe {
     /// Options to be added to the config that was given.
@@ -67,14 +66,20 @@ impl Probe {
 ///
 /// # Errors
 /// As [`sample`]; `limit` is for both together.
-pub async fn probe(registry: &Registry, config: &str, count: usize, limit: Duration) -> Result<Probe, SampleError> {
+pub async fn probe(
+    registry: &Registry,
+    source_type: SourceType,
+    config: &str,
+    count: usize,
+    limit: Duration,
+) -> Result<Probe, SampleError> {
     let look = async {
         // What is left of the time is for the sample.
-        let proposal = registry.probe(config, limit / 2).await?;
+        let proposal = registry.probe(source_type, config, limit / 2).await?;
         let mut whole: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
         whole.extend(proposal.options.clone());
         let whole = Value::Object(whole).to_string();
-        let sample = sample(registry, SourceType::Api, &whole, None, None, count, limit).await?;
+        let sample = sample(registry, source_type, &whole, None, None, count, limit).await?;
         let columns = columns(&sample);
         let findings = proposal.findings.into_iter().map(|finding| Found {
             option: finding.option,

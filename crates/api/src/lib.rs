@@ -14,6 +14,7 @@ mod auth;
 mod body;
 mod celery_names;
 mod config;
+mod connectors;
 mod cors;
 mod docs;
 mod endpoint;
@@ -84,6 +85,7 @@ fn endpoints() -> Vec<Endpoint> {
     let mut all = roots::endpoints();
     all.extend(sources::endpoints());
     all.extend(source_schema::endpoints());
+    all.extend(connectors::endpoints());
     all.extend(probe::endpoints());
     all.extend(gaps::endpoints());
     all.extend(pushes::endpoints());

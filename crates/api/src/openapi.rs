@@ -463,6 +463,7 @@ fn schemas() -> Value {
     });
     extend(&mut schemas, crate::quarantine::schemas());
     extend(&mut schemas, crate::source_schema::schemas());
+    extend(&mut schemas, crate::connectors::schemas());
     extend(&mut schemas, crate::probe::schemas(trial));
     extend(&mut schemas, crate::gaps::schemas());
     extend(&mut schemas, crate::pushes::schemas());

@@ -1,9 +1,9 @@
-//! Looking at an API before a source is made of it: `/api/acquisition/probe/`.
+//! Looking at an API or at files before a source is made of them: `/api/acquisition/probe/`.
 
 use axum::response::Response;
 use http::Method;
 use matome_acquisition::probe;
-use matome_connector::{secret_paths, validate_config};
+use matome_connector::{secret_paths, validate_for_probe};
 use matome_model::field_error::Words;
 use matome_model::source::SourceType;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         Endpoint::json("/api/acquisition/probe/", "Data Source Probe").on(Method::POST, Write, probe_source).doc(
             OperationDoc::new(
                 "acquisition_probe",
-                "Look at an API and propose what the config of a source leaves open, with its first records; makes nothing.",
+                "Look at an API or at files and propose what the config of a source leaves open, with its first records; makes nothing.",
                 200,
                 Answer::One("SourceProbe"),
             )
@@ -45,10 +45,10 @@ pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
         "SourceProbeRequest": {
             "type": "object",
             "properties": {
-                "source_type": {"type": "string", "enum": ["api"], "default": "api"},
+                "source_type": {"type": "string", "enum": ["api", "file"], "default": "api"},
                 "config": {
                     "type": "object", "additionalProperties": true,
-                    "description": "A config with at least `url`; what it says is kept, and secrets in it are not stored.",
+                    "description": "A config with at least `url`, of files `path`; what it says is kept, and secrets in it are not stored.",
                 },
                 "records": {"type": "integer", "minimum": 0, "maximum": MAX_RECORDS, "default": RECORDS},
             },
@@ -77,19 +77,13 @@ async fn probe_source(call: Call) -> Result<Response> {
     let given = fields.object("config");
     let count = fields.integer("records", MAX_RECORDS).or(RECORDS);
     let mut errors = fields.errors;
-    if source_type != SourceType::Api {
-        errors.add(&["source_type"], Message::Said(only_apis()));
+    if !matches!(source_type, SourceType::Api | SourceType::File) {
+        errors.add(&["source_type"], Message::Said(not_looked_at()));
     }
     match &given {
         Given::Absent | Given::Null => errors.add(&["config"], Message::Required),
         Given::Value(config) => {
-            let faults = |text: &str| match validate_config(SourceType::Api, text) {
-                Ok(parsed) if parsed.is_draft() => {
-                    vec![matome_model::field_error::FieldError::new(&["url"], Words::required())]
-                }
-                Ok(_) => Vec::new(),
-                Err(faults) => faults,
-            };
+            let faults = |text: &str| validate_for_probe(source_type, text).err().unwrap_or_default();
             config::check(config, secret_paths(config.get()), &[], None, faults, &mut errors);
         }
     }
@@ -97,13 +91,13 @@ async fn probe_source(call: Call) -> Result<Response> {
     let Given::Value(config) = given else { return Err(crate::error::ApiError::field("config", Message::Required)) };
     let (language, limit) = (language_of(&call.headers), call.state.settings.trial_limit);
     let count = usize::try_from(count).unwrap_or_default();
-    let tried = probe(&call.state.registry, config.get(), count, limit).await;
+    let tried = probe(&call.state.registry, source_type, config.get(), count, limit).await;
     Ok(trial::answer(language, tried.map(|found| found.spoken(language)).map_err(Into::into)))
 }
 
-fn only_apis() -> Words {
+fn not_looked_at() -> Words {
     Words::new(
-        "Only sources of the type \"api\" can be looked at before they are made; of the others `test` shows the first records.",
-        "作る前に調べられるのは \"api\" 型のデータソースだけです。ほかの型は `test` が最初のレコードを示します。",
+        "Only sources of the types \"api\" and \"file\" can be looked at before they are made; of the others `test` shows the first records.",
+        "作る前に調べられるのは \"api\" 型と \"file\" 型のデータソースだけです。ほかの型は `test` が最初のレコードを示します。",
     )
 }

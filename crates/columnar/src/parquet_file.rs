@@ -18,7 +18,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::rows::{RowWriter, Zoneless};
-use crate::{FileError, FileRow};
+use crate::{FileError, FileRow, FileRows};
 
 /// Rows that are decoded at once, at most; fewer when they are long.
 const BATCH_ROWS: u64 = 1024;
@@ -71,13 +71,10 @@ impl Parquet {
         let batches = Batches { batches, finer, old_times };
         Ok(Self { batches, batch: None, row: 0, writer: RowWriter::new(Zoneless::Local) })
     }
+}
 
-    /// The next row, if there is one.
-    ///
-    /// # Errors
-    /// When the file is broken there.
-    #[expect(clippy::should_implement_trait, reason = "an iterator ends at its first error")]
-    pub fn next(&mut self) -> Result<Option<FileRow>, FileError> {
+impl FileRows for Parquet {
+    fn next(&mut self) -> Result<Option<FileRow>, FileError> {
         next_row(&mut self.batches, &mut self.batch, &mut self.row, &mut self.writer)
     }
 }

@@ -43,7 +43,6 @@ pub use list::List;
 pub use pagination::{Pagination, TokenPlace};
 pub use parents::Parent;
 pub(crate) use probe::Probe;
-pub use probe::{Finding, Proposal};
 pub use rate::{RateConfig, RateHeaders};
 pub use signing::{Algorithm, Encoding, Signing, Stamp};
 pub use tokens::{Brings, ClientCredentials, RefreshToken, Session, Tokens};

@@ -27,7 +27,9 @@ pub use change::{Change, change};
 pub use deletes::Deletes;
 pub(crate) use fields::Fields;
 pub use matome_model::field_error::FieldError;
+pub(crate) use quality::MAX_RULES;
 pub use quality::{Quality, QuarantineLimit};
+pub(crate) use retention::{MOST_BYTES, MOST_DAYS, MOST_RECORDS};
 pub use retention::{Retention, retention_of};
 
 /// The errors as `a.b: message; c: message`.
@@ -114,7 +116,7 @@ impl ParsedConfig {
 }
 
 /// Longest `deadline_secs`: a week.
-const MAX_DEADLINE_SECS: u64 = 7 * 86_400;
+pub(crate) const MAX_DEADLINE_SECS: u64 = 7 * 86_400;
 
 /// Options of every type of source.
 #[derive(Clone, Debug)]

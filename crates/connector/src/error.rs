@@ -97,7 +97,34 @@ pub enum ConnectorError {
         /// The roots, comma-separated.
         roots: String,
     },
-    /// A directory, a pipe, a device.
+    /// A directory where one file is meant.
+    #[error("`{path}` is a directory; name a file in it")]
+    Directory {
+        /// The path as configured.
+        path: String,
+    },
+    /// A directory that has nothing to read.
+    #[error(
+        "the directory `{path}` has no file {}; name its files with a pattern such as `{}/*.txt`",
+        if extensions.is_empty() { "to read".to_owned() } else { format!("with the extension {extensions}") },
+        path.trim_end_matches('/')
+    )]
+    EmptyDirectory {
+        /// The path as configured.
+        path: String,
+        /// What was looked for, comma-separated; empty if any name would do.
+        extensions: String,
+    },
+    /// A directory whose files do not say by their names how they are read.
+    #[error(
+        "no name in the directory `{path}` tells a format; name its files with a pattern such as `{}/*.txt`",
+        path.trim_end_matches('/')
+    )]
+    NoFormat {
+        /// The path as configured.
+        path: String,
+    },
+    /// A pipe, a device.
     #[error("`{path}` is not a regular file")]
     NotRegular {
         /// The path.
@@ -422,6 +449,9 @@ impl ConnectorError {
             | Self::NoFileRoot { .. }
             | Self::OutsideRoots { .. }
             | Self::NoMatch { .. }
+            | Self::Directory { .. }
+            | Self::EmptyDirectory { .. }
+            | Self::NoFormat { .. }
             | Self::NotRegular { .. }
             | Self::TooManyFiles { .. }
             | Self::FileTooLarge { .. }

@@ -5,14 +5,15 @@
 //! - [`location`]: where bytes come from: [`roots`] are directories of this machine, the others are elsewhere.
 //! - [`compression`], [`archive`]: what they were before.
 //! - [`text`]: from an encoding to UTF-8.
-//! - [`document`]: by its format, from text to records ([`lines`], [`csv`], [`fixed`], and JSON beside this folder). [`xml`] asks for
-//!   its text itself; [`excel`] and [`table`] (Parquet) are no text.
+//! - [`document`]: by its format, from text to records ([`lines`], [`csv`], [`fixed`], [`xml`], and JSON beside this folder).
+//!   [`excel`] and [`table`] (Parquet) are no text.
 
 mod archive;
 mod checkpoint;
 mod compression;
 mod config;
 mod csv;
+mod directory;
 mod document;
 mod excel;
 mod fixed;
@@ -20,6 +21,7 @@ mod lines;
 mod location;
 mod manifest;
 mod plan;
+mod probe;
 mod pump;
 mod reader;
 mod roots;
@@ -30,11 +32,13 @@ mod xml;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 pub use compression::{Codec, Compression};
 pub(crate) use config::parse as parse_config;
 pub use config::{ColumnType, ColumnTypes, CsvConfig, DocumentConfig, FileConfig, Format, Header};
+pub(crate) use csv::COLUMN_LIMIT;
 pub(crate) use document::Document;
 pub use excel::{ExcelConfig, Sheet};
 pub use fixed::{FixedColumn, FixedConfig, Unit};
@@ -47,6 +51,7 @@ pub use text::Charset;
 pub use xml::XmlPath;
 
 use crate::error::ConnectorError;
+use crate::probe::{Finding, Proposal};
 use crate::read::{Connector, ReadRequest, Reader};
 use crate::record::{Found, Item};
 use location::{Location as _, Reach};
@@ -81,8 +86,24 @@ impl Connector for FileConnector {
     }
 
     fn tells_additions(&self) -> bool {
-        self.config.only_changed
+        // Whether `path` is a directory is seen when it is read.
+        self.config.only_changed != Some(false)
     }
+}
+
+/// Proposes what `config` leaves open, by the files beneath `roots` that it names. Blocks.
+pub(crate) fn propose(roots: &FileRoots, config: &str) -> Result<Proposal, ConnectorError> {
+    probe::propose(roots, config)
+}
+
+/// How the rows of a text in UTF-8 are written, as far as `given` leaves it open; `config` is what it means so far.
+pub(crate) fn dialect(text: &[u8], config: &CsvConfig, given: &Map<String, Value>) -> Vec<Finding> {
+    probe::dialect(text, config, given)
+}
+
+/// The word of a config for the format that the extension of a name says, as far as it is a text.
+pub(crate) fn text_format_of(name: &str) -> Option<&'static str> {
+    probe::text_format_of(name)
 }
 
 /// Takes the text of a file apart that comes in pieces, as a read does once it is decompressed and, where its encoding is
@@ -101,6 +122,14 @@ pub fn take_apart<'p>(config: &FileConfig, pieces: impl IntoIterator<Item = &'p 
 pub fn listed(page: &[u8]) -> Vec<Result<Page, String>> {
     let read = [location::page_of_s3(page), location::page_of_azure(page), location::page_of_gcs(page)];
     read.into_iter().map(|page| page.map_err(|words| words.english)).collect()
+}
+
+/// Looks at bytes as at the only document that `config` names. For fuzzing.
+///
+/// # Errors
+/// As a look at a file.
+pub fn look_at_bytes(config: &str, bytes: Vec<u8>) -> Result<Proposal, ConnectorError> {
+    probe::propose(&location::Memory(bytes), config)
 }
 
 /// Reads bytes as the only document of a location, with everything that a read does between a location and its records: what

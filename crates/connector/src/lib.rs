@@ -10,10 +10,12 @@ mod error;
 pub mod file;
 pub mod json;
 mod keeper;
+mod probe;
 pub mod push;
 mod read;
 mod record;
 mod registry;
+mod schema;
 mod secrets;
 mod sigv4;
 pub mod websocket;
@@ -25,9 +27,11 @@ pub use config::{
 pub use error::{Advice, ConnectorError, DatabaseFault, PlaceFault};
 pub use file::FileRoots;
 pub use keeper::{Exchange, SecretKeeper};
+pub use probe::{Finding, Proposal, validate_for_probe};
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};
 pub use record::{Batch, Item, Position, ReadStats};
 pub use registry::Registry;
+pub use schema::config_schema;
 pub use secrets::{KEPT_SECRET, secret_paths};
 pub use sigv4::AwsKey;
 // What a `Registry` is made with.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use matome_model::canonical::QuarantineReason;
 use matome_model::field_error::Words;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// Where in a source something was. Carries no secrets.
@@ -126,10 +126,30 @@ impl DocumentError {
     }
 }
 
+/// A place between two records of a text, where reading can begin without what stands before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Boundary {
+    /// Bytes before it.
+    pub(crate) offset: u64,
+    /// The number of the line that begins there.
+    pub(crate) line: u64,
+}
+
 /// Takes the records of a format apart, piece by piece as the bytes come.
 pub(crate) trait Parse: Send {
     fn feed(&mut self, bytes: &[u8], found: &mut Found) -> Result<(), DocumentError>;
     fn finish(&mut self, found: &mut Found) -> Result<(), DocumentError>;
+
+    /// Goes on at another place of the text, once [`Parse::knows_columns`]. `before` is the byte before it. False: no record
+    /// begins there.
+    fn jump(&mut self, _: Boundary, _before: u8) -> bool {
+        false
+    }
+
+    /// Whether what all records depend on has come.
+    fn knows_columns(&self) -> bool {
+        true
+    }
 }
 
 /// Why a document can not be read any further.
@@ -165,29 +185,107 @@ pub(crate) struct Found {
     request: Option<u64>,
     record: u64,
     skip: u64,
-    items: std::collections::VecDeque<Item>,
+    /// Each with where it ends, if that is known.
+    items: std::collections::VecDeque<(Item, Option<Boundary>)>,
     bytes: usize,
+    /// Whether it is noted where records end.
+    notes_ends: bool,
+    /// Where the text begins, if places in it are places in the document.
+    text_start: Option<u64>,
+    /// Where the record ends that comes next.
+    end: Option<Boundary>,
+    /// Where the last one ends that was taken.
+    taken_to: Option<Boundary>,
+    tail: Tail,
+}
+
+/// How a text ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    /// Inside of a record, which may go on when the document grows.
+    Inside,
+    /// Behind a whole record.
+    Whole(Boundary),
 }
 
 impl Found {
     /// `skip`: how many records at the start of the document are passed over.
     pub(crate) fn new(document: Arc<str>, request: Option<u64>, skip: u64) -> Self {
-        Self { document, request, record: 0, skip, items: Default::default(), bytes: 0 }
+        Self {
+            document,
+            request,
+            record: 0,
+            skip,
+            items: Default::default(),
+            bytes: 0,
+            notes_ends: false,
+            text_start: None,
+            end: None,
+            taken_to: None,
+            tail: Tail::Unknown,
+        }
+    }
+
+    /// Of a document that is read behind its first `record` records, which do not come.
+    pub(crate) fn behind(document: Arc<str>, record: u64) -> Self {
+        Self { record, ..Self::new(document, None, record) }
+    }
+
+    /// Notes where records end, for a document that is read as it is.
+    pub(crate) fn noting_ends(mut self) -> Self {
+        self.notes_ends = true;
+        self
+    }
+
+    /// Places in the text are so many bytes further on in the document.
+    pub(crate) fn text_starts(&mut self, offset: u64) {
+        self.text_start = self.notes_ends.then_some(offset);
+    }
+
+    /// The record that is found next ends there in the text; nowhere if it may go on.
+    pub(crate) fn ends_at(&mut self, end: Option<Boundary>) {
+        self.end = end;
+    }
+
+    /// The text is at its end: behind a record, or else inside of one.
+    pub(crate) fn end_text(&mut self, whole: Option<Boundary>) {
+        self.tail = match (self.text_start, whole) {
+            (None, _) => Tail::Unknown,
+            (Some(_), None) => Tail::Inside,
+            (Some(start), Some(end)) => Tail::Whole(Boundary { offset: end.offset + start, ..end }),
+        };
+    }
+
+    /// How the text ended.
+    pub(crate) fn tail(&self) -> Tail {
+        self.tail
+    }
+
+    /// Where the last record ends that was taken, if that is known.
+    pub(crate) fn taken_to(&self) -> Option<Boundary> {
+        self.taken_to
     }
 
     pub(crate) fn record(&mut self, line: Option<u64>, raw: Vec<u8>) {
         if let Some(position) = self.position(line) {
-            self.bytes += raw.len();
-            self.items.push_back(Item::Record { raw, position });
+            self.push(Item::Record { raw, position });
         }
     }
 
     pub(crate) fn rejected(&mut self, line: Option<u64>, raw: &[u8], reason: QuarantineReason, detail: Words) {
         if let Some(position) = self.position(line) {
-            let raw = raw.to_vec();
-            self.bytes += raw.len();
-            self.items.push_back(Item::Rejected { raw, reason, detail, position });
+            self.push(Item::Rejected { raw: raw.to_vec(), reason, detail, position });
         }
+    }
+
+    fn push(&mut self, item: Item) {
+        self.bytes += item.raw().len();
+        let end = self.end.take().zip(self.text_start);
+        let end = end.map(|(end, start)| Boundary { offset: end.offset + start, ..end });
+        self.items.push_back((item, end));
     }
 
     fn position(&mut self, line: Option<u64>) -> Option<Position> {
@@ -215,8 +313,9 @@ impl Found {
         let mut taken = Vec::with_capacity(self.items.len().min(max_items));
         let mut bytes = 0;
         while taken.len() < max_items.max(1) && (bytes < max_bytes || taken.is_empty()) {
-            let Some(item) = self.items.pop_front() else { break };
+            let Some((item, end)) = self.items.pop_front() else { break };
             bytes += item.raw().len();
+            self.taken_to = end;
             taken.push(item);
         }
         self.bytes -= bytes;
@@ -224,9 +323,9 @@ impl Found {
     }
 
     /// Changes what was found and not taken.
-    pub(crate) fn change_waiting(&mut self, change: impl FnMut(&mut Item)) {
-        self.items.iter_mut().for_each(change);
-        self.bytes = self.items.iter().map(|item| item.raw().len()).sum();
+    pub(crate) fn change_waiting(&mut self, mut change: impl FnMut(&mut Item)) {
+        self.items.iter_mut().for_each(|(item, _)| change(item));
+        self.bytes = self.items.iter().map(|(item, _)| item.raw().len()).sum();
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -7,11 +7,12 @@ use matome_egress::HttpClient;
 use matome_model::clock::Clock;
 use matome_model::source::SourceType;
 
-use crate::api::{ApiConnector, Probe, Proposal, Tokens};
+use crate::api::{ApiConnector, Probe, Tokens};
 use crate::config::{ParsedConfig, validate_config};
 use crate::database::DatabaseConnector;
 use crate::error::ConnectorError;
-use crate::file::{FileConnector, FileRoots, Means};
+use crate::file::{self, FileConnector, FileRoots, Means};
+use crate::probe::Proposal;
 use crate::read::Connector;
 use crate::websocket::WebsocketConnector;
 
@@ -58,14 +59,29 @@ impl Registry {
         }
     }
 
-    /// Looks at the API that `config`, with its secrets in place, describes as far as it does, and proposes the rest.
-    /// Guesses go on for `time` at most.
+    /// Looks at the API or the files that `config`, with its secrets in place, describes as far as it does, and proposes the
+    /// rest. Guesses at an API go on for `time` at most.
     ///
     /// # Errors
-    /// [`ConnectorError`] when the config is wrong or the first page can not be read.
-    pub async fn probe(&self, config: &str, time: Duration) -> Result<Proposal, ConnectorError> {
-        let (client, clock) = (self.client.clone(), self.clock.clone());
-        Probe::new(client, clock, self.tokens.clone(), time).run(config).await
+    /// [`ConnectorError`] when the config is wrong, what it names can not be read, or nothing of `source_type` is looked at.
+    pub async fn probe(
+        &self,
+        source_type: SourceType,
+        config: &str,
+        time: Duration,
+    ) -> Result<Proposal, ConnectorError> {
+        match source_type {
+            SourceType::Api => {
+                let (client, clock) = (self.client.clone(), self.clock.clone());
+                Probe::new(client, clock, self.tokens.clone(), time).run(config).await
+            }
+            SourceType::File => {
+                let (roots, config) = (self.roots.clone(), config.to_owned());
+                let looked = tokio::task::spawn_blocking(move || file::propose(&roots, &config));
+                looked.await.map_err(|_| ConnectorError::Broken)?
+            }
+            SourceType::Database | SourceType::Websocket | SourceType::Push => Err(ConnectorError::Draft),
+        }
     }
 
     /// As [`Registry::connector`], from the JSON text of a config with its secrets in place.

@@ -67,6 +67,15 @@ const TOKENS: &[&[u8]] = &[
     b"<?x?>",
     b"PK\x03\x04",
     b"PK\x05\x06",
+    b"Obj\x01",
+    b"avro.codec",
+    b"deflate",
+    b"webhook-id: ",
+    b"v1,",
+    b"sha256=",
+    b"a;b\n1;2\n",
+    b"a\tb\n",
+    b"\x1b$B",
 ];
 
 /// SplitMix64: the same inputs on every machine.
@@ -184,4 +193,24 @@ fn whatever_is_a_table_is_read_or_refused() {
 #[test]
 fn whatever_answers_is_a_list_or_none() {
     run("listings", targets::listings);
+}
+
+#[test]
+fn whatever_an_avro_file_says_it_is_read_or_refused() {
+    run("avro", targets::avro);
+}
+
+#[test]
+fn whatever_is_looked_at_what_is_proposed_is_valid() {
+    run("probe", targets::probe);
+}
+
+#[test]
+fn a_body_that_is_accepted_gives_what_was_counted() {
+    run("bodies", targets::bodies);
+}
+
+#[test]
+fn a_signature_is_good_for_one_body_alone() {
+    run("signatures", targets::signatures);
 }

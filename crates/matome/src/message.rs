@@ -80,6 +80,8 @@ catalogue! {
     CannotWrite { file } => "cannot write `{file}`", "`{file}` に書けません";
     CheckFile => "check its path and permissions", "パスと権限を確かめてください";
     CheckRoom => "check its directory, its permissions and the free space", "ディレクトリ、権限、空き容量を確かめてください";
+    NoSuchType { source_type } => "there is no type `{source_type}`", "種類 `{source_type}` はありません";
+    TypesAre { types } => "the types are {types}", "種類は {types} です";
     NoSourceType => "the type of the source is missing", "データソースの種類が指定されていません";
     GiveSourceType =>
         "give --path, --url, --table, or --type with --config",
@@ -203,8 +205,8 @@ catalogue! {
         "the child that runs SQL answers after {millis} ms; resource limits hold, {memory} MiB a query",
         "SQL を実行する子プロセスは {millis} ms で応答します。資源の制限が効き、一つのクエリは {memory} MiB までです";
 
-    // Looking at an API.
-    LookedAt { url } => "{url} was looked at:", "{url} を調べました:";
+    // Looking at an API or at files.
+    LookedAt { place } => "{place} was looked at:", "{place} を調べました:";
     ColumnsAre { columns } =>
         "columns, with ? where some have nothing: {columns}", "列 (? は値のないレコードがある列): {columns}";
     WouldBeQuarantined { detail } =>
@@ -219,6 +221,11 @@ catalogue! {
          matome source add {name} --url '{url}'",
         "必要なものを --set で指定してください (例: --set auth.type=bearer --set auth.token=...)。調べずに追加するには: \
          matome source add {name} --url '{url}'";
+    AddFileWithoutLook { name, path } =>
+        "say what the file does not with --set, for example --set format=csv, or add it without a look: \
+         matome source add {name} --path '{path}' --set format=csv",
+        "ファイルから分からないことを --set で指定してください (例: --set format=csv)。調べずに追加するには: \
+         matome source add {name} --path '{path}' --set format=csv";
 
     // Asking and answering.
     AddSource { name } => "add source `{name}` with this", "データソース `{name}` をこの内容で追加します";

@@ -85,6 +85,40 @@ async fn commands_work_without_a_server_on_both_databases() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_options_of_a_type_are_listed_and_are_a_schema() {
+    let home = sqlite_home();
+    home.ok(&["source", "add", "orders", "--path", "orders.csv"]);
+    let listed = home.ok(&["source", "options", "file"]);
+    let path = listed.lines().find(|line| line.starts_with("path\t")).unwrap_or_else(|| panic!("{listed}"));
+    assert!(path.contains("required") && path.contains("file root"), "{path}");
+    let schema = json_of(&home.ok(&["source", "options", "api", "-o", "json"]));
+    assert_eq!((&schema["title"], &schema["additionalProperties"]), (&json!("api"), &json!(false)));
+    failed(&home.run(&["source", "options", "ftp"]), 5, "websocket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_looked_at_and_added_by_its_path() {
+    for home in homes().await {
+        std::fs::create_dir_all(home.dir.path().join("exports")).unwrap();
+        std::fs::write(home.dir.path().join("exports/orders.txt"), "id;total\n1;5\n22;7.5\n").unwrap();
+        let add = |name: &str, path: &str| {
+            let mut command = home.command(&["source", "add", name, path, "--yes", "--interval", "0", "-o", "json"]);
+            command.env("FILE_ROOTS", home.dir.path()).output().unwrap()
+        };
+        let added = add("orders", "exports/orders.txt");
+        let shown = String::from_utf8_lossy(&added.stderr);
+        assert!(added.status.success() && shown.contains("id integer"), "{shown}");
+        let row = json_of(&String::from_utf8(added.stdout).unwrap());
+        let types = json!({"id": "number", "total": "number"});
+        let config = json!({"path": "exports/orders.txt", "format": "csv", "delimiter": ";", "types": types});
+        assert_eq!((&row["source_type"], &row["config"]), (&json!("file"), &config), "{row}");
+        let refused = add("none", "exports");
+        let shown = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && shown.contains("exports/*.txt"), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_added_by_the_address_of_its_database() {
     let rows =
         "create table orders (id int primary key, note varchar(9)); insert into orders values (1, 'a'), (2, 'b')";

@@ -1,5 +1,5 @@
 //! Files as programs write them, read by the real binary. `fixtures/files` has what Python's `zipfile`, `lzma`,
-//! openpyxl, odfpy and xlwt, and programs of banks, make of them.
+//! openpyxl, odfpy, xlwt and fastavro, and programs of banks, make of them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -84,5 +84,10 @@ async fn archives_encodings_and_formats_are_stored_once() {
         let (rows, _) = stored(&server, "lake", json!({ "path": "*.parquet" })).await;
         let times = ["2026-01-31T09:30:00.123456", "1969-12-31T23:59:59", "9999-12-31T23:59:59.999999"];
         assert_eq!(rows, times.map(|at| json!({ "at": at })), "{}", home.name);
+
+        put(&home, "types-snappy.avro");
+        let (rows, again) = stored(&server, "events", json!({ "path": "*.avro" })).await;
+        assert_eq!((rows.len(), &rows[1]["price"].to_string()), (2, &"-1e-12".to_owned()), "{}", home.name);
+        assert_eq!(again["not_modified"], 1, "{again}");
     }
 }

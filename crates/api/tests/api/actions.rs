@@ -155,7 +155,7 @@ async fn test_shows_the_first_records_and_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_probe_needs_a_valid_config_of_an_api_and_obeys_the_policy() {
+async fn a_probe_needs_a_valid_config_and_obeys_the_policy() {
     const PROBE: &str = "/api/acquisition/probe/";
     for api in apis().await {
         let refused = async |body: Value| api.call("POST", PROBE, Some(body)).await.expect(api.name, 400);
@@ -163,8 +163,13 @@ async fn a_probe_needs_a_valid_config_of_an_api_and_obeys_the_policy() {
         assert!(refused(json!({"config": {}})).await["config"]["url"].is_array(), "{}", api.name);
         let kept = json!({"url": "http://h/", "auth": {"type": "bearer", "token": {"$secret": true}}});
         assert!(refused(json!({"config": kept})).await["config"]["auth"]["token"].is_array(), "{}", api.name);
-        let file = json!({"source_type": "file", "config": {"url": "http://h/"}});
-        assert!(refused(file).await["source_type"].is_array(), "{}", api.name);
+        let table = json!({"source_type": "database", "config": {"path": "x"}});
+        assert!(refused(table).await["source_type"].is_array(), "{}", api.name);
+        let file = json!({"source_type": "file", "config": {"format": "csv"}});
+        assert!(refused(file).await["config"]["path"].is_array(), "{}", api.name);
+        let file = json!({"source_type": "file", "config": {"path": "x"}});
+        let answer = api.call("POST", PROBE, Some(file)).await.expect(api.name, 200);
+        assert!(answer["error"]["message"].to_string().contains("no file matches"), "{}: {answer}", api.name);
 
         let config = json!({"url": "http://127.0.0.1:1/", "auth": {"type": "bearer", "token": "s3cret"}});
         let answer = api.call("POST", PROBE, Some(json!({"config": config}))).await.expect(api.name, 200);

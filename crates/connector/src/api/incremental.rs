@@ -41,7 +41,7 @@ pub enum CursorKind {
 }
 
 impl CursorKind {
-    const ALL: [(&str, Self); 3] = [("time", Self::Time), ("integer", Self::Integer), ("text", Self::Text)];
+    pub(crate) const ALL: [(&str, Self); 3] = [("time", Self::Time), ("integer", Self::Integer), ("text", Self::Text)];
 
     /// The word in configs.
     pub(super) fn as_str(self) -> &'static str {

@@ -57,10 +57,16 @@ pub(super) struct Asked {
 impl List {
     /// Reads the options of a list; what else a config has is left.
     pub(super) fn parse(fields: &mut Fields, known: Known) -> Option<Self> {
-        let formats = [("json", Format::Json), ("ndjson", Format::Ndjson), ("csv", Format::Csv)];
-        let format = fields.choice("format", &formats).unwrap_or(Format::Json);
-        let document =
-            (format != Format::Json).then(|| Arc::new(DocumentConfig::parse(fields, Some(format), &[format], b',')));
+        let formats = [
+            ("json", (Format::Json, b',')),
+            ("ndjson", (Format::Ndjson, b',')),
+            ("csv", (Format::Csv, b',')),
+            ("tsv", (Format::Csv, b'\t')),
+            ("xml", (Format::Xml, b',')),
+        ];
+        let (format, delimiter) = fields.choice("format", &formats).unwrap_or((Format::Json, b','));
+        let document = (format != Format::Json)
+            .then(|| Arc::new(DocumentConfig::parse(fields, Some(format), &[format], delimiter)));
         let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
         let pagination = Pagination::parse(fields);
         if document.is_some()
@@ -144,6 +150,9 @@ impl List {
         let mut scope = format!("{url} {} {:?}", self.records, self.pagination);
         if let Some(document) = &self.document {
             scope.push_str(&format!(" {}", document.format.as_str()));
+            if document.format == Format::Xml {
+                scope.push_str(&format!(" {:?}", document.xml));
+            }
         }
         if self.method != Method::GET {
             let body = self.body(&by_name).ok().flatten().map(|(_, body)| String::from_utf8_lossy(&body).into_owned());
@@ -236,7 +245,8 @@ impl List {
         let mut headers = HeaderMap::new();
         let accepted = match self.document.as_ref().map_or(Format::Json, |document| document.format) {
             Format::Ndjson => "application/x-ndjson, application/jsonl;q=0.9, */*;q=0.5",
-            Format::Csv => "text/csv, */*;q=0.5",
+            Format::Csv => "text/csv, text/tab-separated-values;q=0.9, */*;q=0.5",
+            Format::Xml => "application/xml, text/xml;q=0.9, */*;q=0.5",
             _ => "application/json, */*;q=0.5",
         };
         headers.insert(header::ACCEPT, HeaderValue::from_static(accepted));

@@ -341,13 +341,18 @@ impl OpenPage {
 
 /// What is wrong with an answer that says it is JSON where CSV was expected, of which any text is some.
 fn other_format(list: &List, headers: &HeaderMap) -> Option<Words> {
-    let is_csv = list.document.as_ref().is_some_and(|document| document.format == Format::Csv);
-    let kind = text_of(headers, &header::CONTENT_TYPE).filter(|_| is_csv)?;
+    let format = list.document.as_ref().map(|document| document.format)?;
+    let wanted = match format {
+        Format::Csv => "CSV",
+        Format::Xml => "XML",
+        _ => return None,
+    };
+    let kind = text_of(headers, &header::CONTENT_TYPE)?;
     let media_type = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     (media_type == "application/json" || media_type.ends_with("+json")).then(|| {
         say!(
-            "the server answered with `{kind}`, not with CSV; look at `format`",
-            "サーバーが CSV ではなく `{kind}` を返しました。`format` を確かめてください"
+            "the server answered with `{kind}`, not with {wanted}; look at `format`",
+            "サーバーが {wanted} ではなく `{kind}` を返しました。`format` を確かめてください"
         )
     })
 }

@@ -3,7 +3,6 @@
 
 mod fields;
 mod page;
-mod records;
 mod ways;
 
 use std::time::Duration;
@@ -22,6 +21,7 @@ use super::tokens::Tokens;
 use crate::config::{ParsedConfig, validate_config};
 use crate::error::ConnectorError;
 use crate::json::JsonPath;
+use crate::probe::{self, Finding, Proposal};
 use crate::record::ReadStats;
 use page::{Ask, Page};
 
@@ -29,28 +29,6 @@ use page::{Ask, Page};
 const REQUEST_LIMIT: u64 = 16;
 /// With fewer left, what a source says it allows is not used up by guesses.
 const LEFT_LEAST: i64 = 20;
-
-/// What is proposed for a source.
-#[derive(Debug)]
-pub struct Proposal {
-    /// Options to be added to the config that was given.
-    pub options: Map<String, Value>,
-    /// What was found, one by one, for people.
-    pub findings: Vec<Finding>,
-    /// What was done for it.
-    pub stats: ReadStats,
-}
-
-/// One thing that was found, or looked for in vain.
-#[derive(Clone, Debug)]
-pub struct Finding {
-    /// The option that it is about.
-    pub option: &'static str,
-    /// What is proposed for it; nothing when it stays as it is.
-    pub value: Option<Value>,
-    /// What was seen.
-    pub words: Words,
-}
 
 /// Looks at one API.
 pub(crate) struct Probe {
@@ -91,28 +69,24 @@ impl Probe {
         let mut findings = Vec::new();
         let first = self.page(&Map::new(), Ask::First).await?;
         self.is_spent = is_spent(&first.headers);
-        for (option, value) in [("format", first.says.get("format")), ("encoding", first.says.get("encoding"))] {
-            if let Some(value) = value.cloned() {
-                let words = Words::new("as the header `Content-Type` says", "ヘッダー `Content-Type` によります");
-                findings.push(Finding { option, value: Some(value), words });
-            }
-        }
-        self.given.extend(first.says.clone());
+        self.given.extend(options_of(&first.says));
+        findings.extend(first.says.iter().cloned());
+        let resource = probe::resource(&first.url);
         let path =
             match self.given.contains_key("records") || self.given.get("format").is_some_and(|word| word != "json") {
                 true => config.list.records.clone(),
                 false => {
-                    let found = records::find(&first.body, &first.url);
-                    findings.push(found.finding(&first));
+                    let found = probe::find(&first.body, resource.as_deref());
+                    findings.push(found.finding(first.bytes, first.is_cut));
                     found.path
                 }
             };
-        let records = records::select(&first.body, &path, first.is_cut);
+        let records = probe::select(&first.body, &path, first.is_cut);
         if !self.given.contains_key("pagination") {
             findings.push(self.pagination(&first, &path, &records).await);
         }
         if !self.given.contains_key("key") && !matches!(config.common.dedupe, Dedupe::Rows | Dedupe::None) {
-            findings.push(fields::key(&records, &first.url));
+            findings.push(probe::key(&records, resource.as_deref()));
         }
         if !self.given.contains_key("incremental") && !matches!(config.common.dedupe, Dedupe::Rows | Dedupe::None) {
             findings.push(self.incremental(&path, &records).await);
@@ -121,8 +95,7 @@ impl Probe {
             findings.extend(rate(&first.headers));
         }
         findings.extend(caching(&first.headers));
-        let proposed = findings.iter().filter_map(|finding| Some((finding.option.to_owned(), finding.value.clone()?)));
-        Ok(Proposal { options: proposed.collect(), findings, stats: self.stats })
+        Ok(Proposal { options: options_of(&findings).collect(), findings, stats: self.stats })
     }
 
     /// Whether another request may be made that is a guess.
@@ -154,10 +127,10 @@ impl Probe {
         let name = &cursor.name;
         if let Some((since, kind)) = cursor.middle() {
             for param in fields::params(name) {
-                let value = json!({"cursor": records::member("$", name), "kind": kind.as_str(), "param": param});
+                let value = json!({"cursor": probe::member("$", name), "kind": kind.as_str(), "param": param});
                 let options = Map::from_iter([(option.to_owned(), value.clone())]);
                 let Some(page) = self.attempt(&options, Ask::Since(&since)).await else { continue };
-                if cursor.is_obeyed(&records::select(&page.body, path, page.is_cut), &since) {
+                if cursor.is_obeyed(&probe::select(&page.body, path, page.is_cut), &since) {
                     let words = say!(
                         "`{name}` says when a record changed, and `{param}` asks for those from a time on (tried with `{since}`)",
                         "`{name}` がレコードの変わった時を示し、`{param}` でそれ以降のものを求められます (`{since}` で確かめました)"
@@ -173,6 +146,11 @@ impl Probe {
              `incremental.cursor=$.{name}` と `incremental.param` を指定してください"
         ))
     }
+}
+
+/// The options that findings propose.
+fn options_of(findings: &[Finding]) -> impl Iterator<Item = (String, Value)> + '_ {
+    findings.iter().filter_map(|finding| Some((finding.option.to_owned(), finding.value.clone()?)))
 }
 
 /// A config as an object and as what it means.

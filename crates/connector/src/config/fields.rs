@@ -45,6 +45,11 @@ impl Fields {
         Self::of(raw, Vec::new())
     }
 
+    /// Does not name an option to whoever asks for one that is not known, although it is taken.
+    pub(crate) fn unlist(&mut self, name: &str) {
+        self.known.retain(|known| known != name);
+    }
+
     /// Whether nothing is left to take.
     pub(crate) fn is_empty(&self) -> bool {
         self.left.is_empty()

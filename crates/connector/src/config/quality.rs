@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{FieldError, Fields, Words, kind_of};
 
 /// Rules of one source at most.
-const MAX_RULES: usize = 200;
+pub(crate) const MAX_RULES: usize = 200;
 
 /// What records must be.
 #[derive(Clone, Debug, Default)]

@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::Fields;
 
 /// Longest age: a hundred years.
-const MOST_DAYS: u64 = 36_500;
-const MOST_RECORDS: u64 = 1_000_000_000_000;
-const MOST_BYTES: u64 = 1_000_000_000_000_000;
+pub(crate) const MOST_DAYS: u64 = 36_500;
+pub(crate) const MOST_RECORDS: u64 = 1_000_000_000_000;
+pub(crate) const MOST_BYTES: u64 = 1_000_000_000_000_000;
 
 /// `retention`: which records are removed in the background. At least one of the three limits is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

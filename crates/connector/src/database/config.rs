@@ -23,7 +23,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    const WORDS: [(&str, Self); 5] = [
+    pub(crate) const WORDS: [(&str, Self); 5] = [
         ("postgres", Self::Postgres),
         ("postgresql", Self::Postgres),
         ("mysql", Self::Mysql),
@@ -51,7 +51,7 @@ impl Engine {
     }
 
     /// The settings that `options` may name.
-    fn options(self) -> &'static [&'static str] {
+    pub(crate) fn options(self) -> &'static [&'static str] {
         match self {
             Self::Postgres => &["search_path", "role", "work_mem", "application_name"],
             Self::Mysql => &["role", "sort_buffer_size", "join_buffer_size", "group_concat_max_len"],

@@ -23,6 +23,21 @@ pub(super) fn of(error: &ConnectorError) -> String {
         E::NoMatch { path, roots } => {
             format!("ファイルルート ({roots}) の下に `{path}` に合うファイルがありません")
         }
+        E::Directory { path } => format!("`{path}` はディレクトリです。その中のファイルを指定してください"),
+        E::EmptyDirectory { path, extensions } => {
+            let what = match extensions.is_empty() {
+                true => "読むべきファイル".to_owned(),
+                false => format!("拡張子 {extensions} のファイル"),
+            };
+            let start = path.trim_end_matches('/');
+            format!("ディレクトリ `{path}` に{what}がありません。`{start}/*.txt` のようなパターンで指定してください")
+        }
+        E::NoFormat { path } => {
+            let start = path.trim_end_matches('/');
+            format!(
+                "ディレクトリ `{path}` のファイル名からは形式が分かりません。`{start}/*.txt` のようなパターンで指定してください"
+            )
+        }
         E::NotRegular { path } => format!("`{path}` は通常のファイルではありません"),
         E::TooManyFiles { path, limit } => {
             format!("`{path}` に合うファイルが {limit} を超えています。パターンを絞ってください")

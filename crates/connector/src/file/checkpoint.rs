@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::location::Stamp;
-use super::manifest::Manifest;
+use super::manifest::{Ends, Manifest};
 use crate::error::ConnectorError;
+use crate::record::Boundary;
 
 /// What a checkpoint says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,15 +21,23 @@ pub(super) struct State {
     pub(super) member: Option<String>,
     /// Records of the document, or of its member, that are committed.
     pub(super) records: u64,
+    /// Where in the document the last of them ends, if it can be read from there on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) boundary: Option<Boundary>,
     size: u64,
     modified_ns: i64,
     inode: u64,
     /// The documents of the last complete read.
     #[serde(default, skip_serializing_if = "Manifest::is_empty")]
     pub(super) files: Manifest,
+    /// How each of them ended. Beside them, so that a version that does not know it reads the rest.
+    #[serde(default, skip_serializing_if = "Ends::is_empty")]
+    files_ends: Ends,
     /// Those that this read has read to their end.
     #[serde(default, skip_serializing_if = "Manifest::is_empty")]
     pub(super) done: Manifest,
+    #[serde(default, skip_serializing_if = "Ends::is_empty")]
+    done_ends: Ends,
     /// Whether nothing of what is read was read before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) adds: bool,
@@ -42,11 +51,15 @@ impl State {
 
     /// Reads a checkpoint.
     pub(super) fn parse(checkpoint: &RawValue) -> Result<Self, ConnectorError> {
-        serde_json::from_str(checkpoint.get()).map_err(ConnectorError::Checkpoint)
+        let mut state: Self = serde_json::from_str(checkpoint.get()).map_err(ConnectorError::Checkpoint)?;
+        state.files.know_ends(&std::mem::take(&mut state.files_ends));
+        state.done.know_ends(&std::mem::take(&mut state.done_ends));
+        Ok(state)
     }
 
     /// What is committed with a page.
-    pub(super) fn to_checkpoint(&self) -> Result<Box<RawValue>, ConnectorError> {
+    pub(super) fn write(&mut self) -> Result<Box<RawValue>, ConnectorError> {
+        (self.files_ends, self.done_ends) = (self.files.ends(), self.done.ends());
         to_raw_value(self).map_err(ConnectorError::Checkpoint)
     }
 
@@ -58,7 +71,7 @@ impl State {
     /// Turns to the next document.
     pub(super) fn turn_to(&mut self, document: &str, stamp: &Stamp) {
         self.document = Some(document.to_owned());
-        (self.member, self.records) = (None, 0);
+        (self.member, self.records, self.boundary) = (None, 0, None);
         (self.size, self.modified_ns, self.inode) = (stamp.size, stamp.modified_ns, stamp.inode);
     }
 

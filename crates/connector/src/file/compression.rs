@@ -51,7 +51,7 @@ pub enum Codec {
 
 impl Compression {
     /// The words of a config.
-    pub(super) const WORDS: [(&'static str, Self); 7] = [
+    pub(crate) const WORDS: [(&'static str, Self); 7] = [
         ("auto", Self::Auto),
         ("none", Self::None),
         ("gzip", Self::Always(Codec::Gzip)),
@@ -83,6 +83,12 @@ impl Compression {
 
 impl Codec {
     const ALL: [Self; 5] = [Self::Gzip, Self::Zstd, Self::Bzip2, Self::Xz, Self::Zip];
+
+    /// Its word in a config.
+    pub(super) fn as_str(self) -> &'static str {
+        let word = Compression::WORDS.iter().find(|(_, compression)| *compression == Compression::Always(self));
+        word.map_or("none", |(word, _)| word)
+    }
 
     /// The extensions that say it.
     pub(super) const EXTENSIONS: [&'static str; 5] = [".gz", ".zst", ".bz2", ".xz", ".zip"];

@@ -38,6 +38,8 @@ pub enum Format {
     Xml,
     /// A Parquet file.
     Parquet,
+    /// An Avro file (object container).
+    Avro,
     /// A sheet of a workbook: xlsx, xls or ods.
     Excel,
 }
@@ -78,6 +80,9 @@ impl DocumentConfig {
         // XML says itself how it is encoded.
         let usual = if format == Some(Format::Xml) { Charset::Detected } else { Charset::Declared(UTF_8) };
         let encoding = encoding(fields).unwrap_or(usual);
+        for (name, _) in OPTIONS.iter().filter(|(_, formats)| !formats.iter().any(|format| among.contains(format))) {
+            fields.unlist(name);
+        }
         Self { format: format.unwrap_or(Format::Json), records, xml, csv, fixed, excel, encoding }
     }
 }
@@ -149,13 +154,14 @@ fn flag(fields: &mut Fields, name: &str, usual: bool) -> bool {
 
 impl Format {
     /// The words in a config.
-    pub const WORDS: [(&'static str, Self); 7] = [
+    pub const WORDS: [(&'static str, Self); 8] = [
         ("ndjson", Self::Ndjson),
         ("json", Self::Json),
         ("csv", Self::Csv),
         ("fixed", Self::Fixed),
         ("xml", Self::Xml),
         ("parquet", Self::Parquet),
+        ("avro", Self::Avro),
         ("excel", Self::Excel),
     ];
 
@@ -168,8 +174,14 @@ impl Format {
             Self::Fixed => "fixed",
             Self::Xml => "xml",
             Self::Parquet => "parquet",
+            Self::Avro => "avro",
             Self::Excel => "excel",
         }
+    }
+
+    /// Whether it is text in some encoding.
+    pub(super) fn is_text(self) -> bool {
+        !self.seeks() && self != Self::Avro
     }
 
     /// Whether its reader goes to and fro in a document.
@@ -178,34 +190,46 @@ impl Format {
     }
 
     /// The format that an extension says, and the delimiter if it is CSV.
-    fn of_extension(extension: &str) -> Option<(Self, u8)> {
-        Some(match extension {
-            "ndjson" | "jsonl" | "ldjson" => (Self::Ndjson, b','),
-            "json" => (Self::Json, b','),
-            "csv" => (Self::Csv, b','),
-            "tsv" | "tab" => (Self::Csv, b'\t'),
-            "xml" => (Self::Xml, b','),
-            "parquet" => (Self::Parquet, b','),
-            "xlsx" | "xls" | "ods" => (Self::Excel, b','),
-            _ => return None,
-        })
+    pub(super) fn of_extension(extension: &str) -> Option<(Self, u8)> {
+        let (_, format, delimiter) = EXTENSIONS.iter().find(|(known, ..)| *known == extension)?;
+        Some((*format, *delimiter))
     }
 }
+
+/// The extensions that say a format, and the delimiter if it is CSV.
+const EXTENSIONS: &[(&str, Format, u8)] = &[
+    ("ndjson", Format::Ndjson, b','),
+    ("jsonl", Format::Ndjson, b','),
+    ("ldjson", Format::Ndjson, b','),
+    ("json", Format::Json, b','),
+    ("csv", Format::Csv, b','),
+    ("tsv", Format::Csv, b'\t'),
+    ("tab", Format::Csv, b'\t'),
+    ("xml", Format::Xml, b','),
+    ("parquet", Format::Parquet, b','),
+    ("avro", Format::Avro, b','),
+    ("xlsx", Format::Excel, b','),
+    ("xls", Format::Excel, b','),
+    ("ods", Format::Excel, b','),
+];
 
 /// A `file` source.
 #[derive(Clone, Debug)]
 pub struct FileConfig {
     /// `path`: beneath a file root, relative to it or absolute, or an address. `*`, `?`, `[...]`, `{a,b}` and `**` match several
-    /// where they can be listed.
+    /// where they can be listed. Of a directory the files directly in it are read whose extension says the format.
     pub path: String,
     /// Where that is.
     pub place: Place,
+    /// The extensions of files that are read if `path` is a directory; of a format that none says, all are.
+    pub extensions: Vec<&'static str>,
     /// How its files are taken apart; `format` by the extension of `path` if absent.
     pub document: Arc<DocumentConfig>,
     /// `compression`: `auto` (default), `gzip`, `zstd`, `bzip2`, `xz`, `zip` or `none`.
     pub compression: Compression,
-    /// `files`: whether only what is new or changed is read (`changed`, default of a pattern) or everything each time (`all`).
-    pub only_changed: bool,
+    /// `files`: whether only what is new or changed is read (`changed`) or everything each time (`all`). If it does not say, one
+    /// file is read each time, and of those of a pattern or in a directory what is new or changed.
+    pub only_changed: Option<bool>,
     /// `member`: which members of an archive are read; default: all but hidden ones.
     pub member: Option<GlobMatcher>,
     /// Options of every source.
@@ -246,7 +270,10 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let compression = fields.choice("compression", &Compression::WORDS).unwrap_or(Compression::Auto);
     let member = member(&mut fields, compression);
     let is_pattern = place.as_ref().zip(path.as_deref()).is_some_and(|(place, path)| place.is_pattern(path));
-    let only_changed = fields.choice("files", &[("changed", true), ("all", false)]).unwrap_or(is_pattern);
+    let only_changed = fields.choice("files", &[("changed", true), ("all", false)]).or(is_pattern.then_some(true));
+    let said = (format, delimiter.unwrap_or(b','));
+    let extensions = EXTENSIONS.iter().filter(|(_, format, delimiter)| (Some(*format), *delimiter) == said);
+    let extensions = extensions.map(|(extension, ..)| *extension).collect();
     // A workbook is a zip archive, and none of those whose members are read.
     let is_archive =
         member.is_some() || name.as_deref().is_some_and(|name| name.to_ascii_lowercase().ends_with(".zip"));
@@ -258,7 +285,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     fields.finish()?;
     // What is missing here has left an error, so that `finish` has returned already.
     let (Some(path), Some(place), Some(_)) = (path, place, format) else { return Err(Vec::new()) };
-    Ok(FileConfig { path, place, document: Arc::new(document), compression, only_changed, member, common })
+    Ok(FileConfig { path, place, extensions, document: Arc::new(document), compression, only_changed, member, common })
 }
 
 /// The pattern of `member`, which only an archive has.
@@ -280,7 +307,7 @@ fn member(fields: &mut Fields, compression: Compression) -> Option<GlobMatcher> 
 }
 
 /// The extension in lower case, without that of the compression.
-fn extension(path: &str) -> String {
+pub(super) fn extension(path: &str) -> String {
     let path = path.to_ascii_lowercase();
     let path = Codec::EXTENSIONS.iter().find_map(|extension| path.strip_suffix(extension)).unwrap_or(&path);
     let name = path.rsplit('/').next().unwrap_or(path);

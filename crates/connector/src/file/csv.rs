@@ -13,10 +13,10 @@ use serde_json::value::RawValue;
 
 use super::config::{ColumnType, ColumnTypes, CsvConfig, Header};
 use super::lines::{KEPT_BYTES, LINE_LIMIT_BYTES};
-use crate::record::{DocumentError, Found, Parse};
+use crate::record::{Boundary, DocumentError, Found, Parse};
 
 /// Columns that a file may have.
-pub(super) const COLUMN_LIMIT: usize = 10_000;
+pub(crate) const COLUMN_LIMIT: usize = 10_000;
 /// Longer numbers stay text: the canonical form would refuse them.
 const NUMBER_DIGITS: usize = 1_000;
 
@@ -62,6 +62,8 @@ pub(super) struct Csv {
     after_cr: bool,
     line: u64,
     start_line: u64,
+    /// Bytes before those that are fed.
+    offset: u64,
 }
 
 /// The first name that is there twice.
@@ -88,6 +90,7 @@ impl Csv {
             after_cr: false,
             line: 1,
             start_line: 1,
+            offset: 0,
         };
         if let Header::Named(names) = &csv.config.header {
             csv.columns = Some(csv.make_columns(names.clone()));
@@ -298,7 +301,7 @@ pub(super) fn write_value(
 }
 
 /// Whether `text` is a number in JSON's grammar.
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
         && serde_json::from_str::<&RawValue>(text).is_ok()
 }
@@ -395,11 +398,13 @@ impl Parse for Csv {
                 self.hold(&[byte]);
             } else {
                 self.after_cr = byte == b'\r';
+                found.ends_at(Some(Boundary { offset: self.offset + at as u64, line: self.line + 1 }));
                 let ended = self.end_row(found);
                 self.line += 1;
                 ended?;
             }
         }
+        self.offset += bytes.len() as u64;
         Ok(())
     }
 
@@ -410,13 +415,30 @@ impl Parse for Csv {
                 "引用符で囲んだフィールドがファイルの終わりまで閉じられていません",
             ));
         }
-        if self.size > 0 || self.fields > 0 {
+        let is_whole = self.size == 0 && self.fields == 0;
+        found.end_text(is_whole.then_some(Boundary { offset: self.offset, line: self.line }));
+        if !is_whole {
             if self.state == State::FieldStart {
                 self.start = self.raw.len();
             }
+            found.ends_at(None);
             self.end_row(found)?;
         }
         Ok(())
+    }
+
+    fn jump(&mut self, to: Boundary, before: u8) -> bool {
+        let columns = self.columns.take();
+        *self = Self::new(self.config.clone(), self.encoding);
+        self.columns = columns;
+        (self.offset, self.line) = (to.offset, to.line);
+        // What follows is the second byte of a line break then, and no row.
+        self.after_cr = before == b'\r';
+        matches!(before, b'\n' | b'\r')
+    }
+
+    fn knows_columns(&self) -> bool {
+        self.columns.is_some()
     }
 }
 

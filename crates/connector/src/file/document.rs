@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use encoding_rs::Encoding;
+use encoding_rs::{Encoding, UTF_8};
 use matome_model::canonical::QuarantineReason;
 use matome_model::say;
 
@@ -10,9 +10,10 @@ use super::config::{DocumentConfig, Format};
 use super::csv::Csv;
 use super::fixed::Fixed;
 use super::lines::Lines;
-use super::text::{Charset, Decoding, is_marked, restore, tells_enough};
+use super::text::{Charset, DECLARATION_BYTES, Decoding, is_marked, restore, tells_enough};
+use super::xml::Xml;
 use crate::json::Splitter;
-use crate::record::{DocumentError, Found, Item, Parse};
+use crate::record::{Boundary, DocumentError, Found, Item, Parse};
 
 /// One document under way.
 pub(crate) struct Document {
@@ -27,6 +28,10 @@ pub(crate) struct Document {
 struct Parts {
     parser: Box<dyn Parse>,
     decoding: Decoding,
+    /// How long the byte order mark is.
+    mark: u64,
+    /// Whether the parser leaves the marks of what means nothing in records.
+    has_marks: bool,
 }
 
 impl Document {
@@ -41,13 +46,38 @@ impl Document {
             return parts.feed(bytes, last, found);
         }
         self.start.extend_from_slice(bytes);
-        if self.config.encoding == Charset::Detected && !last && !tells_enough(&self.start) {
+        let is_enough = match self.config.format {
+            Format::Xml => self.start.len() >= DECLARATION_BYTES,
+            _ => self.config.encoding != Charset::Detected || tells_enough(&self.start),
+        };
+        if !last && !is_enough {
             return Ok(());
         }
         let start = std::mem::take(&mut self.start);
         let (decoding, mark) = Decoding::of(&self.config, &start);
-        let parser = parser_of(&self.config, decoding.of_records());
-        self.parts.insert(Parts { parser, decoding }).feed(&start[mark..], last, found)
+        let parser = parser_of(&self.config, decoding.of_parser(self.config.format));
+        if !matches!(decoding, Decoding::Stream(_)) {
+            found.text_starts(mark as u64);
+        }
+        let has_marks = self.config.format != Format::Xml;
+        self.parts.insert(Parts { parser, decoding, mark: mark as u64, has_marks }).feed(&start[mark..], last, found)
+    }
+
+    /// Goes on at `to`, behind the byte `before`, with what [`Document::feed`] has seen of the beginning. False: no record begins
+    /// there.
+    pub(super) fn jump(&mut self, to: Boundary, before: u8, found: &mut Found) -> bool {
+        let Some(parts) = &mut self.parts else { return false };
+        if matches!(parts.decoding, Decoding::Stream(_)) || !parts.parser.knows_columns() {
+            return false;
+        }
+        found.text_starts(parts.mark);
+        let Some(offset) = to.offset.checked_sub(parts.mark) else { return false };
+        parts.parser.jump(Boundary { offset, ..to }, before)
+    }
+
+    /// Whether what all records depend on has come: the encoding and the names of columns.
+    pub(super) fn knows_columns(&self) -> bool {
+        self.parts.as_ref().is_some_and(|parts| parts.parser.knows_columns())
     }
 }
 
@@ -61,7 +91,7 @@ impl Parts {
             }
         };
         let fed = fed.and_then(|()| if last { self.parser.finish(found) } else { Ok(()) });
-        if let Decoding::Stream(stream) = &self.decoding {
+        if let (Decoding::Stream(stream), true) = (&self.decoding, self.has_marks) {
             let encoding = stream.encoding();
             found.change_waiting(|item| keep_undecoded(item, encoding));
         }
@@ -87,12 +117,16 @@ fn keep_undecoded(item: &mut Item, encoding: &'static Encoding) {
     *item = Item::Rejected { raw, reason, detail, position };
 }
 
-/// The parser of a text; `encoding` is that of records whose document is read as ASCII. Others ask for their bytes themselves.
+/// The parser of a text; `encoding` is that of records whose document is read as ASCII, of XML that of the document. Others ask for
+/// their bytes themselves.
 pub(super) fn parser_of(config: &DocumentConfig, encoding: Option<&'static Encoding>) -> Box<dyn Parse> {
     match config.format {
         Format::Ndjson => Box::new(Lines::new(encoding)),
         Format::Json => Box::new(Splitter::new(config.records.clone(), &[])),
-        Format::Csv | Format::Xml | Format::Parquet | Format::Excel => Box::new(Csv::new(config.csv.clone(), encoding)),
+        Format::Xml => Box::new(Xml::new(config.xml.clone(), encoding.unwrap_or(UTF_8))),
+        Format::Csv | Format::Parquet | Format::Avro | Format::Excel => {
+            Box::new(Csv::new(config.csv.clone(), encoding))
+        }
         Format::Fixed => Box::new(Fixed::new(config.fixed.clone(), encoding)),
     }
 }

@@ -7,8 +7,8 @@ use matome_model::say;
 
 use super::config::ColumnType;
 use super::csv::write_value;
-use super::lines::{KEPT_BYTES, LINE_LIMIT_BYTES, LineBuffer};
-use crate::record::{DocumentError, Found, Parse};
+use super::lines::{KEPT_BYTES, LINE_LIMIT_BYTES, Line, LineBuffer};
+use crate::record::{Boundary, DocumentError, Found, Parse};
 
 /// What a width counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,8 @@ impl Fixed {
         }
     }
 
-    fn line(&self, bytes: &[u8], size: usize, number: u64, found: &mut Found) {
+    fn line(&self, bytes: &[u8], Line { size, number, end }: Line, found: &mut Found) {
+        found.ends_at(end);
         if size > LINE_LIMIT_BYTES {
             let detail = say!(
                 "line of {size} bytes is longer than the limit of {LINE_LIMIT_BYTES}",
@@ -187,7 +188,7 @@ impl Parse for Fixed {
     fn feed(&mut self, mut bytes: &[u8], found: &mut Found) -> Result<(), DocumentError> {
         if self.config.line_breaks {
             let mut lines = std::mem::take(&mut self.lines);
-            lines.feed(bytes, &mut |line, size, number| self.line(line, size, number, found));
+            lines.feed(bytes, &mut |bytes, line| self.line(bytes, line, found));
             self.lines = lines;
             return Ok(());
         }
@@ -198,6 +199,7 @@ impl Parse for Fixed {
             if self.held.len() == self.width {
                 let row = std::mem::take(&mut self.held);
                 self.rows += 1;
+                found.ends_at(Some(Boundary { offset: self.rows * self.width as u64, line: self.rows + 1 }));
                 self.row(&row, self.rows, found);
             }
         }
@@ -207,15 +209,30 @@ impl Parse for Fixed {
     fn finish(&mut self, found: &mut Found) -> Result<(), DocumentError> {
         if self.config.line_breaks {
             let mut lines = std::mem::take(&mut self.lines);
-            lines.finish(&mut |line, size, number| self.line(line, size, number, found));
+            found.end_text(lines.whole());
+            lines.finish(&mut |bytes, line| self.line(bytes, line, found));
             return Ok(());
         }
         let rest = std::mem::take(&mut self.held);
+        if rest.is_empty() {
+            found.end_text(Some(Boundary { offset: self.rows * self.width as u64, line: self.rows + 1 }));
+        }
         // Whoever ends a file with a line break, or with the Control-Z of old, means no row.
         if !rest.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0x1a)) {
+            found.end_text(None);
+            found.ends_at(None);
             self.row(&rest, self.rows + 1, found);
         }
         Ok(())
+    }
+
+    fn jump(&mut self, to: Boundary, before: u8) -> bool {
+        if self.config.line_breaks {
+            return self.lines.jump(to, before);
+        }
+        self.held.clear();
+        self.rows = to.line - 1;
+        to.offset == self.rows * self.width as u64
     }
 }
 

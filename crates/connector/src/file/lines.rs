@@ -4,7 +4,7 @@ use encoding_rs::Encoding;
 use matome_model::canonical::QuarantineReason;
 use matome_model::say;
 
-use crate::record::{DocumentError, Found, Parse};
+use crate::record::{Boundary, DocumentError, Found, Parse};
 
 /// A longer line is rejected; so much of one is held at most.
 pub(super) const LINE_LIMIT_BYTES: usize = 16 * 1024 * 1024;
@@ -13,17 +13,29 @@ pub(super) const KEPT_BYTES: usize = 64 * 1024;
 /// The byte order mark, which may come again where files were joined.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// What is known of a line beside its bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Line {
+    /// How long it is without its end.
+    pub(super) size: usize,
+    /// Its number, from 1.
+    pub(super) number: u64,
+    /// Where the next one begins; nowhere if it has no end.
+    pub(super) end: Option<Boundary>,
+}
+
 /// Splits lines at LF or CR LF; the last one needs no end.
 pub(super) struct LineBuffer {
     held: Vec<u8>,
     /// Bytes of the line so far; more than are held when it is over the limit.
     size: usize,
-    line: u64,
+    /// Where it begins.
+    start: Boundary,
 }
 
 impl Default for LineBuffer {
     fn default() -> Self {
-        Self { held: Vec::new(), size: 0, line: 1 }
+        Self { held: Vec::new(), size: 0, start: Boundary { offset: 0, line: 1 } }
     }
 }
 
@@ -41,26 +53,33 @@ impl LineBuffer {
         }
     }
 
-    fn end(&mut self, take: &mut impl FnMut(&[u8], usize, u64)) {
+    /// The line of `size` bytes that ends here, with a line break of one byte behind it.
+    fn next(&mut self, size: usize) -> Line {
+        let number = self.start.line;
+        self.start = Boundary { offset: self.start.offset + size as u64 + 1, line: number + 1 };
+        Line { size, number, end: Some(self.start) }
+    }
+
+    fn end(&mut self, line: Line, take: &mut impl FnMut(&[u8], Line)) {
         let held = std::mem::take(&mut self.held);
-        take(held.strip_suffix(b"\r").unwrap_or(&held), self.size, self.line);
-        self.line += 1;
+        take(held.strip_suffix(b"\r").unwrap_or(&held), line);
         self.held = held;
         self.held.clear();
         self.size = 0;
     }
 
-    /// Gives each line to `take`: its bytes (of one over the limit, the beginning), its size and its number.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], take: &mut impl FnMut(&[u8], usize, u64)) {
+    /// Gives each line to `take`; of one over the limit, the beginning.
+    pub(super) fn feed(&mut self, mut bytes: &[u8], take: &mut impl FnMut(&[u8], Line)) {
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             if self.size == 0 {
                 let line = &bytes[..end];
                 let kept = if end > LINE_LIMIT_BYTES { &line[..KEPT_BYTES] } else { line };
-                take(kept.strip_suffix(b"\r").unwrap_or(kept), end, self.line);
-                self.line += 1;
+                let line = self.next(end);
+                take(kept.strip_suffix(b"\r").unwrap_or(kept), line);
             } else {
                 self.hold(&bytes[..end]);
-                self.end(take);
+                let line = self.next(self.size);
+                self.end(line, take);
             }
             bytes = &bytes[end + 1..];
         }
@@ -68,10 +87,21 @@ impl LineBuffer {
     }
 
     /// The last line, if it has no end.
-    pub(super) fn finish(&mut self, take: &mut impl FnMut(&[u8], usize, u64)) {
+    pub(super) fn finish(&mut self, take: &mut impl FnMut(&[u8], Line)) {
         if self.size > 0 {
-            self.end(take);
+            self.end(Line { size: self.size, number: self.start.line, end: None }, take);
         }
+    }
+
+    /// Where the next line begins, if none is under way.
+    pub(super) fn whole(&self) -> Option<Boundary> {
+        (self.size == 0).then_some(self.start)
+    }
+
+    /// Goes on with the line that begins there, behind the byte `before`.
+    pub(super) fn jump(&mut self, start: Boundary, before: u8) -> bool {
+        *self = Self { start, ..Self::default() };
+        before == b'\n'
     }
 }
 
@@ -87,8 +117,9 @@ impl Lines {
     }
 }
 
-fn line(encoding: Option<&'static Encoding>, bytes: &[u8], size: usize, line: u64, found: &mut Found) {
-    let line = Some(line);
+fn line(encoding: Option<&'static Encoding>, bytes: &[u8], Line { size, number, end }: Line, found: &mut Found) {
+    let line = Some(number);
+    found.ends_at(end);
     let bytes = bytes.strip_prefix(MARK).unwrap_or(bytes);
     // First: of such a line only the beginning is here, and blanks at its beginning do not make it blank.
     if size > LINE_LIMIT_BYTES {
@@ -115,13 +146,18 @@ fn line(encoding: Option<&'static Encoding>, bytes: &[u8], size: usize, line: u6
 impl Parse for Lines {
     fn feed(&mut self, bytes: &[u8], found: &mut Found) -> Result<(), DocumentError> {
         let encoding = self.encoding;
-        self.lines.feed(bytes, &mut |bytes, size, number| line(encoding, bytes, size, number, found));
+        self.lines.feed(bytes, &mut |bytes, of| line(encoding, bytes, of, found));
         Ok(())
     }
 
     fn finish(&mut self, found: &mut Found) -> Result<(), DocumentError> {
         let encoding = self.encoding;
-        self.lines.finish(&mut |bytes, size, number| line(encoding, bytes, size, number, found));
+        found.end_text(self.lines.whole());
+        self.lines.finish(&mut |bytes, of| line(encoding, bytes, of, found));
         Ok(())
+    }
+
+    fn jump(&mut self, to: Boundary, before: u8) -> bool {
+        self.lines.jump(to, before)
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::location::Stamp;
+use crate::record::Boundary;
 
 /// Documents that a manifest has room for: it goes into the database with every page.
 pub(super) const DOCUMENT_LIMIT: usize = 10_000;
@@ -30,6 +31,19 @@ pub(super) struct Known {
     probe: u64,
     /// Records in it.
     records: u64,
+    end: End,
+}
+
+/// How a document ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// Inside of a record.
+    Inside,
+    /// Behind a whole one: what is added begins with this line.
+    Line(u64),
 }
 
 /// What became of a document since it was read.
@@ -39,8 +53,9 @@ pub(super) enum Change {
     New,
     /// Nothing.
     None,
-    /// Something was added behind so many records. `is_whole`: the last of them ended with its line.
-    Grown { records: u64, is_whole: bool },
+    /// Something was added behind so many records. `is_whole`: the last of them ended with its line. `from`: where what was
+    /// added begins, if it can be read from there on.
+    Grown { records: u64, is_whole: bool, from: Option<Boundary> },
     /// It is another one.
     Rewritten,
 }
@@ -95,15 +110,63 @@ impl Manifest {
             content.read_exact(&mut last)?;
             content.rewind()?;
         }
-        Ok(Change::Grown { records: known.records, is_whole: last == [b'\n'] })
+        let (is_whole, from) = match known.end {
+            End::Unknown => (last == [b'\n'], None),
+            End::Inside => (false, None),
+            End::Line(line) => (true, Some(Boundary { offset: known.size, line })),
+        };
+        Ok(Change::Grown { records: known.records, is_whole, from })
+    }
+
+    /// How the documents ended, in their order here.
+    pub(super) fn ends(&self) -> Ends {
+        if self.0.values().all(|known| known.end == End::Unknown) {
+            return Ends::default();
+        }
+        Ends(self.0.values().map(|known| known.end.to_number()).collect())
+    }
+
+    /// Takes over how they ended; nothing of those of other documents.
+    pub(super) fn know_ends(&mut self, ends: &Ends) {
+        if ends.0.len() == self.0.len() {
+            self.0.values_mut().zip(&ends.0).for_each(|(known, end)| known.end = End::of_number(*end));
+        }
+    }
+}
+
+/// How each document of a manifest ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ends(Vec<u64>);
+
+impl Ends {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl End {
+    fn to_number(self) -> u64 {
+        match self {
+            Self::Unknown => 0,
+            Self::Inside => u64::MAX,
+            Self::Line(line) => line,
+        }
+    }
+
+    fn of_number(number: u64) -> Self {
+        match number {
+            0 => Self::Unknown,
+            u64::MAX => Self::Inside,
+            line => Self::Line(line),
+        }
     }
 }
 
 impl Known {
-    /// A document that had `records` records in its first `stamp.size` bytes.
-    pub(super) fn of(stamp: &Stamp, records: u64, content: &mut (impl Read + Seek)) -> io::Result<Self> {
+    /// A document that had `records` records in its first `stamp.size` bytes, which ended so.
+    pub(super) fn of(stamp: &Stamp, records: u64, end: End, content: &mut (impl Read + Seek)) -> io::Result<Self> {
         let Stamp { size, modified_ns, inode } = *stamp;
-        Ok(Self { size, modified_ns, inode, probe: probe(content, size)?, records })
+        Ok(Self { size, modified_ns, inode, probe: probe(content, size)?, records, end })
     }
 
     fn to_bytes(self) -> [[u8; 8]; 5] {
@@ -161,10 +224,29 @@ impl<'de> Deserialize<'de> for Manifest {
                 inode: number(3),
                 probe: number(4),
                 records: number(5),
+                end: End::Unknown,
             };
             manifest.0.insert(entry[0], known);
         }
         Ok(manifest)
+    }
+}
+
+impl Serialize for Ends {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = self.0.iter().flat_map(|end| end.to_le_bytes()).collect();
+        serializer.serialize_str(&BASE64.encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Ends {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = BASE64.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        let (ends, rest) = bytes.as_chunks::<8>();
+        match rest.is_empty() {
+            true => Ok(Self(ends.iter().map(|end| u64::from_le_bytes(*end)).collect())),
+            false => Err(D::Error::custom("the ends of files are cut off")),
+        }
     }
 }
 
@@ -184,7 +266,7 @@ mod tests {
         let size = text.len() as u64;
         let mut manifest = Manifest::default();
         let mut content = Cursor::new(text.clone().into_bytes());
-        manifest.add("a", Known::of(&stamp(size, 1), 2000, &mut content).unwrap());
+        manifest.add("a", Known::of(&stamp(size, 1), 2000, End::Unknown, &mut content).unwrap());
         let compare = |name: &str, stamp: Stamp, text: &str| {
             manifest.compare(name, &stamp, &mut Cursor::new(text.as_bytes())).unwrap()
         };
@@ -193,7 +275,7 @@ mod tests {
         assert_eq!(compare("a", stamp(size, 2), &text), Change::Rewritten);
         assert_eq!(
             compare("a", stamp(size + 2, 2), &format!("{text}x\n")),
-            Change::Grown { records: 2000, is_whole: true }
+            Change::Grown { records: 2000, is_whole: true, from: None }
         );
         let other = text.replace("line 1999", "other 199");
         assert_eq!(compare("a", stamp(size + 2, 2), &format!("{other}x\n")), Change::Rewritten);
@@ -207,11 +289,15 @@ mod tests {
         for n in 0..100 {
             let text = format!("{n}\n").into_bytes();
             let size = text.len() as u64;
-            manifest.add(&format!("{n}"), Known::of(&stamp(size, n), 1, &mut Cursor::new(text)).unwrap());
+            let end = [End::Unknown, End::Inside, End::Line(2)][usize::try_from(n % 3).unwrap()];
+            manifest.add(&format!("{n}"), Known::of(&stamp(size, n), 1, end, &mut Cursor::new(text)).unwrap());
         }
         let json = serde_json::to_string(&manifest).unwrap();
         assert!(json.len() < 100 * 65, "{}", json.len());
         let mut back: Manifest = serde_json::from_str(&json).unwrap();
+        assert_ne!(back, manifest, "how they ended stands beside it");
+        let ends: Ends = serde_json::from_str(&serde_json::to_string(&manifest.ends()).unwrap()).unwrap();
+        back.know_ends(&ends);
         assert_eq!(back, manifest);
         back.keep(["1", "99", "x"].into_iter());
         assert_eq!(back.len(), 2);

@@ -8,7 +8,7 @@ use super::location::{Entry, Location, Shared, Stamp};
 use super::manifest::{Change, DOCUMENT_LIMIT, Manifest};
 use crate::error::ConnectorError;
 use crate::read::ReadRequest;
-use crate::record::Position;
+use crate::record::{Boundary, Position};
 
 /// A document to read.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Step {
     pub(super) entry: Entry,
     /// Records that are passed over.
     pub(super) skip: u64,
+    /// Where the last of them ends, if it can be read from there on.
+    pub(super) from: Option<Boundary>,
     /// Where a read before this one stopped in it.
     pub(super) resume: Option<State>,
 }
@@ -42,9 +44,10 @@ impl Plan {
         };
         let skip = resume.as_ref().map_or(0, |state| state.records);
         let mut steps: Vec<Step> =
-            found.into_iter().skip(first).map(|entry| Step { entry, skip: 0, resume: None }).collect();
+            found.into_iter().skip(first).map(|entry| Step { entry, skip: 0, from: None, resume: None }).collect();
         if let Some(step) = steps.first_mut() {
-            (step.skip, step.resume) = (skip, resume);
+            let from = resume.as_ref().and_then(|state| state.boundary);
+            (step.skip, step.from, step.resume) = (skip, from, resume);
         }
         Ok(Self { steps, known: None, adds: false, unchanged: 0 })
     }
@@ -94,20 +97,23 @@ impl Plan {
         let mut plan = Self { steps: Vec::new(), known: None, adds: request.counts_equals && !whole, unchanged: 0 };
         let goes_on_inside = request.resume_inside || plan.adds;
         for ((place, entry), change) in found.into_iter().enumerate().zip(changes) {
-            let (skip, resume) = match change {
-                _ if whole => (0, None),
-                _ if Some(place) == current => (resume.as_ref().map_or(0, |state| state.records), resume.clone()),
+            let (skip, from, resume) = match change {
+                _ if whole => (0, None, None),
+                _ if Some(place) == current => {
+                    let (skip, from) = resume.as_ref().map_or((0, None), |state| (state.records, state.boundary));
+                    (skip, from, resume.clone())
+                }
                 None | Some(Change::None) => {
                     plan.unchanged += 1;
                     continue;
                 }
                 // The last record may have been half of what it is now.
-                Some(Change::Grown { records, is_whole }) if goes_on_inside => {
-                    (records.saturating_sub(u64::from(!is_whole)), None)
+                Some(Change::Grown { records, is_whole, from }) if goes_on_inside => {
+                    (records.saturating_sub(u64::from(!is_whole)), from, None)
                 }
-                Some(Change::New | Change::Grown { .. } | Change::Rewritten) => (0, None),
+                Some(Change::New | Change::Grown { .. } | Change::Rewritten) => (0, None, None),
             };
-            plan.steps.push(Step { entry, skip, resume });
+            plan.steps.push(Step { entry, skip, from, resume });
         }
         plan.known = Some(known);
         Ok(plan)

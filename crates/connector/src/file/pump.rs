@@ -1,10 +1,10 @@
 //! Reads one document after the other, with everything that may stand between its bytes and its records.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
-use matome_columnar::Parquet;
+use matome_columnar::{Avro, Parquet};
 use tokio::sync::mpsc;
 
 use super::archive::Archive;
@@ -14,14 +14,12 @@ use super::config::{FileConfig, Format};
 use super::document::Document;
 use super::excel;
 use super::location::{Location, SPOOL_LIMIT_BYTES, Shared, Stamp};
-use super::manifest::Known;
+use super::manifest::{End, Known};
 use super::plan::{Plan, Step, beginning};
-use super::table::ParquetRows;
-use super::text::{Stream, of_xml};
-use super::xml::Xml;
+use super::table::TypedRows;
 use crate::error::ConnectorError;
 use crate::read::ReadRequest;
-use crate::record::{Batch, Broken, DocumentError, Found, Item, Position, Pull, ReadStats};
+use crate::record::{Batch, Boundary, Broken, DocumentError, Found, Item, Position, Pull, ReadStats, Tail};
 
 /// A longer document is not begun: at the rate of a disk it would hold its source for hours.
 const SIZE_LIMIT_BYTES: u64 = 256 << 30;
@@ -42,6 +40,27 @@ impl From<ConnectorError> for Stop {
 /// An error of the disk or of a codec, at a place.
 fn failed(position: Position, action: &'static str, source: io::Error) -> Stop {
     Stop::from(ConnectorError::io(position, action, source))
+}
+
+const SHORTER: (&str, &str) = ("it became shorter while it was read", "読んでいる間に短くなりました");
+
+/// How far a document was read that is read in order.
+struct Reached {
+    /// Bytes of it.
+    bytes: u64,
+    end: End,
+}
+
+impl Reached {
+    fn of(bytes: u64, found: &Found) -> Self {
+        let end = match found.tail() {
+            // At the very beginning there is nothing to go on behind.
+            Tail::Whole(end) if end.offset == bytes && end.line > 1 => End::Line(end.line),
+            Tail::Inside => End::Inside,
+            Tail::Whole(_) | Tail::Unknown => End::Unknown,
+        };
+        Self { bytes, end }
+    }
 }
 
 pub(super) struct Pump {
@@ -78,7 +97,7 @@ impl Pump {
         self.state.files = plan.known.unwrap_or_default();
         self.state.adds = plan.adds;
         self.stats.not_modified += plan.unchanged;
-        for Step { entry, skip, resume } in plan.steps {
+        for Step { entry, skip, from, resume } in plan.steps {
             let content = match self.location.open(&entry) {
                 Err(error) if names.len() > 1 && error.is_missing() => {
                     tracing::warn!(file = %entry.name, "`{}` vanished before it was read; it is passed over", entry.name);
@@ -86,17 +105,23 @@ impl Pump {
                 }
                 opened => Shared::new(opened?),
             };
-            let known = self.entry(&entry.name, content, skip, resume)?;
+            let known = self.entry(&entry.name, content, (skip, from), resume)?;
             if keeps {
                 self.state.done.add(&entry.name, known);
             }
         }
         self.state.end(names.iter().map(|name| &**name));
-        self.send(Vec::new())
+        self.send(Vec::new(), None)
     }
 
-    /// Reads what is in a file or the like: a document, or an archive of some.
-    fn entry(&mut self, name: &Arc<str>, mut content: Shared, skip: u64, resume: Option<State>) -> Result<Known, Stop> {
+    /// Reads what is in a file or the like: a document, or an archive of some, behind so many records, which end there.
+    fn entry(
+        &mut self,
+        name: &Arc<str>,
+        mut content: Shared,
+        (skip, from): (u64, Option<Boundary>),
+        resume: Option<State>,
+    ) -> Result<Known, Stop> {
         let stamp = content.stamp().map_err(|error| failed(beginning(name), "reading its size", error))?;
         if stamp.size > SIZE_LIMIT_BYTES {
             let (path, size, limit) = (name.to_string(), stamp.size, SIZE_LIMIT_BYTES);
@@ -111,7 +136,7 @@ impl Pump {
         let start = start.map_err(|error| failed(beginning(name), "reading it", error))?;
         let meter = Meter::default();
         let codec = self.config.compression.of(&start);
-        let mut is_read_in_order = false;
+        let mut reached = None;
         if codec == Some(Codec::Zip) {
             content.fetch().map_err(|error| failed(beginning(name), "reading it", error))?;
             self.archive(name, content.clone(), &meter, resume)?;
@@ -122,19 +147,21 @@ impl Pump {
             self.seeking(document, &mut found, &meter, "reading it")?;
             self.send_rest(&mut found)?;
         } else {
-            is_read_in_order = true;
             let document = Counted { inner: content.clone(), meter: meter.clone() };
-            self.document(name, document, &meter, skip, Some(stamp.size))?;
+            reached = Some(match from.filter(|from| codec.is_none() && from.offset > 0) {
+                Some(from) => self.rest(name, document, &meter, skip, from, stamp.size)?,
+                None => self.document(name, document, &meter, skip, Some(stamp.size))?,
+            });
         }
         let now = content.stamp().map_err(|error| failed(beginning(name), "reading its size", error))?;
         unchanged(name, &stamp, &now)?;
         // What came to it while it was read is in the records; what comes now is not.
-        let stamp = match (is_read_in_order, meter.taken()) {
-            (true, taken) if taken == now.size => now,
-            (true, taken) => Stamp { size: taken, modified_ns: 0, ..now },
-            (false, _) => stamp,
+        let (stamp, end) = match reached {
+            Some(Reached { bytes, end }) if bytes == now.size => (now, end),
+            Some(Reached { bytes, end }) => (Stamp { size: bytes, modified_ns: 0, ..now }, end),
+            None => (stamp, End::Unknown),
         };
-        let known = Known::of(&stamp, self.state.records.max(skip), &mut content);
+        let known = Known::of(&stamp, self.state.records.max(skip), end, &mut content);
         known.map_err(|error| failed(beginning(name), "reading it", error))
     }
 
@@ -173,7 +200,7 @@ impl Pump {
         meter: &Meter,
         skip: u64,
         size: Option<u64>,
-    ) -> Result<(), Stop> {
+    ) -> Result<Reached, Stop> {
         let mut found = Found::new(name.clone(), None, skip);
         let opened =
             Input::new(bytes, meter, self.config.compression.inside(self.config.document.format == Format::Excel));
@@ -181,29 +208,71 @@ impl Pump {
         let action =
             if input.codec().is_some() || self.state.member.is_some() { "decompressing it" } else { "reading it" };
         let is_compressed = input.codec().is_some();
+        if size.is_some() && !is_compressed {
+            found = found.noting_ends();
+        }
         match self.config.document.format {
-            Format::Xml => {
-                let mut start = vec![0; CHUNK_BYTES];
-                let read = fill(&mut input, &mut start).map_err(|error| failed(beginning(name), action, error))?;
-                start.truncate(read);
-                let (encoding, mark) = of_xml(&self.config.document, &start);
-                start.drain(..mark);
-                let path = self.config.document.xml.clone();
-                let mut xml = Xml::new(path, input, Stream::new(encoding), start);
-                self.pulled(&mut xml, &mut found, meter, action)?;
+            Format::Avro => {
+                let rows = Avro::open(&mut input).map_err(|error| self.broken(&mut found, action, error.into()))?;
+                self.pulled(&mut TypedRows(rows), &mut found, meter, action)?;
             }
             Format::Parquet | Format::Excel => {
                 let spooled = spooled(input).map_err(|error| failed(beginning(name), action, error))?;
                 self.seeking(spooled, &mut found, meter, action)?;
             }
-            Format::Ndjson | Format::Json | Format::Csv | Format::Fixed => {
-                self.pushed(&mut input, &mut found, meter, action)?;
+            Format::Ndjson | Format::Json | Format::Csv | Format::Fixed | Format::Xml => {
+                let document = Document::new(self.config.document.clone());
+                self.pushed(document, &mut input, &mut found, meter, action)?;
             }
         }
         if !is_compressed && size.is_some_and(|size| meter.taken() < size) {
-            return Err(changed(name, ("it became shorter while it was read", "読んでいる間に短くなりました")));
+            return Err(changed(name, SHORTER));
         }
-        self.send_rest(&mut found)
+        self.send_rest(&mut found)?;
+        Ok(Reached::of(meter.taken(), &found))
+    }
+
+    /// Reads a document from a place on that lies behind its first `skip` records.
+    fn rest(
+        &mut self,
+        name: &Arc<str>,
+        mut content: impl Read + Seek,
+        meter: &Meter,
+        skip: u64,
+        from: Boundary,
+        size: u64,
+    ) -> Result<Reached, Stop> {
+        const ACTION: &str = "reading it";
+        if from.offset > size {
+            return Err(changed(name, ("it became shorter", "短くなりました")));
+        }
+        let mut document = Document::new(self.config.document.clone());
+        let mut found = Found::behind(name.clone(), skip).noting_ends();
+        // What all records depend on stands at the beginning; those that are there, too, are passed over.
+        let mut passed = Found::new(name.clone(), None, u64::MAX);
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut ended = false;
+        while !ended && !document.knows_columns() {
+            self.go_on()?;
+            let read = fill(&mut content, &mut buffer).map_err(|error| failed(beginning(name), ACTION, error))?;
+            ended = read < buffer.len();
+            let fed = document.feed(&buffer[..read], ended, &mut passed);
+            fed.map_err(|error| self.broken(&mut passed, ACTION, error.into()))?;
+        }
+        let mut before = [0];
+        let sought = content.seek(SeekFrom::Start(from.offset - 1)).and_then(|_| content.read_exact(&mut before));
+        sought.map_err(|error| failed(beginning(name), ACTION, error))?;
+        if !document.jump(from, before[0], &mut found) {
+            return Err(changed(name, ("it was written anew", "書き直されました")));
+        }
+        let taken = meter.taken();
+        self.pushed(document, &mut content, &mut found, meter, ACTION)?;
+        let reached = from.offset + (meter.taken() - taken);
+        if reached < size {
+            return Err(changed(name, SHORTER));
+        }
+        self.send_rest(&mut found)?;
+        Ok(Reached::of(reached, &found))
     }
 
     /// Reads a document that has to be read here and there.
@@ -216,7 +285,7 @@ impl Pump {
     ) -> Result<(), Stop> {
         if self.config.document.format == Format::Parquet {
             let rows = Parquet::open(document).map_err(|error| self.broken(found, action, error.into()))?;
-            return self.pulled(&mut ParquetRows(rows), found, meter, action);
+            return self.pulled(&mut TypedRows(rows), found, meter, action);
         }
         let config = self.config.document.clone();
         let read = excel::with_rows(document, &config.excel, &config.csv.header, |rows| {
@@ -231,13 +300,13 @@ impl Pump {
     /// Hands the bytes of a text to its parser.
     fn pushed(
         &mut self,
-        input: &mut Input<'_>,
+        mut document: Document,
+        input: &mut impl Read,
         found: &mut Found,
         meter: &Meter,
         action: &'static str,
     ) -> Result<(), Stop> {
         let mut buffer = vec![0; CHUNK_BYTES];
-        let mut document = Document::new(self.config.document.clone());
         loop {
             self.go_on()?;
             let read = match fill(input, &mut buffer) {
@@ -281,7 +350,7 @@ impl Pump {
         self.stats.bytes += meter.taken() - self.counted;
         self.counted = meter.taken();
         while let Some(items) = found.take_full(self.request.max_items, self.request.max_bytes) {
-            self.send(items)?;
+            self.send(items, found.taken_to())?;
         }
         Ok(())
     }
@@ -298,16 +367,17 @@ impl Pump {
     fn send_rest(&mut self, found: &mut Found) -> Result<(), Stop> {
         while !found.is_empty() {
             let items = found.take(self.request.max_items, self.request.max_bytes);
-            self.send(items)?;
+            self.send(items, found.taken_to())?;
         }
         Ok(())
     }
 
-    fn send(&mut self, items: Vec<Item>) -> Result<(), Stop> {
+    /// Hands on a page; `boundary` is where its last record ends, if that is known.
+    fn send(&mut self, items: Vec<Item>, boundary: Option<Boundary>) -> Result<(), Stop> {
         if let Some(last) = items.last() {
-            self.state.records = last.position().record;
+            (self.state.records, self.state.boundary) = (last.position().record, boundary);
         }
-        let checkpoint = self.state.to_checkpoint()?;
+        let checkpoint = self.state.write()?;
         // Otherwise a read begins at the first document, whatever its checkpoint.
         let is_exact = self.request.resume_inside || self.state.adds;
         let mut stats = std::mem::take(&mut self.stats);
@@ -336,7 +406,7 @@ fn changed(name: &Arc<str>, change: (&'static str, &'static str)) -> Stop {
 /// A document may grow while it is read, and what came is read. One that was written over is neither the old nor the new.
 fn unchanged(name: &Arc<str>, before: &Stamp, now: &Stamp) -> Result<(), Stop> {
     if now.size < before.size {
-        return Err(changed(name, ("it became shorter while it was read", "読んでいる間に短くなりました")));
+        return Err(changed(name, SHORTER));
     }
     if now.size == before.size && now.modified_ns != before.modified_ns {
         return Err(changed(name, ("it was written anew while it was read", "読んでいる間に書き直されました")));

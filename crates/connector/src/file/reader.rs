@@ -8,6 +8,7 @@ use tokio_util::sync::DropGuard;
 
 use super::checkpoint::State;
 use super::config::FileConfig;
+use super::directory::{self, Named};
 use super::location::Location;
 use super::plan::Plan;
 use super::pump::Pump;
@@ -36,9 +37,10 @@ pub(super) async fn start(
     let (sender, batches) = mpsc::channel(WAITING_BATCHES);
     let (config_there, location_there, request_there) = (config.clone(), location.clone(), request.clone());
     let planned = tokio::task::spawn_blocking(move || {
-        let found = location_there.find(&config_there.path)?;
+        let Named { entries: found, is_directory } =
+            directory::find(&*location_there, &config_there.path, &config_there.extensions)?;
         let names: Vec<Arc<str>> = found.iter().map(|entry| entry.name.clone()).collect();
-        let plan = match config_there.only_changed {
+        let plan = match config_there.only_changed.unwrap_or(is_directory) {
             true => Plan::of_changes(&*location_there, found, last, &request_there)?,
             false => Plan::of_all(found, last.filter(|_| request_there.resume_inside))?,
         };

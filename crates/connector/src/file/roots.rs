@@ -44,6 +44,11 @@ pub(super) fn pattern(path: &str) -> Result<Option<GlobMatcher>, globset::Error>
     matcher(path).map(Some)
 }
 
+/// Whether a part of a pattern was cut out of braces, which may hold parts of several lengths.
+fn has_half_braces(part: &str) -> bool {
+    part.matches('{').count() != part.matches('}').count()
+}
+
 /// The matcher of a pattern, within one directory unless it says `**`.
 pub(super) fn matcher(pattern: &str) -> Result<GlobMatcher, globset::Error> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build()?;
@@ -111,10 +116,13 @@ impl FileRoots {
 
     fn find_beneath(&self, index: usize, relative: &Path, path: &str) -> Result<Vec<Entry>, ConnectorError> {
         let root = &self.roots[index];
-        // A name may contain what looks like a pattern: a file of exactly this name wins.
-        match root.dir.metadata(relative) {
+        // A name may contain what looks like a pattern: a file of exactly this name wins. The root itself has no name in itself.
+        let named = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        match root.dir.metadata(named) {
+            Ok(metadata) if metadata.is_dir() => return Err(ConnectorError::Directory { path: path.to_owned() }),
             Ok(_) => return Ok(vec![self.listed(index, relative.to_path_buf())]),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A pattern may be longer than any name.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {}
             Err(error) => {
                 return Err(self.io_error(&self.listed(index, relative.to_path_buf()).name, "opening it", error));
             }
@@ -126,7 +134,11 @@ impl FileRoots {
         let mut walk = Walk {
             dir: &root.dir,
             matcher,
-            depth: if text.contains("**") || text.contains('{') { DEPTH_LIMIT } else { parts.len() - fixed },
+            depth: if text.contains("**") || parts.iter().any(|part| has_half_braces(part)) {
+                DEPTH_LIMIT
+            } else {
+                parts.len() - fixed
+            },
             hidden: parts.last().is_some_and(|part| part.starts_with('.')),
             found: Vec::new(),
         };

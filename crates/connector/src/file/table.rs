@@ -1,6 +1,6 @@
-//! Parquet, whose rows another crate takes apart.
+//! Parquet and Avro, whose rows another crate takes apart.
 
-use matome_columnar::{FileError, FileRow, Parquet};
+use matome_columnar::{FileError, FileRow, FileRows};
 use matome_model::canonical::QuarantineReason;
 use matome_model::field_error::Words;
 
@@ -10,10 +10,10 @@ use crate::record::{Broken, DocumentError, Found, Pull};
 const STEP_ROWS: usize = 1000;
 const STEP_BYTES: usize = 1024 * 1024;
 
-/// The rows of a Parquet file.
-pub(super) struct ParquetRows(pub(super) Parquet);
+/// The rows of a file whose values have types.
+pub(super) struct TypedRows<R>(pub(super) R);
 
-impl Pull for ParquetRows {
+impl<R: FileRows> Pull for TypedRows<R> {
     fn next(&mut self, found: &mut Found) -> Result<bool, Broken> {
         let mut bytes = 0;
         for _ in 0..STEP_ROWS {

@@ -7,6 +7,8 @@ use super::config::{DocumentConfig, Format};
 
 /// How far a text is looked through for something that tells its encoding.
 pub(super) const LOOK_BYTES: usize = 1024 * 1024;
+/// An XML declaration that says the encoding ends within so many bytes.
+pub(super) const DECLARATION_BYTES: usize = 1024;
 /// How much of it is looked at once there is something to see.
 const SEEN_BYTES: usize = 64 * 1024;
 /// Stands for a byte that means nothing in its encoding; it comes in no UTF-8, so that a record with it is told from others.
@@ -35,6 +37,10 @@ pub(super) enum Decoding {
 impl Decoding {
     /// The decoding of a document that begins with `start`, and the length of its byte order mark.
     pub(super) fn of(config: &DocumentConfig, start: &[u8]) -> (Self, usize) {
+        if config.format == Format::Xml {
+            let (encoding, mark) = of_xml(config, start);
+            return (Self::Stream(Box::new(Stream::new(encoding))), mark);
+        }
         let declared = || match config.encoding {
             Charset::Declared(encoding) => encoding,
             Charset::Detected => detect(start),
@@ -49,7 +55,7 @@ impl Decoding {
         let whole = match config.format {
             Format::Ndjson | Format::Fixed => shifts,
             Format::Csv => shifts || ambiguous,
-            Format::Json | Format::Xml | Format::Parquet | Format::Excel => true,
+            Format::Json | Format::Xml | Format::Parquet | Format::Avro | Format::Excel => true,
         };
         match whole {
             true => (Self::Stream(Box::new(Stream::new(encoding))), mark),
@@ -57,10 +63,11 @@ impl Decoding {
         }
     }
 
-    /// The encoding that a parser has to decode records from.
-    pub(super) fn of_records(&self) -> Option<&'static Encoding> {
+    /// The encoding that a parser has to decode records from; that of XML writes in it what it rejects.
+    pub(super) fn of_parser(&self, format: Format) -> Option<&'static Encoding> {
         match self {
             Self::Records(encoding) => Some(encoding),
+            Self::Stream(stream) if format == Format::Xml => Some(stream.encoding()),
             _ => None,
         }
     }

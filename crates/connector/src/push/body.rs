@@ -130,7 +130,9 @@ impl Body {
                 let reason = match self.format {
                     Format::Csv | Format::Fixed => QuarantineReason::CsvWidth,
                     Format::Xml => QuarantineReason::InvalidXml,
-                    Format::Json | Format::Ndjson | Format::Parquet | Format::Excel => QuarantineReason::InvalidJson,
+                    Format::Json | Format::Ndjson | Format::Parquet | Format::Avro | Format::Excel => {
+                        QuarantineReason::InvalidJson
+                    }
                 };
                 self.found.rejected(error.line, &self.bytes, reason, reason.told(&error.problem));
                 self.ended = true;

@@ -93,3 +93,53 @@ async fn an_answer_of_another_format_says_so() {
     let lines = server.connector(r#"{"url":"http://HOST/json","format":"ndjson"}"#);
     assert_eq!(records(&*lines).await, [r#"{"error":"no such export"}"#], "JSON in one line is a line of NDJSON");
 }
+
+#[tokio::test]
+async fn elements_are_records_page_by_page_whatever_the_pieces_that_they_come_in() {
+    let server = Server::answering(|asked| {
+        let page: u64 = asked.parameter("page").unwrap().parse().unwrap();
+        let rows: String = (0..if page < 3 { 2000 } else { 0 })
+            .map(|n| {
+                format!("<row id='{page}.{n}'><name>a &amp; b &gt; c</name><!-- > --><at><![CDATA[<x>]]></at></row>\n")
+            })
+            .collect();
+        text("application/xml", format!("<?xml version='1.0'?>\n<feed><title>t</title><rows>{rows}</rows></feed>"))
+    })
+    .await;
+    let config =
+        r#"{"url":"http://HOST/","format":"xml","records":"feed/rows/row","pagination":{"type":"page_number"}}"#;
+    let batches = read_all(&*server.connector(config), ReadRequest::default()).await.unwrap();
+    let raws = raws(&batches);
+    assert_eq!((raws.len(), &*raws[2001]), (4000, r#"{"@id":"2.1","name":"a & b > c","at":"<x>"}"#));
+    let last = batches.iter().flat_map(|batch| &batch.items).last().unwrap().position();
+    assert_eq!((last.request, last.line, last.record), (Some(2), Some(2001), 2000));
+    assert!(server.asked()[0].header("accept").unwrap().starts_with("application/xml"));
+}
+
+#[tokio::test]
+async fn bad_elements_are_kept_and_a_document_that_ends_early_fails_behind_what_came() {
+    let server = Server::answering(|asked| match asked.uri.path() {
+        "/bad" => text("text/xml", "<r>\n<i>1</i>\n<i>&none;</i>\n<i>3</i></r>"),
+        "/cut" => text("text/xml", "<r>\n<i>1</i>\n<i>2"),
+        _ => json(r#"{"error":"x"}"#),
+    })
+    .await;
+    let connector = server.connector(r#"{"url":"http://HOST/bad","format":"xml"}"#);
+    let batches = read_all(&*connector, ReadRequest::default()).await.unwrap();
+    let items: Vec<&Item> = batches.iter().flat_map(|batch| &batch.items).collect();
+    assert!(matches!(items[1], Item::Rejected { reason: QuarantineReason::InvalidXml, .. }), "{items:?}");
+    assert_eq!((items.len(), items[1].raw(), items[1].position().line), (3, &b"<i>&none;</i>"[..], Some(3)));
+    let error = failure(&*server.connector(r#"{"url":"http://HOST/cut","format":"xml"}"#)).await;
+    assert_eq!(error.position().unwrap().line, Some(3), "{error}");
+    let error = failure(&*server.connector(r#"{"url":"http://HOST/json","format":"xml"}"#)).await;
+    assert!(error.to_string().contains("not with XML"), "{error}");
+}
+
+#[tokio::test]
+async fn rows_with_tabs_have_a_word_of_their_own() {
+    let server = Server::answering(|_| text("text/tab-separated-values", "a\tb\n1\tx, y\n")).await;
+    assert_eq!(
+        records(&*server.connector(r#"{"url":"http://HOST/","format":"tsv"}"#)).await,
+        [r#"{"a":"1","b":"x, y"}"#]
+    );
+}

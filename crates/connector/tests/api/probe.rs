@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use matome_connector::ConnectorError;
-use matome_connector::api::Proposal;
+use matome_connector::{ConnectorError, Proposal};
+use matome_model::source::SourceType;
 use serde_json::{Value, json};
 
 use crate::support::{Asked, Server, clock, json as answer, records, registry};
@@ -13,7 +13,7 @@ use crate::support::{Asked, Server, clock, json as answer, records, registry};
 const TIME: Duration = Duration::from_secs(20);
 
 async fn probe(server: &Server, config: &str) -> Result<Proposal, ConnectorError> {
-    registry(&[server.address], clock()).probe(&server.config(config), TIME).await
+    registry(&[server.address], clock()).probe(SourceType::Api, &server.config(config), TIME).await
 }
 
 async fn proposed(server: &Server, config: &str) -> Value {
@@ -193,12 +193,12 @@ async fn what_can_not_be_looked_at_says_why_and_where() {
     assert!(
         matches!(probe(&server, parents).await, Err(ConnectorError::Config(faults)) if faults[0].path == ["parent"])
     );
-    let denied = registry(&[], clock()).probe(&server.config(r#"{"url":"http://HOST/"}"#), TIME).await;
+    let denied = registry(&[], clock()).probe(SourceType::Api, &server.config(r#"{"url":"http://HOST/"}"#), TIME).await;
     assert!(matches!(denied, Err(ConnectorError::Egress { .. })), "{denied:?}");
 }
 
 #[tokio::test]
-async fn rows_and_lines_are_recognised_by_their_media_type() {
+async fn rows_lines_and_elements_are_recognised_by_their_media_type_or_name() {
     let server = Server::answering(|asked| {
         let page: usize = asked.parameter("page").map_or(1, |page| page.parse().unwrap());
         let ids = (1..=25).skip((page - 1) * 10).take(10);
@@ -207,15 +207,30 @@ async fn rows_and_lines_are_recognised_by_their_media_type() {
                 "text/csv; charset=Shift_JIS",
                 ids.map(|id| format!("{id},x\n")).fold("id,name\n".to_owned(), |a, b| a + &b),
             ),
+            "/export.tsv" => {
+                ("text/plain", ids.map(|id| format!("{id}\tx, y\n")).fold("id\tname\n".to_owned(), |a, b| a + &b))
+            }
+            "/semicolons" => {
+                ("text/csv", ids.map(|id| format!("{id};x, y\n")).fold("id;name\n".to_owned(), |a, b| a + &b))
+            }
+            "/xml" => {
+                let rows: String = ids.map(|id| format!("<row><id>{id}</id></row>")).collect();
+                ("application/xml; charset=utf-8", format!("<feed><title/><rows>{rows}</rows></feed>"))
+            }
             _ => ("application/x-ndjson", ids.map(|id| format!("{{\"id\":{id}}}\n")).collect()),
         };
         ([("content-type", kind)], body).into_response()
     })
     .await;
     let pages = json!({"type": "page_number", "param": "page", "start": 1});
-    for (path, format) in
-        [("csv", json!({"format": "csv", "encoding": "shift_jis"})), ("ndjson", json!({"format": "ndjson"}))]
-    {
+    let types = json!({"id": "number"});
+    for (path, format) in [
+        ("csv", json!({"format": "csv", "encoding": "shift_jis", "types": types})),
+        ("export.tsv", json!({"format": "tsv", "types": types})),
+        ("semicolons", json!({"format": "csv", "delimiter": ";", "types": types})),
+        ("xml", json!({"format": "xml", "records": "feed/rows/row"})),
+        ("ndjson", json!({"format": "ndjson"})),
+    ] {
         let mut config = json!({"url": format!("http://{}/{path}", server.address)});
         let found = proposed(&server, &config.to_string()).await;
         let mut wanted = format;

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod archives;
+mod avro;
 mod compressed;
 mod encodings;
+mod probe;
 mod read;
 mod remote;
+mod resume;
 mod support;
 mod tables;
 mod xml;

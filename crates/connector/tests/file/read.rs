@@ -140,7 +140,7 @@ async fn links_inside_of_the_root_are_followed_and_pipes_are_refused() {
     assert!(made.success());
     assert!(matches!(failure(&root, r#"{"path":"pipe.ndjson"}"#).await, ConnectorError::NotRegular { .. }));
     fs::create_dir(root.path().join("dir.ndjson")).unwrap();
-    assert!(matches!(failure(&root, r#"{"path":"dir.ndjson"}"#).await, ConnectorError::NotRegular { .. }));
+    assert!(matches!(failure(&root, r#"{"path":"dir.ndjson"}"#).await, ConnectorError::EmptyDirectory { .. }));
 }
 
 fn numbered(from: u32, to: u32) -> String {

@@ -280,8 +280,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("Adds a data source", "データソースを追加します"),
     ("Its name; the table name in SQL", "名前。SQL での表の名前になる"),
     (
-        "Address of a REST API that is looked at first: its records, pages, key and changes are proposed and shown",
-        "先に調べる REST API のアドレス。レコード、ページ、キー、変更の読み方を提案して示します",
+        "Address of a REST API, or a file, a pattern or a directory beneath a file root, that is looked at first: how it is read is proposed and shown",
+        "先に調べるもの: REST API のアドレス、またはファイルルートの下のファイル、パターン、ディレクトリ。読み方を提案して示します",
     ),
     ("Does not ask before what is proposed for ADDRESS is taken", "ADDRESS への提案を確認せずに受け入れます"),
     (
@@ -289,8 +289,8 @@ const TEXTS: &[(&str, &str)] = &[
         "api、file、database、websocket、push [既定: --path、--url、--table、--query による]",
     ),
     (
-        "File or glob beneath a file root, or the address of a file elsewhere; with --table or --query an SQLite file",
-        "ファイルルートの下のファイルかグロブ、またはほかの場所にあるファイルのアドレス。--table か --query があれば SQLite のファイル",
+        "File, glob or directory beneath a file root, or the address of a file elsewhere; with --table or --query an SQLite file",
+        "ファイルルートの下のファイルかグロブ、ディレクトリ、またはほかの場所にあるファイルのアドレス。--table か --query があれば SQLite のファイル",
     ),
     (
         "Address of a REST API, a WebSocket (ws:, wss:) or a database (postgres:, mysql:, sqlite:). A password in it is kept as a secret",
@@ -375,6 +375,11 @@ const TEXTS: &[(&str, &str)] = &[
         "Has the next read take in all that is new, also where `drift` is freeze or quarantine",
         "`drift` が freeze や quarantine でも、次の読み取りで新しいものをすべて受け入れる",
     ),
+    (
+        "Shows what the config of a type of source may say; with -o json as JSON Schema",
+        "ある種類のソースの config に書けるものを表示します。-o json なら JSON Schema として表示します",
+    ),
+    ("api, file, database, websocket or push", "api、file、database、websocket、push"),
     (
         "Shows when a stream was not listened to and could not be resumed",
         "ストリームを受信しておらず、続きからも受け取れなかった時間を表示します",

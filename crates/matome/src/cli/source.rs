@@ -9,7 +9,7 @@ use super::{ClientArgs, DeleteTarget, RunTarget, Target};
 /// Where the records of a source are.
 #[derive(Debug, Default, Args)]
 pub struct Place {
-    /// File or glob beneath a file root, or the address of a file elsewhere; with --table or --query an SQLite file.
+    /// File, glob or directory beneath a file root, or the address of a file elsewhere; with --table or --query an SQLite file.
     #[arg(long, conflicts_with_all = ["url", "config"])]
     pub path: Option<String>,
     /// Address of a REST API, a WebSocket (ws:, wss:) or a database (postgres:, mysql:, sqlite:). A password in it is kept
@@ -28,7 +28,7 @@ pub struct Place {
 pub enum SourceCommand {
     /// Adds a data source.
     #[command(
-        after_help = "Examples:\n  matome source add users https://example.com/users\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
+        after_help = "Examples:\n  matome source add users https://example.com/users\n  matome source add orders exports/orders.csv\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
         matome source add rates --path https://example.com/rates.csv --set files=changed\n  \
         matome source add users --url https://example.com/users --set records='$.results'\n  \
         matome source add orders --url postgres://reader:s3cret@db.example.com/shop --table orders --set key=id\n  \
@@ -39,7 +39,8 @@ pub enum SourceCommand {
         client: ClientArgs,
         /// Its name; the table name in SQL.
         name: String,
-        /// Address of a REST API that is looked at first: its records, pages, key and changes are proposed and shown.
+        /// Address of a REST API, or a file, a pattern or a directory beneath a file root, that is looked at first: how it is
+        /// read is proposed and shown.
         #[arg(value_name = "ADDRESS", conflicts_with_all = ["path", "url", "config"])]
         address: Option<String>,
         /// Does not ask before what is proposed for ADDRESS is taken.
@@ -167,6 +168,15 @@ pub enum SourceCommand {
         /// Has the next read take in all that is new, also where `drift` is freeze or quarantine.
         #[arg(long)]
         accept: bool,
+    },
+    /// Shows what the config of a type of source may say; with -o json as JSON Schema.
+    #[command(after_help = "Example:\n  matome source options file -o json > file.schema.json")]
+    Options {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// api, file, database, websocket or push.
+        #[arg(value_name = "TYPE")]
+        source_type: String,
     },
     /// Shows when a stream was not listened to and could not be resumed.
     Gaps(Target),

@@ -1,4 +1,4 @@
-//! What `source add NAME ADDRESS` does before it adds: it has the server look at the API, and shows what was found.
+//! What `source add NAME ADDRESS` does before it adds: it has the server look at the API or the files, and shows what was found.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -65,15 +65,20 @@ struct Trouble {
 /// Completes the config of `body` with what is proposed for it, once the user agrees.
 pub async fn complete(client: &Client, console: &Console, body: &mut Value, yes: bool) -> Result<(), Failure> {
     let name = body["name"].as_str().unwrap_or_default().to_owned();
-    let url = body["config"]["url"].as_str().unwrap_or_default().to_owned();
-    let asked = json!({ "source_type": "api", "config": body["config"], "records": RECORDS }).to_string();
+    let is_file = body["source_type"] == "file";
+    let place = body["config"][if is_file { "path" } else { "url" }].as_str().unwrap_or_default().to_owned();
+    let asked = json!({ "source_type": body["source_type"], "config": body["config"], "records": RECORDS }).to_string();
     let answer = client.post(PROBE, asked).await?.into_json()?;
     let answer: Answer = serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
     if let Some(Trouble { message, causes }) = answer.error {
-        let failure = Failure::new(Exit::Failed, said(message)).help(Message::AddWithoutLook { name, url });
+        let help = match is_file {
+            true => Message::AddFileWithoutLook { name, path: place },
+            false => Message::AddWithoutLook { name, url: place },
+        };
+        let failure = Failure::new(Exit::Failed, said(message)).help(help);
         return Err(if causes.is_empty() { failure } else { failure.why(said(causes.join(": "))) });
     }
-    console.notice(Message::LookedAt { url });
+    console.notice(Message::LookedAt { place });
     show(console, &answer);
     console.notice(Message::ChangeProposal { name: name.clone() });
     console.confirm(Message::AddSource { name }, yes)?;

@@ -1,9 +1,11 @@
 //! `matome source ...`
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{find, list, schedule, text_or_file};
-use crate::cli::{Format, Place, SourceCommand};
+use crate::cli::{ClientArgs, Format, Place, SourceCommand};
 use crate::client::Client;
 use crate::console::Console;
 use crate::database_url;
@@ -12,6 +14,10 @@ use crate::message::Message;
 use crate::output::{Column, print_row, print_rows};
 
 pub const SOURCES: &str = "/api/acquisition/sources/";
+
+const CONNECTORS: &str = "/api/acquisition/connectors/";
+
+const OPTION_COLUMNS: &[Column] = &[("name", &["name"]), ("default", &["default"]), ("meaning", &["description"])];
 
 const COLUMNS: &[Column] = &[
     ("id", &["id"]),
@@ -39,12 +45,16 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             description,
         } => {
             let is_to_be_looked_at = address.is_some();
-            let place = Place { url: address.or(place.url), ..place };
+            let place = match address {
+                Some(address) if is_address(&address) => Place { url: Some(address), ..place },
+                Some(path) => Place { path: Some(path), ..place },
+                None => place,
+            };
             let mut body = definition(name, source_type, place, config, &options, interval, description)?;
             schedule::set(&mut body["config"], cron, timezone);
             let output = client.output.clone();
             let client = Client::connect_or_make(&client, console, false).await?;
-            if is_to_be_looked_at && body["source_type"] == "api" {
+            if is_to_be_looked_at && (body["source_type"] == "api" || body["source_type"] == "file") {
                 super::probe::complete(&client, console, &mut body, yes).await?;
             }
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;
@@ -148,6 +158,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             print_row(console, &target.client.output, &answer.into_json()?)?;
             client.close().await;
         }
+        SourceCommand::Options { client, source_type } => options(&client, &source_type, console).await?,
         SourceCommand::Gaps(target) => {
             let client = Client::connect(&target.client, console, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;
@@ -158,6 +169,45 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
         SourceCommand::Delete(delete) => super::delete(&delete, console, SOURCES).await?,
     }
     Ok(())
+}
+
+/// Shows the options of a type: a line each or, as JSON, their schema.
+async fn options(client: &ClientArgs, source_type: &str, console: &Console) -> Result<(), Failure> {
+    let output = client.output.clone();
+    let client = Client::connect(client, console, false).await?;
+    let answer = client.get(CONNECTORS).await?.into_json()?;
+    client.close().await;
+    let answer: Connectors =
+        serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    let types = answer.results.iter().map(|connector| connector.source_type.as_str()).collect::<Vec<_>>().join(", ");
+    let Some(found) = answer.results.into_iter().find(|connector| connector.source_type == source_type) else {
+        let failure = Failure::new(Exit::NotFound, Message::NoSuchType { source_type: source_type.to_owned() });
+        return Err(failure.help(Message::TypesAre { types }));
+    };
+    if output.output != Format::Table && output.output != Format::Csv {
+        return print_row(console, &output, &found.config_schema);
+    }
+    let schema: Value =
+        serde_json::from_str(found.config_schema.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    let is_required =
+        |name: &str| schema["required"].as_array().is_some_and(|names| names.iter().any(|one| one == name));
+    let rows = schema["properties"].as_object().into_iter().flatten().map(|(name, option)| {
+        let usual = if is_required(name) { json!("required") } else { option["default"].clone() };
+        let row = json!({ "name": name, "default": usual, "description": option["description"] });
+        serde_json::value::to_raw_value(&row).map_err(|err| Failure::from_error(Exit::Failed, &err))
+    });
+    print_rows(console, &output, &rows.collect::<Result<Vec<_>, _>>()?, OPTION_COLUMNS)
+}
+
+#[derive(Deserialize)]
+struct Connectors {
+    results: Vec<Connector>,
+}
+
+#[derive(Deserialize)]
+struct Connector {
+    source_type: String,
+    config_schema: Box<RawValue>,
 }
 
 fn definition(
@@ -192,6 +242,11 @@ fn definition(
         body["description"] = text.into();
     }
     Ok(body)
+}
+
+/// Whether what is to be looked at is an address, and no path.
+fn is_address(text: &str) -> bool {
+    text.contains("://") || database_url::options(text).is_some()
 }
 
 /// Sets the options that say where records are; returns the type that they imply.

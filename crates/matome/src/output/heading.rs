@@ -48,6 +48,8 @@ fn japanese(name: &str) -> Option<&'static str> {
         "origin" => "由来",
         "severity" => "重要度",
         "fix" => "対処",
+        "default" => "既定値",
+        "meaning" => "意味",
         _ => return None,
     })
 }

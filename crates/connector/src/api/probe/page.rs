@@ -5,6 +5,7 @@ use std::sync::Arc;
 use encoding_rs::Encoding;
 use matome_egress::header::{CONTENT_TYPE, HeaderMap};
 use matome_model::clock::iso8601;
+use matome_model::field_error::Words;
 use matome_model::say;
 use serde_json::{Map, Value};
 use url::Url;
@@ -13,9 +14,10 @@ use super::super::exchange::Exchange;
 use super::super::pages::for_people;
 use super::super::template::{Unfit, Values};
 use super::super::{ApiConfig, CursorKind};
-use super::{Probe, parsed};
+use super::{Probe, options_of, parsed};
 use crate::error::ConnectorError;
-use crate::file::{Document, DocumentConfig, Format};
+use crate::file::{Charset, Document, DocumentConfig, Format, dialect, text_format_of};
+use crate::probe::{Finding, closed, elements};
 use crate::push::format_of_media_type;
 use crate::record::{DocumentError, Found, Position};
 
@@ -42,8 +44,8 @@ pub(super) struct Page {
     pub(super) bytes: usize,
     /// Only its beginning is in `body`.
     pub(super) is_cut: bool,
-    /// Options that it says by itself: `format`, `encoding`.
-    pub(super) says: Map<String, Value>,
+    /// Options that it says by itself: `format` and those of it.
+    pub(super) says: Vec<Finding>,
 }
 
 impl Probe {
@@ -58,9 +60,7 @@ impl Probe {
         let values = values(&config, &now, ask);
         let name = name(&config, &values, ask)?;
         let place = |request| Position { document: name.as_str().into(), request, line: None, record: 0 };
-        let broken = |words: matome_model::field_error::Words, request| {
-            ConnectorError::document(place(request), DocumentError::anywhere(words))
-        };
+        let broken = |words: Words, request| ConnectorError::document(place(request), DocumentError::anywhere(words));
         let asked = config.list.ask(&name, &values).map_err(|Unfit(words)| broken(words, None))?;
         let answer = exchange.ask(name.as_str(), &asked, &HeaderMap::new(), config.list.origin()).await;
         self.stats.requests += exchange.stats.requests;
@@ -85,13 +85,22 @@ impl Probe {
             }
         }
         let bytes = text.len();
-        let says = match options.contains_key("format") {
-            true => Map::new(),
-            false => said_by(&response.headers),
+        let mut says = match options.contains_key("format") {
+            true => Vec::new(),
+            false => said_by(&response.headers, &response.url, &options),
         };
-        options.extend(says.clone());
-        if let Some(document) = parsed(&Value::Object(options).to_string())?.1.list.document {
-            let (body, error) = records(&document, &text, is_cut);
+        options.extend(options_of(&says));
+        let document = |options: &Map<String, Value>| {
+            parsed(&Value::Object(options.clone()).to_string()).map(|(_, config)| config.list.document)
+        };
+        if let Some(mut document_config) = document(&options)? {
+            if matches!(ask, Ask::First) {
+                let seen = seen_in(&document_config, &text, is_cut, &options);
+                options.extend(options_of(&seen));
+                says.extend(seen);
+                document_config = document(&options)?.unwrap_or(document_config);
+            }
+            let (body, error) = records(&document_config, &text, is_cut);
             if let Some(error) = error {
                 return Err(ConnectorError::document(place(Some(1)), error));
             }
@@ -137,70 +146,63 @@ fn name(config: &ApiConfig, values: &Values<'_>, ask: Ask<'_>) -> Result<Url, Co
     }
 }
 
-/// What the header `Content-Type` says of the options.
-fn said_by(headers: &HeaderMap) -> Map<String, Value> {
-    let mut says = Map::new();
+/// What the header `Content-Type` says of the options that are open or, where it says nothing, the name in the address.
+fn said_by(headers: &HeaderMap, url: &Url, given: &Map<String, Value>) -> Vec<Finding> {
+    let mut says = Vec::new();
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut parts = kind.split(';').map(str::trim);
     let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let Some(format) = format_of_media_type(&media_type).filter(|format| *format != Format::Json) else { return says };
-    says.insert("format".to_owned(), format.as_str().into());
+    let by_type = match media_type.as_str() {
+        "text/tab-separated-values" => Some("tsv"),
+        "application/xml" | "text/xml" => Some(Format::Xml.as_str()),
+        other if other.ends_with("+xml") => Some(Format::Xml.as_str()),
+        other => format_of_media_type(other).map(Format::as_str),
+    };
+    let says_nothing = ["", "text/plain", "application/octet-stream", "binary/octet-stream"].contains(&&*media_type);
+    let by_name = text_format_of(url.path()).filter(|_| says_nothing);
+    let words = match by_type {
+        Some(_) => Words::new("as the header `Content-Type` says", "ヘッダー `Content-Type` によります"),
+        None => Words::new("as the name in the address says", "アドレスの名前によります"),
+    };
+    let Some(format) = by_type.or(by_name).filter(|format| *format != Format::Json.as_str()) else { return says };
+    says.push(Finding { option: "format", value: Some(format.into()), words: words.clone() });
     let charset = parts.find_map(|part| part.split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case("charset")));
     let encoding = charset.and_then(|(_, label)| Encoding::for_label(label.trim_matches('"').as_bytes()));
-    if let Some(encoding) = encoding.filter(|encoding| *encoding != encoding_rs::UTF_8) {
-        says.insert("encoding".to_owned(), encoding.name().to_ascii_lowercase().into());
+    let encoding = encoding.filter(|encoding| *encoding != encoding_rs::UTF_8 && !given.contains_key("encoding"));
+    if let Some(encoding) = encoding {
+        let name = encoding.name().to_ascii_lowercase();
+        says.push(Finding { option: "encoding", value: Some(name.into()), words });
     }
     says
 }
 
+/// What the text of a page shows of the options of its format that are open: how rows are written, which elements are records.
+fn seen_in(document: &DocumentConfig, text: &[u8], is_cut: bool, given: &Map<String, Value>) -> Vec<Finding> {
+    let encoding = match document.encoding {
+        Charset::Declared(encoding) => encoding,
+        Charset::Detected => encoding_rs::UTF_8,
+    };
+    let (text, _, _) = encoding.decode(text);
+    match document.format {
+        Format::Csv => {
+            let end = if is_cut { text.rfind('\n').map_or(0, |end| end + 1) } else { text.len() };
+            dialect(&text.as_bytes()[..end], &document.csv, given)
+        }
+        Format::Xml if !given.contains_key("records") => vec![elements(&text, !is_cut)],
+        _ => Vec::new(),
+    }
+}
+
 /// The records of a page of another format, up to its last whole line, as one array.
 fn records(document: &Arc<DocumentConfig>, text: &[u8], is_cut: bool) -> (Value, Option<DocumentError>) {
-    let end = if is_cut { text.iter().rposition(|byte| *byte == b'\n').unwrap_or_default() } else { text.len() };
+    // Elements need no lines; what comes behind the last whole one is waited for.
+    let is_xml = document.format == Format::Xml;
+    let cut_at = || text.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
+    let end = if is_cut && !is_xml { cut_at() } else { text.len() };
     let mut found = Found::new("".into(), None, 0);
-    let fed = Document::new(document.clone()).feed(text.get(..end).unwrap_or_default(), true, &mut found);
+    let last = !(is_cut && is_xml);
+    let fed = Document::new(document.clone()).feed(text.get(..end).unwrap_or_default(), last, &mut found);
     let items = found.take(usize::MAX, usize::MAX).into_iter();
     let records = items.filter_map(|item| serde_json::from_slice(item.raw()).ok()).collect();
     (Value::Array(records), fed.err())
-}
-
-/// The beginning of a JSON text up to its last whole value, with what is open closed.
-fn closed(mut text: Vec<u8>) -> Vec<u8> {
-    let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
-    // Where the last value ended that something follows, and what was open there.
-    let mut whole = (0, Vec::new());
-    for (at, byte) in text.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'{' => open.push(b'}'),
-            b'[' => open.push(b']'),
-            b'}' | b']' => {
-                open.pop();
-            }
-            b',' => whole = (at, open.clone()),
-            _ => {}
-        }
-    }
-    text.truncate(whole.0);
-    text.extend(whole.1.into_iter().rev());
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_beginning_of_a_text_is_closed_behind_its_last_whole_value() {
-        for (cut, whole) in [
-            (r#"{"a":[{"b":1,"c":"x,]"},{"b":2,"c":"#, r#"{"a":[{"b":1,"c":"x,]"},{"b":2}]}"#),
-            (r#"[{"a":"\"},"},{"a":"#, r#"[{"a":"\"},"}]"#),
-            ("[1,2,3", "[1,2]"),
-        ] {
-            let closed = closed(cut.as_bytes().to_vec());
-            assert_eq!(String::from_utf8(closed).unwrap(), whole, "{cut}");
-        }
-    }
 }

@@ -7,10 +7,10 @@ use matome_model::say;
 use serde_json::{Map, Value, json};
 
 use super::super::pagination::{Ended, Next, Pagination};
+use super::Probe;
 use super::page::{Ask, Page};
-use super::records::{Member, around, select};
-use super::{Finding, Probe};
 use crate::json::JsonPath;
+use crate::probe::{Finding, Member, around, plain, select};
 
 const OPTION: &str = "pagination";
 /// Names of members with the address of the next page.
@@ -250,7 +250,7 @@ fn params(name: &str) -> Vec<String> {
 fn candidates(first: &Page, said: &Said, count: usize) -> Vec<Value> {
     let query: Vec<(String, String)> = first.url.query_pairs().into_owned().collect();
     let named = |names: &[&str]| {
-        let is_named = |name: &str| names.contains(&super::records::plain(name).as_str());
+        let is_named = |name: &str| names.contains(&plain(name).as_str());
         query.iter().find(|(name, _)| is_named(name)).map(|(name, value)| (name.as_str(), value.parse::<u64>().ok()))
     };
     let size = named(&SIZES);
@@ -333,7 +333,7 @@ mod tests {
             url: Url::parse(url).unwrap(),
             bytes: 0,
             is_cut: false,
-            says: Map::new(),
+            says: Vec::new(),
             body,
         };
         candidates(&first, &said(&first.body), 20)

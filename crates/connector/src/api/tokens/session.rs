@@ -208,8 +208,11 @@ fn token(auth: &mut Fields) -> Option<Brings> {
             }
         },
     };
-    let has_prefix = auth.has("prefix");
-    let prefix = if has_prefix { auth.required_text("prefix") } else { None };
+    let prefix = match auth.has("prefix") {
+        true => auth.required_text("prefix"),
+        // Whoever misspells it is told of it.
+        false => auth.raw("prefix").and(None),
+    };
     let header = header?;
     let default = if header == AUTHORIZATION { "Bearer " } else { "" };
     Some(Brings::Token { path: path?, prefix: prefix.unwrap_or_else(|| default.to_owned()), header })

@@ -68,7 +68,7 @@ impl CsvConfig {
 
 impl ColumnType {
     /// The words of a config.
-    pub(super) const WORDS: [(&'static str, Self); 5] = [
+    pub(crate) const WORDS: [(&'static str, Self); 5] = [
         ("string", Self::String),
         ("integer", Self::Integer),
         ("number", Self::Number),

@@ -1,5 +1,8 @@
 //! One document at an address: of which version it is, who asks, and where it is not gone for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use matome_connector::{Advice, ConnectorError, PlaceFault, ReadRequest, validate_config};
 use matome_model::source::SourceType;
 use serde_json::json;
@@ -56,9 +59,13 @@ async fn a_document_without_a_version_is_read_each_time() {
 async fn a_read_that_goes_on_inside_wants_the_same_version() {
     let old = Document { body: rows(5000), etag: "\"1\"" };
     let new = Document { body: rows(6000), etag: "\"2\"" };
-    let served = old.clone();
-    let peer =
-        Peer::start(move |number, asked| if number == 3 { new.answer(asked) } else { served.answer(asked) }).await;
+    let is_new = Arc::new(AtomicBool::new(false));
+    let which = is_new.clone();
+    let peer = Peer::start(move |_, asked| {
+        let document = if which.load(Ordering::Relaxed) { &new } else { &old };
+        document.answer(asked)
+    })
+    .await;
     let config = r#"{"path":"http://HOST/a.ndjson","dedupe":"none"}"#;
     let connector = peer.connector(config);
     let mut reader = connector.read(ReadRequest::default()).await.unwrap();
@@ -68,6 +75,7 @@ async fn a_read_that_goes_on_inside_wants_the_same_version() {
     let (rest, error) = batches(&*connector, resume.clone()).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(first.items.len() + rest.iter().map(|batch| batch.items.len()).sum::<usize>(), 5000);
+    is_new.store(true, Ordering::Relaxed);
     let (none, error) = batches(&*connector, resume).await;
     assert!(none.is_empty() && matches!(error, Some(ConnectorError::Changed { .. })), "{error:?}");
 }

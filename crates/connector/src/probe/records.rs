@@ -1,4 +1,4 @@
-//! Where in a page the records are.
+//! Where in a JSON document the records are.
 
 use matome_model::field_error::Words;
 use matome_model::say;
@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::Finding;
-use super::page::Page;
 use crate::json::{JsonPath, Step};
 
 /// How deep lists are looked for.
@@ -34,22 +33,28 @@ const NAMES: [&str; 18] = [
 ];
 
 /// A list that was found.
-pub(super) struct Place {
-    pub(super) path: JsonPath,
+pub(crate) struct Place {
+    pub(crate) path: JsonPath,
     /// How many records it has; nothing when the page itself is the only one.
     count: Option<usize>,
 }
 
 impl Place {
-    pub(super) fn finding(&self, page: &Page) -> Finding {
-        let (path, bytes) = (&self.path, page.bytes);
+    /// Whether there is a list at all.
+    pub(crate) fn has_list(&self) -> bool {
+        self.count.is_some()
+    }
+
+    /// What was found in the first `bytes` bytes; `is_cut`: there are more.
+    pub(crate) fn finding(&self, bytes: usize, is_cut: bool) -> Finding {
+        let path = &self.path;
         let words = match self.count {
             None => Words::new(
                 "the answer has no list of objects: it is taken as one record",
                 "応答にオブジェクトのリストがありません。全体を1件のレコードとして扱います",
             ),
             Some(0) => say!("a list that is empty now (`{path}`)", "今は空のリストがあります (`{path}`)"),
-            Some(count) if page.is_cut => say!(
+            Some(count) if is_cut => say!(
                 "more than {count} objects (`{path}`), of which the first {bytes} bytes were looked at",
                 "{count} 件を超えるオブジェクトがあります (`{path}`)。最初の {bytes} バイトだけを調べました"
             ),
@@ -61,16 +66,15 @@ impl Place {
     }
 }
 
-/// The list of records in a page; the page itself when it has none.
-pub(super) fn find(body: &Value, url: &Url) -> Place {
-    let resource = resource(url);
+/// The list of records in a document about `resource`; the document itself when it has none.
+pub(crate) fn find(body: &Value, resource: Option<&str>) -> Place {
     let mut best: Option<(Place, Rank)> = None;
     lists(body, "$", DEPTH, &mut |name, path, items| {
         let objects = items.iter().filter(|item| item.is_object()).count();
         if objects * 10 < items.len() * 9 {
             return;
         }
-        let is_named = NAMES.contains(&name.as_str()) || resource.as_deref() == Some(name.as_str());
+        let is_named = NAMES.contains(&name.as_str()) || resource == Some(name.as_str());
         // An empty list tells nothing but its name.
         if items.is_empty() && !is_named && name != "$" {
             return;
@@ -89,7 +93,7 @@ pub(super) fn find(body: &Value, url: &Url) -> Place {
 type Rank = (bool, usize, bool);
 
 /// The last part of an address that is a name: `orders` of `/v2/orders.json`.
-pub(super) fn resource(url: &Url) -> Option<String> {
+pub(crate) fn resource(url: &Url) -> Option<String> {
     let last = url.path_segments()?.rfind(|segment| !segment.is_empty())?;
     let name = last.split('.').next().unwrap_or(last).to_ascii_lowercase();
     (!name.bytes().all(|b| b.is_ascii_digit())).then_some(name)
@@ -120,7 +124,7 @@ fn lists(value: &Value, path: &str, depth: usize, each: &mut dyn FnMut(String, &
 }
 
 /// The path of a member.
-pub(super) fn member(path: &str, name: &str) -> String {
+pub(crate) fn member(path: &str, name: &str) -> String {
     let is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     match is_plain {
         true => format!("{path}.{name}"),
@@ -128,8 +132,8 @@ pub(super) fn member(path: &str, name: &str) -> String {
     }
 }
 
-/// The records of a page; of one that was cut not its last, which may lack something.
-pub(super) fn select(body: &Value, path: &JsonPath, is_cut: bool) -> Vec<Value> {
+/// The records of a document; of one that was cut not its last, which may lack something.
+pub(crate) fn select(body: &Value, path: &JsonPath, is_cut: bool) -> Vec<Value> {
     let mut at = vec![body];
     for step in &path.steps {
         at = at
@@ -155,17 +159,17 @@ pub(super) fn select(body: &Value, path: &JsonPath, is_cut: bool) -> Vec<Value> 
 }
 
 /// A member of the objects around the records.
-pub(super) struct Member<'v> {
+pub(crate) struct Member<'v> {
     /// Its name, as [`plain`] makes it.
-    pub(super) name: String,
-    pub(super) path: String,
-    pub(super) value: &'v Value,
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) value: &'v Value,
     /// The object that it is in.
-    pub(super) beside: &'v Map<String, Value>,
+    pub(crate) beside: &'v Map<String, Value>,
 }
 
 /// Every member of the objects around the records.
-pub(super) fn around(body: &Value) -> Vec<Member<'_>> {
+pub(crate) fn around(body: &Value) -> Vec<Member<'_>> {
     fn walk<'v>(beside: &'v Map<String, Value>, path: &str, depth: usize, found: &mut Vec<Member<'v>>) {
         for (name, value) in beside {
             let path = member(path, name);
@@ -183,8 +187,33 @@ pub(super) fn around(body: &Value) -> Vec<Member<'_>> {
 }
 
 /// A name without the signs that spellings differ in: `nextPageToken` and `next_page_token` are one.
-pub(super) fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// The beginning of a JSON text up to its last whole value, with what is open closed.
+pub(crate) fn closed(mut text: Vec<u8>) -> Vec<u8> {
+    let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
+    // Where the last value ended that something follows, and what was open there.
+    let mut whole = (0, Vec::new());
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' => open.push(b'}'),
+            b'[' => open.push(b']'),
+            b'}' | b']' => {
+                open.pop();
+            }
+            b',' => whole = (at, open.clone()),
+            _ => {}
+        }
+    }
+    text.truncate(whole.0);
+    text.extend(whole.1.into_iter().rev());
+    text
 }
 
 #[cfg(test)]
@@ -192,7 +221,8 @@ mod tests {
     use super::*;
 
     fn found(body: &str, url: &str) -> (String, Option<usize>) {
-        let place = find(&serde_json::from_str(body).unwrap(), &Url::parse(url).unwrap());
+        let resource = resource(&Url::parse(url).unwrap());
+        let place = find(&serde_json::from_str(body).unwrap(), resource.as_deref());
         (place.path.to_string(), place.count)
     }
 
@@ -224,5 +254,17 @@ mod tests {
         let selected = select(&body, &"$.edges[*].node".parse().unwrap(), false);
         assert_eq!(selected, [serde_json::json!({"id": 1}), serde_json::json!({"id": 2})]);
         assert_eq!(select(&body, &"$.edges".parse().unwrap(), true).len(), 2);
+    }
+
+    #[test]
+    fn the_beginning_of_a_text_is_closed_behind_its_last_whole_value() {
+        for (cut, whole) in [
+            (r#"{"a":[{"b":1,"c":"x,]"},{"b":2,"c":"#, r#"{"a":[{"b":1,"c":"x,]"},{"b":2}]}"#),
+            (r#"[{"a":"\"},"},{"a":"#, r#"[{"a":"\"},"}]"#),
+            ("[1,2,3", "[1,2]"),
+        ] {
+            let closed = closed(cut.as_bytes().to_vec());
+            assert_eq!(String::from_utf8(closed).unwrap(), whole, "{cut}");
+        }
     }
 }

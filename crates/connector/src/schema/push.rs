@@ -1,0 +1,28 @@
+//! The options of `push`.
+
+use super::common::with_common;
+use super::file::document;
+use super::{Node, Options, object, secret, text, whole, word};
+
+pub(super) fn config() -> Node {
+    let mut options: Options = vec![(
+        "format",
+        word(["auto", "json", "ndjson", "csv"], "What is sent; `auto`: as its `Content-Type` says.").default("auto"),
+    )];
+    options.extend(document());
+    options.push((
+        "webhook",
+        object(
+            "Who may send without a token, by signing.",
+            vec![
+                ("scheme", word(["standard-webhooks", "github", "stripe", "shared-secret"], "How the sender signs.")),
+                ("secret", secret("The secret, as the sender shows it.")),
+                ("previous_secret", secret("Is good as well, while senders go over to a new one.")),
+                ("header", text("`shared-secret`: the header with the secret.").default("X-Webhook-Secret")),
+                ("tolerance_secs", whole(1, 3600, "How far a signed time may be from the clock here.").default(300)),
+            ],
+            &["scheme", "secret"],
+        ),
+    ));
+    object("What programs and webhooks send.", with_common(options), &[])
+}
