@@ -92,7 +92,7 @@ mod tests {
             (
                 SourceType::Api,
                 r#"{"url":"https://h/","key":"id","deletes":"tombstone","params":{"since":"{cursor}"},
-                    "incremental":{"cursor":"at","start":"2026-01-01T00:00:00Z"}}"#,
+                    "incremental":{"cursor":"$.at","start":"2026-01-01T00:00:00Z"}}"#,
                 "incremental.start",
                 "all records",
             ),

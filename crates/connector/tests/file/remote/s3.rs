@@ -85,9 +85,12 @@ async fn a_list_is_followed_to_its_end() {
     assert!(asked.iter().all(|asked| asked.header("authorization").is_none()));
 }
 
+/// What a store answers to the request of this number.
+type Answers = fn(usize) -> Reply;
+
 #[tokio::test]
 async fn a_list_that_makes_no_sense_ends_the_read() {
-    let cases: [(fn(usize) -> Reply, PlaceFault, &str); 6] = [
+    let cases: [(Answers, PlaceFault, &str); 6] = [
         (|_| page(&["in/a.csv"], Some("same")), PlaceFault::Answer, "in a circle"),
         (|_| Reply::new("200 OK", &[], b"<html></html>"), PlaceFault::Answer, "`s3.endpoint`"),
         (|_| Reply::new("200 OK", &[], b"<ListBucketResult>"), PlaceFault::Answer, "ends too early"),

@@ -94,7 +94,7 @@ async fn what_is_no_file_or_may_not_be_read_is_told() {
     let error = read(&stand.config("dir.csv")).await.1.unwrap();
     assert!(matches!(error, ConnectorError::NotRegular { .. }), "{error:?}");
     stand.put("secret.csv", b"n\n1\n");
-    fs::set_permissions(stand.path("secret.csv"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(stand.path("secret.csv"), fs::Permissions::from_mode(0o0)).unwrap();
     let error = read(&stand.config("secret.csv")).await.1.unwrap();
     assert!(matches!(error, ConnectorError::Place { fault: PlaceFault::Auth, .. }), "{error:?}");
 }
