@@ -122,7 +122,13 @@ fn kinds() -> Vec<Case> {
     }
     vec![
         directory("63, pipe", fifo, "a.ndjson", None, failed("file", "not a regular file")),
-        directory("63, directory", folder, "a.ndjson", None, failed("no_file", "has no file with the extension .ndjson")),
+        directory(
+            "63, directory",
+            folder,
+            "a.ndjson",
+            None,
+            failed("no_file", "has no file with the extension .ndjson"),
+        ),
         Case {
             number: "63, device",
             input: Input::Directory {
