@@ -80,11 +80,12 @@ fn is_page(text: &str) -> bool {
 
 /// Whether each line is an object.
 fn is_lines(text: &str, is_whole: bool, implied: Option<Format>) -> bool {
-    let whole = if is_whole { text } else { &text[..text.rfind('\n').unwrap_or_default()] };
+    // Of a text that is cut the last line may be, too.
+    let (whole, rest) = if is_whole { (text, "") } else { text.rsplit_once('\n').unwrap_or(("", text)) };
     let mut lines = whole.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES).peekable();
     let Some(first) = lines.next() else { return false };
     let is_object = |line: &str| line.starts_with('{') && serde_json::from_str::<&RawValue>(line).is_ok();
-    if lines.peek().is_some() || implied == Some(Format::Ndjson) {
+    if lines.peek().is_some() || !rest.trim().is_empty() || implied == Some(Format::Ndjson) {
         return is_object(first) && lines.all(is_object);
     }
     // One line is a document as well. One that has a list of records is meant so, and so is one that is called so.
