@@ -7,7 +7,7 @@ use matome_store::acquired_data::renewal::StoredRow;
 use matome_store::adoption::fill::{self, FillPage, Hashed, Pending};
 use matome_tasks::{TaskContext, TaskError};
 
-use crate::handler::{AcquisitionHandler, stopped, store_error};
+use crate::handler::{AcquisitionHandler, go_on, store_error};
 
 /// Whose records are filled, and how they are told apart.
 pub(crate) struct Fill {
@@ -24,9 +24,7 @@ impl AcquisitionHandler {
         let Fill { source_id, config_rev, dedupe, record_key, mut pending } = fill;
         let mut filled = 0;
         loop {
-            if ctx.stop_reason().is_some() || !ctx.lease_valid() {
-                return Err(stopped(ctx));
-            }
+            go_on(ctx)?;
             let limit = i64::try_from(self.db.page_rows()).unwrap_or(i64::MAX);
             let records = {
                 let mut reader = self.db.read().await?;

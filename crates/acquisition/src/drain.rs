@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::commit::commit;
 use crate::counts::Counts;
-use crate::handler::{AcquisitionHandler, stopped, store_error};
+use crate::handler::{AcquisitionHandler, go_on, store_error};
 use crate::prepare::{Preparer, StoredSchema};
 
 /// Which source stream is drained, and how its records are told apart and judged.
@@ -52,9 +52,7 @@ impl AcquisitionHandler {
         let dedupe = if drain.dedupe == Dedupe::Rows { Dedupe::Hash } else { drain.dedupe };
         let mut page_seq = held.page_seq;
         loop {
-            if ctx.stop_reason().is_some() || !ctx.lease_valid() {
-                return Err(stopped(ctx));
-            }
+            go_on(ctx)?;
             let waiting = {
                 let mut reader = self.db.read().await?;
                 let (source_id, stream) = (drain.key.source_id, &drain.key.stream);

@@ -635,6 +635,14 @@ pub(crate) fn judge(quality: &Quality, dedupe: Dedupe) -> Option<Judge> {
     quality.validation.clone().map(|validation| Judge::new(validation, repeats_count))
 }
 
+/// Between two pages: whether another one may be begun.
+pub(crate) fn go_on(ctx: &TaskContext) -> Result<(), TaskError> {
+    match ctx.stop_reason().is_some() || !ctx.lease_valid() {
+        true => Err(stopped(ctx)),
+        false => Ok(()),
+    }
+}
+
 pub(crate) fn stopped(ctx: &TaskContext) -> TaskError {
     match ctx.stop_reason() {
         Some(StopReason::LeaseLost) => TaskError::lease_lost(),

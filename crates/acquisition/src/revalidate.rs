@@ -22,7 +22,7 @@ use serde_json::value::to_raw_value;
 use crate::counts::Counts;
 use crate::drain::{Drain, position};
 use crate::failure::from_refused;
-use crate::handler::{AcquisitionHandler, judge, stopped, store_error};
+use crate::handler::{AcquisitionHandler, go_on, judge, store_error};
 use crate::prepare::{Preparer, Refused};
 
 /// Whose records are looked at, and what they must be.
@@ -84,11 +84,13 @@ impl AcquisitionHandler {
         let mut page_seq = begun.page_seq;
         let mut preparer = self.preparer(what).await?;
         while !state.are_records_done {
+            go_on(ctx)?;
             let (next, back) = self.page_of_records(what, &own, state, page_seq, preparer, ctx, counts).await?;
             (state, preparer) = (next, back);
             page_seq += 1;
         }
         while state.held < state.held_up_to {
+            go_on(ctx)?;
             let (next, back) = self.page_of_held(what, &own, state, page_seq, preparer, ctx, counts).await?;
             (state, preparer) = (next, back);
             page_seq += 1;
@@ -137,9 +139,6 @@ impl AcquisitionHandler {
         ctx: &TaskContext,
         counts: &mut Counts,
     ) -> Result<(State, Preparer), TaskError> {
-        if ctx.stop_reason().is_some() || !ctx.lease_valid() {
-            return Err(stopped(ctx));
-        }
         let records = {
             let mut reader = self.db.read().await?;
             // Nobody stores anything of this stream while its lane is held: behind the last record there is nothing.
@@ -188,9 +187,6 @@ impl AcquisitionHandler {
         ctx: &TaskContext,
         counts: &mut Counts,
     ) -> Result<(State, Preparer), TaskError> {
-        if ctx.stop_reason().is_some() || !ctx.lease_valid() {
-            return Err(stopped(ctx));
-        }
         let held = {
             let mut reader = self.db.read().await?;
             let (of, between) = ((own.source_id, own.stream.as_str()), (state.held, state.held_up_to));

@@ -4,19 +4,14 @@
 //! First all of them are counted, since a source that suddenly lacks most of its keys is more often broken than empty. Then they
 //! are marked, page by page. Whoever takes the task over in between counts again what is left: it is a smaller part.
 
-use std::sync::Arc;
-
 use matome_model::say;
-use matome_model::source::Dedupe;
-use matome_store::acquired_data::tombstones::{self, Deletes, SeenKeys, Sweep, WINDOW};
-use matome_store::acquired_data::{Page, PageCounts, Progress, Records, SchemaStep};
-use matome_store::checkpoints::{self, Advance};
+use matome_store::acquired_data::tombstones::{self, SeenKeys, Sweep, WINDOW};
 use matome_store::retention::Place;
 use matome_tasks::{TaskContext, TaskError};
 
-use crate::commit::commit;
 use crate::counts::{Counts, Withheld};
-use crate::handler::{AcquisitionHandler, Read, stopped, store_error};
+use crate::handler::{AcquisitionHandler, Read, go_on, store_error};
+use crate::settle::Behind;
 
 /// Tombstones of one page: each is written with the record that it stands for.
 const PAGE_ROWS: usize = 500;
@@ -60,9 +55,9 @@ impl AcquisitionHandler {
         if keys.gone > 0 {
             self.mark(read, sweep, ctx, counts).await?;
         }
-        let key = read.key.clone();
-        self.db.write(move |conn| Box::pin(async move { tombstones::forget(conn, &key).await })).await?;
-        Ok(())
+        let (fence, key) = (ctx.fence, read.key.clone());
+        let end = self.db.write(move |conn| Box::pin(async move { tombstones::end(conn, &fence, &key).await }));
+        end.await.map_err(|err| store_error(err, ctx))
     }
 
     async fn count(&self, read: &Read, sweep: Sweep, ctx: &TaskContext) -> Result<Keys, TaskError> {
@@ -115,9 +110,7 @@ impl AcquisitionHandler {
         place: &mut Place,
         ctx: &TaskContext,
     ) -> Result<Option<Vec<tombstones::Standing>>, TaskError> {
-        if ctx.stop_reason().is_some() || !ctx.lease_valid() {
-            return Err(stopped(ctx));
-        }
+        go_on(ctx)?;
         let limit = i64::try_from(self.db.page_rows()).unwrap_or(i64::MAX);
         let mut reader = self.db.read().await?;
         let records = tombstones::standing(&mut reader.conn(), &read.key, *place, limit).await?;
@@ -148,44 +141,9 @@ impl AcquisitionHandler {
         ctx: &TaskContext,
         counts: &mut Counts,
     ) -> Result<(), TaskError> {
-        if gone.is_empty() {
-            return Ok(());
+        if !gone.is_empty() {
+            self.commit_behind(read.task_id, &read.key, Behind::Buries(gone), ctx, counts).await?;
         }
-        let checkpoint = checkpoints::find(&mut self.db.read().await?.conn(), &read.key).await?;
-        let Some(checkpoint) = checkpoint else { return Ok(()) };
-        let before = *counts;
-        let after = move |page: PageCounts| {
-            let mut counts = before;
-            counts.add_settled(page);
-            counts.to_json()
-        };
-        let page = Page {
-            fence: ctx.fence,
-            task_id: read.task_id,
-            acquired_at: self.clock.now(),
-            dedupe: Dedupe::Key,
-            occurrences: None,
-            keyed: None,
-            records: Records::default(),
-            quarantined: Vec::new(),
-            checkpoint: Advance {
-                key: read.key.clone(),
-                page_seq: checkpoint.page_seq,
-                config_rev: checkpoint.config_rev,
-                state: checkpoint.state.get().to_owned(),
-                is_exact: false,
-            },
-            ends_read: false,
-            is_fetch: false,
-            settles: None,
-            progress: Some(Progress(Arc::new(after))),
-            inbox: None,
-            pushes: None,
-            schema: SchemaStep::default(),
-            deletes: Deletes { begins_sweep: false, gone },
-        };
-        let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
-        counts.add_settled(committed.counts);
         Ok(())
     }
 }

@@ -8,8 +8,10 @@ use futures::TryStreamExt as _;
 use matome_acquisition::apply_retention;
 use matome_model::clock::Clock;
 use matome_model::task::{LaneKind, Queue};
-use matome_store::acquired_data::{self, Versions};
+use matome_store::acquired_data::{self, Versions, tombstones};
 use matome_store::check::check;
+use matome_store::checkpoints::{CheckpointKey, LIVE};
+use matome_store::error::StoreError;
 use matome_store::tasks::{self, NewTask};
 use matome_tasks::{ClaimedTask, Handler as _, TaskContext, TaskError, TaskOutcome};
 use matome_testbed::{TestDb, databases};
@@ -142,6 +144,32 @@ async fn more_than_half_is_marked_only_when_somebody_says_that_it_is_right() {
         assert_eq!(confirmed["deleted"], 6, "{}: {confirmed}", bed.name);
         assert_eq!(current(&bench).await, [0, 1, 2, 3, 10], "{}", bed.name);
         assert_holds(&bed).await;
+    }
+}
+
+/// A worker that lost its lease behind its last page does not end the sweep of the one that took the task over.
+#[tokio::test]
+async fn only_who_holds_the_lane_ends_a_sweep() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db, OPTIONS).await;
+        read(&bench, &lines(0..4, 1)).await;
+        // It is refused, so its sweep is left.
+        run(&bench, &lines(0..1, 1), "{}").await.unwrap_err();
+        let key = CheckpointKey { source_id: bench.source_id, stream: String::new(), purpose: LIVE.to_owned() };
+        let end = async |fence| {
+            let of = key.clone();
+            bed.db.write(move |conn| Box::pin(async move { tombstones::end(conn, &fence, &of).await })).await
+        };
+        let is_left = async || {
+            let mut reader = bed.db.read().await.unwrap();
+            tombstones::pending(&mut reader.conn(), &key).await.unwrap().is_some()
+        };
+        let lost = bench.claim().await;
+        let holds = bench.take_over(&lost).await;
+        assert!(matches!(end(lost.fence).await, Err(StoreError::Fenced { .. })), "{}", bed.name);
+        assert!(is_left().await, "{}", bed.name);
+        end(holds.fence).await.unwrap();
+        assert!(!is_left().await, "{}", bed.name);
     }
 }
 

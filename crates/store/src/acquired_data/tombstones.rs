@@ -11,6 +11,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use matome_model::task::Fence;
 use roaring::RoaringTreemap;
 use sqlx::AssertSqlSafe;
 
@@ -19,6 +20,7 @@ use super::{Page, as_u64};
 use crate::checkpoints::CheckpointKey;
 use crate::db::{Arg, Conn};
 use crate::error::{Result, StoreError};
+use crate::lease;
 use crate::retention::Place;
 use crate::source_bytes::LENGTH;
 
@@ -219,11 +221,22 @@ pub(super) async fn insert(conn: &mut Conn<'_>, page: &Page) -> Result<(u64, i64
 const END: &str = "delete from sweeps where source_id = $1 and stream = $2";
 const FORGET: &str = "delete from seen_versions where source_id = $1 and stream = $2";
 
+/// Ends a sweep that is done. Under the fence: whoever took the task over still asks what its read has seen, and would take all keys
+/// for gone.
+///
+/// # Errors
+/// [`StoreError::Fenced`] when the lease is lost; when the database refuses a statement or is gone.
+pub async fn end(conn: &mut Conn<'_>, fence: &Fence, key: &CheckpointKey) -> Result<()> {
+    lease::peek(conn, fence).await?;
+    forget(conn, key).await?;
+    lease::lock(conn, fence).await
+}
+
 /// Forgets a sweep and what its read has seen: it is done, or a new read begins.
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
-pub async fn forget(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<()> {
+pub(super) async fn forget(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<()> {
     for sql in [END, FORGET] {
         conn.execute(sql, &[key.source_id.into(), (&key.stream).into()]).await?;
     }
