@@ -18,13 +18,12 @@ use url::Url;
 
 use super::Location;
 use super::listing::{Object, Page, each_element, size_of};
-use super::objects::{Objects, Store, container_and_key, endpoint_of};
+use super::objects::{Objects, Store, beneath, container_and_key, endpoint_of, list_of};
 use super::place::Reach;
 use super::web::Server;
 use crate::config::Fields;
 use crate::error::{ConnectorError, PlaceFault};
 use crate::secrets::KEPT_SECRET;
-use crate::sigv4::{encoded, encoded_path};
 
 /// The version of the protocol, from before names had two forms.
 const PROTOCOL: &str = "2020-10-02";
@@ -242,23 +241,14 @@ impl Server for Azure {
 
 impl Store for Azure {
     fn object(&self, key: &str) -> Url {
-        let mut url = self.place.base.clone();
-        let path = format!("{}{}", url.path(), encoded_path(key));
-        url.set_path(&path);
-        url
+        beneath(&self.place.base, key)
     }
 
     fn page(&self, prefix: &str, is_flat: bool, next: Option<&str>) -> Url {
         let mut url = self.place.base.clone();
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
-        let flat = is_flat.then_some(("delimiter", "/"));
-        let next = next.map(|marker| ("marker", marker));
-        let pairs =
-            [("restype", "container"), ("comp", "list"), ("prefix", prefix)].into_iter().chain(flat).chain(next);
-        let query: Vec<String> = pairs.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
-        url.set_query(Some(&query.join("&")));
-        url
+        list_of(url, &[("restype", "container"), ("comp", "list"), ("prefix", prefix)], is_flat, ("marker", next))
     }
 
     fn read(&self, page: &[u8]) -> Result<Page, Words> {

@@ -22,7 +22,7 @@ use url::Url;
 
 use super::Location;
 use super::listing::{Object, Page, size_of};
-use super::objects::{Objects, Store, container_and_key, endpoint_of};
+use super::objects::{Objects, Store, container_and_key, endpoint_of, list_of};
 use super::place::Reach;
 use super::web::{Server, at};
 use crate::api::{small_body, url_of};
@@ -266,16 +266,8 @@ impl Store for Gcs {
     }
 
     fn page(&self, prefix: &str, is_flat: bool, next: Option<&str>) -> Url {
-        let mut url = self.bucket();
-        let flat = is_flat.then_some(("delimiter", "/"));
-        let next = next.map(|token| ("pageToken", token));
-        let pairs = [("fields", "nextPageToken,items(name,size,generation)"), ("prefix", prefix)]
-            .into_iter()
-            .chain(flat)
-            .chain(next);
-        let query: Vec<String> = pairs.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
-        url.set_query(Some(&query.join("&")));
-        url
+        let own = [("fields", "nextPageToken,items(name,size,generation)"), ("prefix", prefix)];
+        list_of(self.bucket(), &own, is_flat, ("pageToken", next))
     }
 
     fn read(&self, page: &[u8]) -> Result<Page, Words> {

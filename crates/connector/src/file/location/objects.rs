@@ -19,6 +19,7 @@ use crate::api::url_of;
 use crate::config::Fields;
 use crate::error::{ConnectorError, PlaceFault};
 use crate::file::roots::{self, FILE_LIMIT};
+use crate::sigv4::{encoded, encoded_path};
 
 /// Objects that are looked at for one pattern.
 const LOOKED_LIMIT: usize = 1_000_000;
@@ -172,6 +173,25 @@ impl Location for Objects {
     fn requests(&self) -> u64 {
         self.web.answered()
     }
+}
+
+/// The address of an object whose store has its name as a path beneath `base`.
+pub(super) fn beneath(base: &Url, key: &str) -> Url {
+    let mut url = base.clone();
+    let path = format!("{}{}", url.path(), encoded_path(key));
+    url.set_path(&path);
+    url
+}
+
+/// Asks `url` for a page of a list: by `own` parameters of the store and those that all of them have. `next` is what this one
+/// calls the place to go on at, and where that is.
+pub(super) fn list_of(mut url: Url, own: &[(&str, &str)], is_flat: bool, next: (&str, Option<&str>)) -> Url {
+    let flat = is_flat.then_some(("delimiter", "/"));
+    let next = next.1.map(|place| (next.0, place));
+    let pairs = own.iter().copied().chain(flat).chain(next);
+    let query: Vec<String> = pairs.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    url.set_query(Some(&query.join("&")));
+    url
 }
 
 /// What a pattern begins with, as it is.

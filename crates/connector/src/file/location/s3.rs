@@ -12,13 +12,13 @@ use url::Url;
 
 use super::Location;
 use super::listing::{Object, Page, each_element, size_of};
-use super::objects::{Objects, Store, container_and_key, endpoint_of};
+use super::objects::{Objects, Store, beneath, container_and_key, endpoint_of, list_of};
 use super::place::Reach;
 use super::web::Server;
 use crate::api::not_for_a_header;
 use crate::config::Fields;
 use crate::error::{ConnectorError, PlaceFault};
-use crate::sigv4::{self, AwsKey, Scope, encoded, encoded_path};
+use crate::sigv4::{self, AwsKey, Scope};
 
 /// `s3://bucket/key`.
 #[derive(Clone, Debug)]
@@ -196,21 +196,12 @@ impl Server for S3 {
 
 impl Store for S3 {
     fn object(&self, key: &str) -> Url {
-        let mut url = self.place.base.clone();
-        let path = format!("{}{}", url.path(), encoded_path(key));
-        url.set_path(&path);
-        url
+        beneath(&self.place.base, key)
     }
 
     fn page(&self, prefix: &str, is_flat: bool, next: Option<&str>) -> Url {
-        let mut url = self.place.base.clone();
-        let flat = is_flat.then_some(("delimiter", "/"));
-        let next = next.map(|token| ("continuation-token", token));
-        let pairs =
-            [("list-type", "2"), ("encoding-type", "url"), ("prefix", prefix)].into_iter().chain(flat).chain(next);
-        let query: Vec<String> = pairs.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
-        url.set_query(Some(&query.join("&")));
-        url
+        let own = [("list-type", "2"), ("encoding-type", "url"), ("prefix", prefix)];
+        list_of(self.place.base.clone(), &own, is_flat, ("continuation-token", next))
     }
 
     fn read(&self, page: &[u8]) -> Result<Page, Words> {
