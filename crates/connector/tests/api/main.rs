@@ -13,6 +13,8 @@ mod pages;
 mod parents;
 mod probe;
 mod rate;
+#[path = "../reading/mod.rs"]
+mod reading;
 #[path = "../../../egress/tests/spelling/mod.rs"]
 mod spelling;
 mod support;

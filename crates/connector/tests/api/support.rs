@@ -12,6 +12,8 @@ use matome_egress::{HttpClient, Policy};
 use matome_model::clock::Clock;
 use matome_model::source::SourceType;
 
+pub use crate::reading::read_until;
+
 /// One request, as it arrived.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -100,22 +102,6 @@ pub fn connector(allowed: &[SocketAddr], config: &str) -> Box<dyn Connector> {
 pub async fn read_all(connector: &dyn Connector, request: ReadRequest) -> Result<Vec<Batch>, ConnectorError> {
     let (batches, error) = read_until(connector, request).await;
     error.map_or(Ok(batches), Err)
-}
-
-/// What came before the end or an error.
-pub async fn read_until(connector: &dyn Connector, request: ReadRequest) -> (Vec<Batch>, Option<ConnectorError>) {
-    let mut batches = Vec::new();
-    let mut reader = match connector.read(request).await {
-        Ok(reader) => reader,
-        Err(error) => return (batches, Some(error)),
-    };
-    loop {
-        match reader.next().await {
-            Ok(Some(batch)) => batches.push(batch),
-            Ok(None) => return (batches, None),
-            Err(error) => return (batches, Some(error)),
-        }
-    }
 }
 
 pub fn raws(batches: &[Batch]) -> Vec<String> {

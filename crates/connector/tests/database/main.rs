@@ -5,6 +5,8 @@
 mod errors;
 mod incremental;
 mod mysql;
+#[path = "../reading/mod.rs"]
+mod reading;
 mod sqlite;
 mod support;
 mod tls;

@@ -13,6 +13,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use url::Url;
 use uuid::Uuid;
 
+pub use crate::reading::read_until;
+
 /// A schema of its own on the test server.
 pub struct Bed {
     pub url: String,
@@ -79,22 +81,6 @@ pub fn connector_beneath(root: &Path, config: &Value) -> Box<dyn Connector> {
     let client = HttpClient::new(Policy::new(["127.0.0.1", "127.0.0.2"].map(|rule| rule.parse().unwrap())));
     let registry = Registry::new(FileRoots::open([root]).unwrap(), client, Clock::system());
     registry.open(SourceType::Database, &config.to_string()).unwrap_or_else(|err| panic!("{config}: {err}"))
-}
-
-/// The batches of a whole read, and why it ended early.
-pub async fn read_until(connector: &dyn Connector, request: ReadRequest) -> (Vec<Batch>, Option<ConnectorError>) {
-    let mut batches = Vec::new();
-    let mut reader = match connector.read(request).await {
-        Ok(reader) => reader,
-        Err(error) => return (batches, Some(error)),
-    };
-    loop {
-        match reader.next().await {
-            Ok(Some(batch)) => batches.push(batch),
-            Ok(None) => return (batches, None),
-            Err(error) => return (batches, Some(error)),
-        }
-    }
 }
 
 pub async fn read(connector: &dyn Connector, request: ReadRequest) -> Vec<Batch> {

@@ -7,6 +7,8 @@ mod compressed;
 mod encodings;
 mod probe;
 mod read;
+#[path = "../reading/mod.rs"]
+mod reading;
 mod remote;
 mod resume;
 mod support;

@@ -7,8 +7,9 @@ use matome_connector::{Advice, ConnectorError, PlaceFault, ReadRequest, validate
 use matome_model::source::SourceType;
 use serde_json::json;
 
-use super::peer::{Document, Peer, Reply, batches, connector, connector_to_all_of_here, told};
+use super::peer::{Document, Peer, Reply, connector, connector_to_all_of_here, told};
 use super::stands::from_script;
+use crate::reading::read_until;
 
 fn rows(count: usize) -> Vec<u8> {
     (0..count).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>().into_bytes()
@@ -20,7 +21,7 @@ async fn a_document_is_asked_for_once_and_then_whether_it_is_still_the_same() {
     let peer = Peer::start(move |_, asked| document.answer(asked)).await;
     let config = r#"{"path":"http://HOST/a.ndjson?key=k","files":"changed","headers":{"X-Team":"sales"}}"#;
     let connector = peer.connector(config);
-    let (read, error) = batches(&*connector, ReadRequest::default()).await;
+    let (read, error) = read_until(&*connector, ReadRequest::default()).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(read.iter().map(|batch| batch.items.len()).sum::<usize>(), 5000);
     assert_eq!(
@@ -37,7 +38,8 @@ async fn a_document_is_asked_for_once_and_then_whether_it_is_still_the_same() {
     assert_eq!(asked[1].header("if-none-match"), Some("\"1\""));
     // It has not changed, so it is not read.
     let last = read.last().unwrap().checkpoint.clone();
-    let (again, error) = batches(&*connector, ReadRequest { checkpoint: Some(last), ..ReadRequest::default() }).await;
+    let (again, error) =
+        read_until(&*connector, ReadRequest { checkpoint: Some(last), ..ReadRequest::default() }).await;
     assert!(error.is_none() && again.iter().all(|batch| batch.items.is_empty()));
     assert_eq!(again.iter().map(|batch| batch.stats.not_modified).sum::<u64>(), 1);
 }
@@ -47,9 +49,10 @@ async fn a_document_without_a_version_is_read_each_time() {
     let body = rows(3);
     let peer = Peer::start(move |_, _| Reply::new("200 OK", &[], &body)).await;
     let connector = peer.connector(r#"{"path":"http://HOST/a.ndjson","files":"changed"}"#);
-    let (read, _) = batches(&*connector, ReadRequest::default()).await;
+    let (read, _) = read_until(&*connector, ReadRequest::default()).await;
     let last = read.last().unwrap().checkpoint.clone();
-    let (again, error) = batches(&*connector, ReadRequest { checkpoint: Some(last), ..ReadRequest::default() }).await;
+    let (again, error) =
+        read_until(&*connector, ReadRequest { checkpoint: Some(last), ..ReadRequest::default() }).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(again.iter().map(|batch| batch.items.len()).sum::<usize>(), 3);
     assert_eq!(peer.asked().len(), 3, "one to look, one to read; of what has no version nothing can be asked");
@@ -72,11 +75,11 @@ async fn a_read_that_goes_on_inside_wants_the_same_version() {
     let first = reader.next().await.unwrap().unwrap();
     drop(reader);
     let resume = ReadRequest { checkpoint: Some(first.checkpoint), resume_inside: true, ..ReadRequest::default() };
-    let (rest, error) = batches(&*connector, resume.clone()).await;
+    let (rest, error) = read_until(&*connector, resume.clone()).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(first.items.len() + rest.iter().map(|batch| batch.items.len()).sum::<usize>(), 5000);
     is_new.store(true, Ordering::Relaxed);
-    let (none, error) = batches(&*connector, resume).await;
+    let (none, error) = read_until(&*connector, resume).await;
     assert!(none.is_empty() && matches!(error, Some(ConnectorError::Changed { .. })), "{error:?}");
 }
 

@@ -1,15 +1,18 @@
 //! A server that answers each request by a function, byte for byte, and reads of it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
-use matome_connector::{Batch, Connector, ConnectorError, FileRoots, ReadRequest, Registry};
+use matome_connector::{Connector, ConnectorError, FileRoots, ReadRequest, Registry};
 use matome_egress::{HttpClient, Policy};
 use matome_model::clock::Clock;
 use matome_model::source::SourceType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use crate::reading::read_until;
 
 /// What is written, and what comes behind it.
 pub struct Reply {
@@ -103,7 +106,7 @@ impl Asked {
 
 pub struct Peer {
     pub address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: watch::Sender<Vec<Asked>>,
     /// Told when a reader of an endless body has gone.
     pub gone: Arc<Notify>,
 }
@@ -113,7 +116,7 @@ impl Peer {
     pub async fn start(answer: impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let asked = watch::Sender::<Vec<Asked>>::default();
         let gone: Arc<Notify> = Arc::default();
         let (log, answer, tell) = (asked.clone(), Arc::new(answer), gone.clone());
         tokio::spawn(async move {
@@ -126,14 +129,14 @@ impl Peer {
 
     /// What was asked so far.
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+        self.asked.borrow().clone()
     }
 
     /// Waits for so many requests.
     pub async fn was_asked(&self, count: usize) {
-        while self.asked().len() < count {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let mut asked = self.asked.subscribe();
+        let waited = tokio::time::timeout(Duration::from_secs(60), asked.wait_for(|asked| asked.len() >= count)).await;
+        assert!(waited.is_ok(), "{count} requests do not come");
     }
 
     pub fn connector(&self, config: &str) -> Box<dyn Connector> {
@@ -148,7 +151,7 @@ impl Peer {
 
 async fn serve(
     mut stream: TcpStream,
-    log: Arc<Mutex<Vec<Asked>>>,
+    log: watch::Sender<Vec<Asked>>,
     answer: Arc<impl Fn(usize, &Asked) -> Reply + Send + Sync>,
     gone: Arc<Notify>,
 ) {
@@ -165,11 +168,11 @@ async fn serve(
         return;
     }
     asked.body = String::from_utf8(body).unwrap();
-    let number = {
-        let mut log = log.lock().unwrap();
+    let mut number = 0;
+    log.send_modify(|log| {
+        number = log.len();
         log.push(asked.clone());
-        log.len() - 1
-    };
+    });
     let reply = answer(number, &asked);
     // The other side may have gone, which is its right.
     let _ = stream.write_all(&reply.bytes).await;
@@ -198,24 +201,8 @@ pub fn connector_to_all_of_here(config: &str) -> Box<dyn Connector> {
 
 /// What came of a read, and why no more did.
 pub async fn read(connector: &dyn Connector) -> (Vec<String>, Option<ConnectorError>) {
-    let (batches, error) = batches(connector, ReadRequest::default()).await;
+    let (batches, error) = read_until(connector, ReadRequest::default()).await;
     (crate::support::shown(batches.into_iter().flat_map(|batch| batch.items)), error)
-}
-
-/// The batches of a read, and why no more came.
-pub async fn batches(connector: &dyn Connector, request: ReadRequest) -> (Vec<Batch>, Option<ConnectorError>) {
-    let mut batches = Vec::new();
-    let mut reader = match connector.read(request).await {
-        Ok(reader) => reader,
-        Err(error) => return (batches, Some(error)),
-    };
-    loop {
-        match reader.next().await {
-            Ok(Some(batch)) => batches.push(batch),
-            Ok(None) => return (batches, None),
-            Err(error) => return (batches, Some(error)),
-        }
-    }
 }
 
 /// What an error and its causes say, in both languages.

@@ -7,8 +7,9 @@ use matome_connector::{Advice, ConnectorError, PlaceFault, ReadRequest, validate
 use matome_model::source::SourceType;
 use serde_json::{Value, json};
 
-use super::peer::{Peer, Reply, batches, connector, connector_to_all_of_here, told};
+use super::peer::{Peer, Reply, connector, connector_to_all_of_here, told};
 use super::stands::{Sftp, Stand, from_script};
+use crate::reading::read_until;
 
 async fn read(config: &Value) -> (Vec<String>, Option<ConnectorError>) {
     super::peer::read(&*connector_to_all_of_here(&config.to_string())).await
@@ -76,12 +77,12 @@ async fn a_file_that_grows_gives_what_was_added() {
     let mut config = stand.config("*.ndjson");
     config["dedupe"] = "none".into();
     let connector = connector_to_all_of_here(&config.to_string());
-    let (first, error) = batches(&*connector, ReadRequest { resume_inside: true, ..ReadRequest::default() }).await;
+    let (first, error) = read_until(&*connector, ReadRequest { resume_inside: true, ..ReadRequest::default() }).await;
     assert!(error.is_none(), "{error:?}");
     stand.put("a.ndjson", b"{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
     let checkpoint = Some(first.last().unwrap().checkpoint.clone());
     let request = ReadRequest { checkpoint, resume_inside: true, ..ReadRequest::default() };
-    let (second, error) = batches(&*connector, request).await;
+    let (second, error) = read_until(&*connector, request).await;
     assert!(error.is_none(), "{error:?}");
     let items = crate::support::shown(second.into_iter().flat_map(|batch| batch.items));
     assert_eq!(items, [r#"{"n":3}"#]);

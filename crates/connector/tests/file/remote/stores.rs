@@ -3,9 +3,10 @@
 use matome_connector::{Advice, ConnectorError, PlaceFault, ReadRequest};
 use serde_json::{Value, json};
 
-use super::peer::{batches, connector_to_all_of_here, told};
+use super::peer::{connector_to_all_of_here, told};
 use super::same::read;
 use super::stands::{Azure, Gcs, S3, Sftp, Stand};
+use crate::reading::read_until;
 
 async fn failure(config: &Value) -> ConnectorError {
     let (read, error) = super::peer::read(&*connector_to_all_of_here(&config.to_string())).await;
@@ -48,7 +49,7 @@ async fn only_what_changed_is_read_again(stand: &impl Stand) {
         }
         let config = stand.config("*.csv").to_string();
         let request = ReadRequest { checkpoint: checkpoint.take(), ..ReadRequest::default() };
-        let (read, error) = batches(&*connector_to_all_of_here(&config), request).await;
+        let (read, error) = read_until(&*connector_to_all_of_here(&config), request).await;
         assert!(error.is_none(), "{}", told(&error.unwrap()));
         checkpoint = Some(read.last().unwrap().checkpoint.clone());
         let not_modified: u64 = read.iter().map(|batch| batch.stats.not_modified).sum();
