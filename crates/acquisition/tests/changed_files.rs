@@ -165,3 +165,28 @@ async fn a_read_of_new_files_that_was_cut_off_stores_each_row_once() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_longer_file_in_the_place_of_one_that_was_begun_fails_one_task_and_all_of_it_is_stored() {
+    let lines = |word: &str, rows: usize| (0..rows).map(|n| format!("{{\"{word}\":{n}}}\n")).collect::<String>();
+    for bed in databases().await {
+        for dedupe in ["rows", "none"] {
+            let bench = bench(&bed.db, &format!(r#","dedupe":"{dedupe}""#)).await;
+            write(&bench, "a.ndjson", &[X, Y]);
+            bench.run().await.unwrap();
+            let (path, rows) = (bench.dir.path().join("b.ndjson"), bed.db.page_rows() * 6);
+            fs::write(&path, lines("old", rows)).unwrap();
+            cut_off(&bench, &bed.db, 1).await;
+            fs::write(&path, lines("new", rows + 1)).unwrap();
+            let error = bench.run().await.unwrap_err();
+            assert!(format!("{error:?}").contains("file_changed"), "{} {dedupe}: {error:?}", bed.name);
+            bench.run().await.unwrap();
+            let stored = bench.stored().await;
+            let times = |part: &str| stored.iter().filter(|row| row.contains(part)).count();
+            let old = times("old");
+            assert!(old > 0 && old < rows, "{} {dedupe}: {old}", bed.name);
+            assert_eq!((times("new"), stored.len()), (rows + 1, rows + 3 + old), "{} {dedupe}", bed.name);
+            assert_eq!(run(&bench).await, (0, 0, 2), "{} {dedupe}", bed.name);
+        }
+    }
+}

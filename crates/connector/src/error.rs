@@ -161,12 +161,14 @@ pub enum ConnectorError {
     },
     /// A file is no longer what a checkpoint was made of.
     #[error(
-        "`{document}` changed since the last read ({}), so the read can not go on inside it; save a change of the source's config to read it anew",
+        "`{document}` changed ({}), so that its read can not go on behind record {records}; what came is stored, and the next read takes the file as it is then. Write files under another name and rename them when they are whole",
         change.0
     )]
     Changed {
         /// The file.
         document: String,
+        /// Its records that came.
+        records: u64,
         /// How, in English and in Japanese.
         change: (&'static str, &'static str),
     },

@@ -1,6 +1,7 @@
 //! Records out of files: a location has their bytes, which may be compressed or packed in an archive, in some encoding and in
 //! some format. Each of these is a module that knows nothing of the others; [`pump`] puts them together, [`plan`] says which
-//! documents are read, by what [`manifest`] knows of them, and [`checkpoint`] how far a read has come.
+//! documents are read, by what [`manifest`] knows of them, and [`checkpoint`] how far a read has come; [`fingerprint`] tells whether
+//! what was read of a document is still its beginning.
 //!
 //! - [`location`]: where bytes come from: [`roots`] are directories of this machine, the others are elsewhere.
 //! - [`compression`], [`archive`]: what they were before.
@@ -16,6 +17,7 @@ mod csv;
 mod directory;
 mod document;
 mod excel;
+mod fingerprint;
 mod fixed;
 mod lines;
 mod location;
@@ -141,7 +143,7 @@ pub fn read_bytes(config: FileConfig, bytes: Vec<u8>) -> (Vec<Item>, Option<Conn
     let found = location.find("");
     match found {
         Ok(found) => {
-            let plan = Plan::of_all(found, None).expect("there is nothing to go on at");
+            let plan = Plan::of_all(found, None);
             Pump::new(Arc::new(config), location, ReadRequest::default(), sender).run(plan, &[]);
         }
         Err(error) => return (Vec::new(), Some(error)),

@@ -46,9 +46,9 @@ pub(super) fn of(error: &ConnectorError) -> String {
             format!("`{path}` は {size} バイトで、上限の {limit} バイトを超えています。分割してください")
         }
         E::Io { position, action, .. } => format!("{}: {}", at(position), doing(action)),
-        E::Changed { document, change } => format!(
-            "`{document}` が前回の読み取りから変わったため ({})、途中から読み続けられません。データソースの config を\
-             変更して保存すると、初めから読み直します",
+        E::Changed { document, records, change } => format!(
+            "`{document}` が変わったため ({})、レコード {records} の続きを読めません。読んだものは保存してあり、次の読み取りはその\
+             ときのファイルを初めから読みます。ファイルは別の名前で書き、完成してから名前を変えてください",
             change.1
         ),
         E::Document { position, problem } => format!("{}: {}", at(position), problem.japanese),

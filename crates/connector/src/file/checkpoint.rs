@@ -1,8 +1,11 @@
 //! How far a read of files has come.
 
+use std::io::{self, Read, Seek};
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::fingerprint::Fingerprint;
 use super::location::Stamp;
 use super::manifest::{Ends, Manifest};
 use crate::error::ConnectorError;
@@ -27,6 +30,9 @@ pub(super) struct State {
     size: u64,
     modified_ns: i64,
     inode: u64,
+    /// Of the bytes of the document that were read for these records, where it is read in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fingerprint: Option<Fingerprint>,
     /// The documents of the last complete read.
     #[serde(default, skip_serializing_if = "Manifest::is_empty")]
     pub(super) files: Manifest,
@@ -71,7 +77,7 @@ impl State {
     /// Turns to the next document.
     pub(super) fn turn_to(&mut self, document: &str, stamp: &Stamp) {
         self.document = Some(document.to_owned());
-        (self.member, self.records, self.boundary) = (None, 0, None);
+        (self.member, self.records, self.boundary, self.fingerprint) = (None, 0, None, None);
         (self.size, self.modified_ns, self.inode) = (stamp.size, stamp.modified_ns, stamp.inode);
     }
 
@@ -84,20 +90,57 @@ impl State {
         self.adds = false;
     }
 
-    /// Whether `now` is still the document that this state is about. It may have grown.
+    /// The document is another one by now: the next read begins it anew.
+    pub(super) fn begin_anew(&mut self) {
+        (self.member, self.records, self.boundary, self.fingerprint) = (None, 0, None, None);
+        // Whoever counts equal records has to see all of them again.
+        self.adds = false;
+    }
+
+    /// Whether nothing is stored of what the document is now.
+    pub(super) fn is_at_its_start(&self) -> bool {
+        self.records == 0 && self.member.is_none()
+    }
+
+    /// Whether `now` is still the document that this state is about. It may have grown if it `may_grow`.
     ///
     /// # Errors
     /// How it changed.
-    pub(super) fn same_document(&self, now: &Stamp) -> Result<(), ConnectorError> {
-        let change = if now.inode != self.inode {
+    pub(super) fn same_document(&self, now: &Stamp, may_grow: bool) -> Result<(), ConnectorError> {
+        let change = if self.is_at_its_start() {
+            return Ok(());
+        } else if now.inode != self.inode {
             ("it was replaced", "別のファイルに置き換えられました")
         } else if now.size < self.size {
             ("it became shorter", "短くなりました")
-        } else if now.size == self.size && now.modified_ns != self.modified_ns {
-            ("it was written anew", "書き直されました")
+        } else if (now.size, now.modified_ns) != (self.size, self.modified_ns) && (now.size == self.size || !may_grow) {
+            WRITTEN_ANEW
         } else {
             return Ok(());
         };
-        Err(ConnectorError::Changed { document: self.document.clone().unwrap_or_default(), change })
+        Err(self.changed(change))
+    }
+
+    /// Whether a document that is longer by now begins with what was read of it, as far as that is known.
+    ///
+    /// # Errors
+    /// That it does not, or why it can not be read.
+    pub(super) fn same_beginning(
+        &self,
+        now: &Stamp,
+        content: &mut (impl Read + Seek),
+    ) -> io::Result<Result<(), ConnectorError>> {
+        let Some(read) = self.fingerprint.filter(|_| !self.is_at_its_start() && now.size != self.size) else {
+            return Ok(Ok(()));
+        };
+        let is_same = read.bytes <= now.size && Fingerprint::of(content, read.bytes)? == read;
+        Ok(if is_same { Ok(()) } else { Err(self.changed(WRITTEN_ANEW)) })
+    }
+
+    /// The error of a read that can not go on at this state.
+    pub(super) fn changed(&self, change: (&'static str, &'static str)) -> ConnectorError {
+        ConnectorError::Changed { document: self.document.clone().unwrap_or_default(), records: self.records, change }
     }
 }
+
+const WRITTEN_ANEW: (&str, &str) = ("it was written anew", "書き直されました");

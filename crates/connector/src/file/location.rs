@@ -74,7 +74,7 @@ pub(super) struct Entry {
     pub(super) stamp: Option<Stamp>,
 }
 
-/// The bytes of a document, from wherever they come. What reads them in order seeks behind the first bytes once at most, to where it goes on.
+/// The bytes of a document, from wherever they come. What reads them in order seeks to where it goes on, and to what is looked at before that.
 pub(super) trait Content: Read + Seek + Send {
     /// What tells this state of the document from any other; asked again behind its last byte.
     fn stamp(&mut self) -> io::Result<Stamp>;

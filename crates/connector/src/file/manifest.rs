@@ -9,13 +9,12 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use super::fingerprint::Fingerprint;
 use super::location::Stamp;
 use crate::record::Boundary;
 
 /// Documents that a manifest has room for: it goes into the database with every page.
 pub(super) const DOCUMENT_LIMIT: usize = 10_000;
-/// How much of the beginning and of the end of a document tells whether something was only added to it.
-const PROBE_BYTES: u64 = 4096;
 /// Of one document, as it is kept.
 const ENTRY_BYTES: usize = 48;
 
@@ -27,8 +26,8 @@ pub(super) struct Known {
     size: u64,
     modified_ns: i64,
     inode: u64,
-    /// Of its beginning and its end.
-    probe: u64,
+    /// The hash of its [`Fingerprint`].
+    fingerprint: u64,
     /// Records in it.
     records: u64,
     end: End,
@@ -101,7 +100,7 @@ impl Manifest {
             return Ok(Change::None);
         }
         let may_be_added_to = stamp.inode == known.inode && stamp.size > known.size;
-        if !may_be_added_to || probe(content, known.size)? != known.probe {
+        if !may_be_added_to || Fingerprint::of(content, known.size)?.hash != known.fingerprint {
             return Ok(Change::Rewritten);
         }
         let mut last = [b'\n'];
@@ -166,7 +165,12 @@ impl Known {
     /// A document that had `records` records in its first `stamp.size` bytes, which ended so.
     pub(super) fn of(stamp: &Stamp, records: u64, end: End, content: &mut (impl Read + Seek)) -> io::Result<Self> {
         let Stamp { size, modified_ns, inode } = *stamp;
-        Ok(Self { size, modified_ns, inode, probe: probe(content, size)?, records, end })
+        Ok(Self { size, modified_ns, inode, fingerprint: Fingerprint::of(content, size)?.hash, records, end })
+    }
+
+    /// Whether it begins with what was read.
+    pub(super) fn begins_with(&self, read: Fingerprint) -> bool {
+        read == Fingerprint { bytes: self.size, hash: self.fingerprint }
     }
 
     fn to_bytes(self) -> [[u8; 8]; 5] {
@@ -174,7 +178,7 @@ impl Known {
             self.size.to_le_bytes(),
             self.modified_ns.to_le_bytes(),
             self.inode.to_le_bytes(),
-            self.probe.to_le_bytes(),
+            self.fingerprint.to_le_bytes(),
             self.records.to_le_bytes(),
         ]
     }
@@ -182,19 +186,6 @@ impl Known {
 
 fn hash_of(name: &str) -> Name {
     *Sha256::digest(name).first_chunk().expect("8 is less than 32")
-}
-
-/// A hash of the first and the last bytes of the first `size` ones.
-fn probe(content: &mut (impl Read + Seek), size: u64) -> io::Result<u64> {
-    let mut hash = Sha256::new();
-    for start in [0, size.saturating_sub(PROBE_BYTES)] {
-        content.seek(SeekFrom::Start(start))?;
-        let mut bytes = Vec::new();
-        content.by_ref().take(PROBE_BYTES.min(size - start)).read_to_end(&mut bytes)?;
-        hash.update(&bytes);
-    }
-    content.rewind()?;
-    Ok(u64::from_le_bytes(*hash.finalize().first_chunk().expect("8 is less than 32")))
 }
 
 impl Serialize for Manifest {
@@ -222,7 +213,7 @@ impl<'de> Deserialize<'de> for Manifest {
                 size: number(1),
                 modified_ns: i64::from_le_bytes(entry[2]),
                 inode: number(3),
-                probe: number(4),
+                fingerprint: number(4),
                 records: number(5),
                 end: End::Unknown,
             };

@@ -1,6 +1,7 @@
 //! Which documents a read reads, and from where on.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoint::State;
@@ -32,15 +33,26 @@ pub(super) struct Plan {
     pub(super) adds: bool,
     /// Documents that are passed over.
     pub(super) unchanged: u64,
+    /// Where a read stopped in a document that is there no more; then nothing is read.
+    pub(super) gone: Option<State>,
 }
 
 impl Plan {
     /// Reads every document from its start, or goes on where `last` stopped.
-    pub(super) fn of_all(found: Vec<Entry>, last: Option<State>) -> Result<Self, ConnectorError> {
-        let resume = last.and_then(State::under_way);
-        let first = match resume.as_ref().and_then(|state| state.document.as_deref()) {
-            Some(document) => place_of(&found, document)?,
+    pub(super) fn of_all(found: Vec<Entry>, last: Option<State>) -> Self {
+        let mut resume = last.and_then(State::under_way);
+        let first = match &resume {
             None => 0,
+            Some(state) => match place_of(&found, state) {
+                Some(place) => place,
+                None if !state.is_at_its_start() => return Self::of_gone(resume, None),
+                // What comes behind it by name is still to be read.
+                None => {
+                    let behind = resume.take().and_then(|state| state.document).unwrap_or_default();
+                    let place = found.iter().position(|entry| Path::new(&*entry.name) > Path::new(&behind));
+                    place.unwrap_or(found.len())
+                }
+            },
         };
         let skip = resume.as_ref().map_or(0, |state| state.records);
         let mut steps: Vec<Step> =
@@ -49,7 +61,11 @@ impl Plan {
             let from = resume.as_ref().and_then(|state| state.boundary);
             (step.skip, step.from, step.resume) = (skip, from, resume);
         }
-        Ok(Self { steps, known: None, adds: false, unchanged: 0 })
+        Self { steps, known: None, adds: false, unchanged: 0, gone: None }
+    }
+
+    fn of_gone(stopped: Option<State>, known: Option<Manifest>) -> Self {
+        Self { steps: Vec::new(), known, adds: false, unchanged: 0, gone: stopped }
     }
 
     /// Reads what is new or changed since `last`. Blocks.
@@ -65,7 +81,7 @@ impl Plan {
                 "more than {DOCUMENT_LIMIT} files match, so all of them are read each time: narrow `path`, or split the source"
             );
             let last = last.filter(|_| request.resume_inside);
-            return Self::of_all(found, last);
+            return Ok(Self::of_all(found, last));
         }
         let mut last = last.unwrap_or_default();
         let mut known = std::mem::take(&mut last.files);
@@ -77,10 +93,10 @@ impl Plan {
         if resume.is_some() {
             known.extend(done);
         }
-        let current = match resume.as_ref().and_then(|state| state.document.as_deref()) {
-            Some(document) => Some(place_of(&found, document)?),
-            None => None,
-        };
+        let current = resume.as_ref().and_then(|state| place_of(&found, state));
+        if current.is_none() && resume.as_ref().is_some_and(|state| !state.is_at_its_start()) {
+            return Ok(Self::of_gone(resume, Some(known)));
+        }
         let mut changes = Vec::with_capacity(found.len());
         for (place, entry) in found.iter().enumerate() {
             changes.push(match compare(location, &known, entry) {
@@ -94,7 +110,8 @@ impl Plan {
             |change: &Option<Change>| matches!(change, Some(Change::Rewritten | Change::Grown { is_whole: false, .. }));
         let begun_whole = stopped.is_some() && !was_adding;
         let whole = request.counts_equals && (known.is_empty() || begun_whole || changes.iter().any(is_other));
-        let mut plan = Self { steps: Vec::new(), known: None, adds: request.counts_equals && !whole, unchanged: 0 };
+        let mut plan =
+            Self { steps: Vec::new(), known: None, adds: request.counts_equals && !whole, unchanged: 0, gone: None };
         let goes_on_inside = request.resume_inside || plan.adds;
         for ((place, entry), change) in found.into_iter().enumerate().zip(changes) {
             let (skip, from, resume) = match change {
@@ -170,8 +187,7 @@ pub(super) fn beginning(document: &Arc<str>) -> Position {
     Position { document: document.clone(), request: None, line: None, record: 0 }
 }
 
-fn place_of(found: &[Entry], document: &str) -> Result<usize, ConnectorError> {
-    let gone =
-        || ConnectorError::Changed { document: document.to_owned(), change: ("it is gone", "なくなりました") };
-    found.iter().position(|entry| &*entry.name == document).ok_or_else(gone)
+/// Where the document is in which a read stopped.
+fn place_of(found: &[Entry], stopped: &State) -> Option<usize> {
+    found.iter().position(|entry| Some(&*entry.name) == stopped.document.as_deref())
 }

@@ -13,6 +13,7 @@ use super::compression::{CHUNK_BYTES, Codec, Counted, Input, Meter, fill, start_
 use super::config::{FileConfig, Format};
 use super::document::Document;
 use super::excel;
+use super::fingerprint::{Trail, Watched, start_of_window};
 use super::location::{Location, SPOOL_LIMIT_BYTES, Shared, Stamp};
 use super::manifest::{End, Known};
 use super::plan::{Plan, Step, beginning};
@@ -43,6 +44,7 @@ fn failed(position: Position, action: &'static str, source: io::Error) -> Stop {
 }
 
 const SHORTER: (&str, &str) = ("it became shorter while it was read", "読んでいる間に短くなりました");
+const WRITTEN_ANEW: (&str, &str) = ("it was written anew while it was read", "読んでいる間に書き直されました");
 
 /// How far a document was read that is read in order.
 struct Reached {
@@ -72,6 +74,8 @@ pub(super) struct Pump {
     stats: ReadStats,
     /// Bytes of the document that are in the stats already.
     counted: u64,
+    /// What was read of the document, if it is read in order.
+    trail: Trail,
 }
 
 impl Pump {
@@ -81,15 +85,26 @@ impl Pump {
         request: ReadRequest,
         sender: mpsc::Sender<Result<Batch, ConnectorError>>,
     ) -> Self {
-        Self { config, location, request, sender, state: State::new(), stats: ReadStats::default(), counted: 0 }
+        let (state, stats) = (State::new(), ReadStats::default());
+        Self { config, location, request, sender, state, stats, counted: 0, trail: Trail::default() }
     }
 
     /// Reads what is planned; `names` are those of all documents that are there. Blocks.
     pub(super) fn run(mut self, plan: Plan, names: &[Arc<str>]) {
-        if let Err(Stop::Failed(error)) = self.read(plan, names) {
+        if let Err(Stop::Failed(mut error)) = self.read(plan, names) {
+            self.turn_back(&mut error);
             // Nobody listens any more if this fails, and then nobody wants to know.
             let _ = self.sender.blocking_send(Err(*error));
         }
+    }
+
+    /// A document that is not what it was is told of once; the next read begins it anew.
+    fn turn_back(&mut self, error: &mut ConnectorError) {
+        let ConnectorError::Changed { records, .. } = error else { return };
+        *records = (*records).max(self.state.records);
+        self.state.begin_anew();
+        // As above.
+        let _ = self.send(Vec::new(), None);
     }
 
     fn read(&mut self, plan: Plan, names: &[Arc<str>]) -> Result<(), Stop> {
@@ -97,6 +112,10 @@ impl Pump {
         self.state.files = plan.known.unwrap_or_default();
         self.state.adds = plan.adds;
         self.stats.not_modified += plan.unchanged;
+        if let Some(stopped) = plan.gone {
+            self.state.document.clone_from(&stopped.document);
+            return Err(stopped.changed(("it is gone", "なくなりました")).into());
+        }
         for Step { entry, skip, from, resume } in plan.steps {
             let content = match self.location.open(&entry) {
                 Err(error) if names.len() > 1 && error.is_missing() => {
@@ -128,14 +147,18 @@ impl Pump {
             return Err(ConnectorError::FileTooLarge { path, size, limit }.into());
         }
         self.state.turn_to(name, &stamp);
-        self.counted = 0;
-        if let Some(before) = &resume {
-            before.same_document(&stamp)?;
-        }
+        (self.counted, self.trail) = (0, Trail::default());
         let start = start_of(&mut content).and_then(|start| content.rewind().map(|()| start));
         let start = start.map_err(|error| failed(beginning(name), "reading it", error))?;
         let meter = Meter::default();
         let codec = self.config.compression.of(&start);
+        if let Some(before) = &resume {
+            // What is read here and there has its directory at its end.
+            let may_grow = codec.map_or(!self.config.document.format.seeks(), |codec| codec != Codec::Zip);
+            before.same_document(&stamp, may_grow)?;
+            let same = before.same_beginning(&stamp, &mut content);
+            same.map_err(|error| failed(beginning(name), "reading it", error))??;
+        }
         let mut reached = None;
         if codec == Some(Codec::Zip) {
             content.fetch().map_err(|error| failed(beginning(name), "reading it", error))?;
@@ -147,7 +170,8 @@ impl Pump {
             self.seeking(document, &mut found, &meter, "reading it")?;
             self.send_rest(&mut found)?;
         } else {
-            let document = Counted { inner: content.clone(), meter: meter.clone() };
+            let document = Watched { inner: content.clone(), trail: self.trail.clone() };
+            let document = Counted { inner: document, meter: meter.clone() };
             reached = Some(match from.filter(|from| codec.is_none() && from.offset > 0) {
                 Some(from) => self.rest(name, document, &meter, skip, from, stamp.size)?,
                 None => self.document(name, document, &meter, skip, Some(stamp.size))?,
@@ -162,7 +186,11 @@ impl Pump {
             None => (stamp, End::Unknown),
         };
         let known = Known::of(&stamp, self.state.records.max(skip), end, &mut content);
-        known.map_err(|error| failed(beginning(name), "reading it", error))
+        let known = known.map_err(|error| failed(beginning(name), "reading it", error))?;
+        match self.trail.fingerprint() {
+            Some(read) if read.bytes == stamp.size && !known.begins_with(read) => Err(changed(name, WRITTEN_ANEW)),
+            _ => Ok(known),
+        }
     }
 
     fn archive(&mut self, name: &Arc<str>, content: Shared, meter: &Meter, resume: Option<State>) -> Result<(), Stop> {
@@ -259,10 +287,14 @@ impl Pump {
             let fed = document.feed(&buffer[..read], ended, &mut passed);
             fed.map_err(|error| self.broken(&mut passed, ACTION, error.into()))?;
         }
-        let mut before = [0];
-        let sought = content.seek(SeekFrom::Start(from.offset - 1)).and_then(|_| content.read_exact(&mut before));
-        sought.map_err(|error| failed(beginning(name), ACTION, error))?;
-        if !document.jump(from, before[0], &mut found) {
+        // More than the one byte before, so that it is known what this read began behind.
+        let window = start_of_window(from.offset);
+        let mut before = Vec::new();
+        let sought = content.seek(SeekFrom::Start(window));
+        let read = sought.and_then(|_| content.by_ref().take(from.offset - window).read_to_end(&mut before));
+        read.map_err(|error| failed(beginning(name), ACTION, error))?;
+        let last = before.last().copied().filter(|_| before.len() as u64 == from.offset - window);
+        if !last.is_some_and(|last| document.jump(from, last, &mut found)) {
             return Err(changed(name, ("it was written anew", "書き直されました")));
         }
         let taken = meter.taken();
@@ -376,6 +408,7 @@ impl Pump {
     fn send(&mut self, items: Vec<Item>, boundary: Option<Boundary>) -> Result<(), Stop> {
         if let Some(last) = items.last() {
             (self.state.records, self.state.boundary) = (last.position().record, boundary);
+            self.state.fingerprint = self.trail.fingerprint().filter(|read| read.bytes > 0);
         }
         let checkpoint = self.state.write()?;
         // Otherwise a read begins at the first document, whatever its checkpoint.
@@ -400,7 +433,7 @@ fn spooled(input: impl Read) -> io::Result<File> {
 }
 
 fn changed(name: &Arc<str>, change: (&'static str, &'static str)) -> Stop {
-    ConnectorError::Changed { document: name.to_string(), change }.into()
+    ConnectorError::Changed { document: name.to_string(), records: 0, change }.into()
 }
 
 /// A document may grow while it is read, and what came is read. One that was written over is neither the old nor the new.
@@ -409,7 +442,7 @@ fn unchanged(name: &Arc<str>, before: &Stamp, now: &Stamp) -> Result<(), Stop> {
         return Err(changed(name, SHORTER));
     }
     if now.size == before.size && now.modified_ns != before.modified_ns {
-        return Err(changed(name, ("it was written anew while it was read", "読んでいる間に書き直されました")));
+        return Err(changed(name, WRITTEN_ANEW));
     }
     Ok(())
 }

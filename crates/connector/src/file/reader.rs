@@ -42,7 +42,7 @@ pub(super) async fn start(
         let names: Vec<Arc<str>> = found.iter().map(|entry| entry.name.clone()).collect();
         let plan = match config_there.only_changed.unwrap_or(is_directory) {
             true => Plan::of_changes(&*location_there, found, last, &request_there)?,
-            false => Plan::of_all(found, last.filter(|_| request_there.resume_inside))?,
+            false => Plan::of_all(found, last.filter(|_| request_there.resume_inside)),
         };
         Ok::<_, ConnectorError>((plan, names))
     });

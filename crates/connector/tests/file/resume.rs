@@ -167,17 +167,75 @@ async fn what_can_not_be_entered_in_the_middle_is_passed_over_instead() {
 }
 
 #[tokio::test]
-async fn a_file_that_has_no_record_where_a_read_stopped_is_another_one() {
+async fn a_longer_file_that_does_not_begin_with_what_was_read_is_told_of_once_and_read_from_its_start() {
+    let lines = |word: &str, to: u32| (0..to).map(|n| format!("{{\"{word}\":{n}}}\n")).collect::<String>();
+    let old = lines("old", 3000);
+    // As long as before: all of it is another one, or only its end.
+    let other_head = lines("new", 3000);
+    let other_end = old.replace("{\"old\":2999}", "{\"new\":2999}");
+    for (name, codec) in [("a.ndjson", "none"), ("a.ndjson.gz", "gzip")] {
+        for new in [&other_head, &other_end] {
+            let pack = |text: &str| match codec {
+                "gzip" => crate::compressed::gzip(text.as_bytes()),
+                _ => text.as_bytes().to_vec(),
+            };
+            let root = TempDir::new().unwrap();
+            let path = root.path().join(name);
+            fs::write(&path, pack(&old)).unwrap();
+            let config = format!(r#"{{"path":"{name}","dedupe":"none"}}"#);
+            let whole = read(&root, &config, request(None, 1000)).await;
+            // The same inode, and longer, as if something had been added.
+            let longer = [pack(new), pack(&lines("more", 2000))].concat();
+            assert!(longer.len() > pack(&old).len());
+            fs::write(&path, longer).unwrap();
+            let connector = connector(Some(root.path()), &config);
+            let mut reader = connector.read(request(Some(whole[1].checkpoint.clone()), 1000)).await.unwrap();
+            let turned_back = reader.next().await.unwrap().unwrap();
+            assert!(turned_back.items.is_empty());
+            let error = reader.next().await.unwrap_err();
+            assert!(matches!(error, ConnectorError::Changed { records: 2000, .. }), "{name}: {error}");
+            assert!(error.to_string().contains("it was written anew"), "{error}");
+            let anew = read(&root, &config, request(Some(turned_back.checkpoint), 1000)).await;
+            assert_eq!(items(&anew), items(&read(&root, &config, request(None, 1000)).await), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_begins_with_what_was_read_has_grown_and_may_do_so_again() {
     let root = TempDir::new().unwrap();
-    let path = root.path().join("a.ndjson");
-    fs::write(&path, "{\"a\":1}\n{\"a\":2}\n").unwrap();
-    let config = r#"{"path":"a.ndjson","dedupe":"none"}"#;
-    let whole = read(&root, config, request(None, 1)).await;
-    // The same inode, and longer, as if something had been added.
-    fs::write(&path, "{\"long\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}\n").unwrap();
-    let connector = connector(Some(root.path()), config);
-    let error = read_all(&*connector, request(Some(whole[0].checkpoint.clone()), 1)).await.unwrap_err();
-    assert!(matches!(error, ConnectorError::Changed { .. }), "{error}");
+    let path = root.path().join("a.csv");
+    let rows = |from: u32, to: u32| (from..to).map(|n| format!("{n},東京\n")).collect::<String>();
+    let config = r#"{"path":"a.csv","dedupe":"none"}"#;
+    fs::write(&path, format!("n,x\n{}", rows(0, 5000))).unwrap();
+    let mut checkpoint = read(&root, config, request(None, 1000)).await[1].checkpoint.clone();
+    for (end, done) in [(6000, 2000), (7000, 3000), (8000, 4000)] {
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(rows(end - 1000, end).as_bytes()).unwrap();
+        let rest = read(&root, config, request(Some(checkpoint), 1000)).await;
+        assert_eq!(items(&rest).len(), usize::try_from(end).unwrap() - done);
+        checkpoint = rest[0].checkpoint.clone();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_told_of_once_and_the_files_behind_it_are_read() {
+    for files in ["changed", "all"] {
+        let root = TempDir::new().unwrap();
+        let write = |name: &str, lines: usize| fs::write(root.path().join(name), "{}\n".repeat(lines));
+        ["a.ndjson", "b.ndjson"].into_iter().for_each(|name| write(name, 20).unwrap());
+        let config = format!(r#"{{"path":"*.ndjson","dedupe":"none","files":"{files}"}}"#);
+        let stopped = read(&root, &config, request(None, 15)).await[2].checkpoint.clone();
+        fs::remove_file(root.path().join("b.ndjson")).unwrap();
+        write("c.ndjson", 12).unwrap();
+        let connector = connector(Some(root.path()), &config);
+        let mut reader = connector.read(request(Some(stopped), 100)).await.unwrap();
+        let turned_back = reader.next().await.unwrap().unwrap().checkpoint;
+        let error = reader.next().await.unwrap_err();
+        assert!(matches!(error, ConnectorError::Changed { records: 15, .. }), "{error}");
+        let rest = read(&root, &config, request(Some(turned_back), 100)).await;
+        assert_eq!(items(&rest).len(), 12, "{files}");
+    }
 }
 
 #[tokio::test]
@@ -189,7 +247,7 @@ async fn a_checkpoint_of_a_version_without_places_is_gone_on_from() {
     let whole = read(&root, config, request(None, 1)).await;
     let old = |batch: &Batch| {
         let mut state: serde_json::Value = serde_json::from_str(batch.checkpoint.get()).unwrap();
-        for new in ["boundary", "files_ends", "done_ends"] {
+        for new in ["boundary", "fingerprint", "files_ends", "done_ends"] {
             state.as_object_mut().unwrap().remove(new);
         }
         RawValue::from_string(state.to_string()).unwrap()

@@ -357,7 +357,7 @@ impl Remote {
         } else {
             return Ok(());
         };
-        Err(ConnectorError::Changed { document: self.name.to_string(), change })
+        Err(ConnectorError::Changed { document: self.name.to_string(), records: 0, change })
     }
 
     async fn look_again(&self, read: &Version) -> Result<Stamp, ConnectorError> {

@@ -155,7 +155,7 @@ impl Download {
 
     fn changed(&self) -> ConnectorError {
         let change = ("it was written anew while it was read", "読んでいる間に書き直されました");
-        ConnectorError::Changed { document: self.name.to_string(), change }
+        ConnectorError::Changed { document: self.name.to_string(), records: 0, change }
     }
 
     /// The version that an answer has, which begins at `from`.
@@ -190,7 +190,10 @@ impl Download {
         match self.web.server.version_header().and_then(text).or(etag).or(modified) {
             Some(version) => stamp.inode = number_of(version),
             // Nobody knows whether it is another one, so it is.
-            None => stamp.modified_ns = self.web.reach.means.clock.now().timestamp_nanos_opt().unwrap_or(i64::MAX),
+            None => {
+                let now = self.web.reach.means.clock.now().timestamp_nanos_opt().unwrap_or(i64::MAX);
+                stamp.inode = now.cast_unsigned();
+            }
         }
         Ok(Version { stamp, size, conditions })
     }

@@ -46,16 +46,23 @@ async fn a_document_is_asked_for_once_and_then_whether_it_is_still_the_same() {
 
 #[tokio::test]
 async fn a_document_without_a_version_is_read_each_time() {
-    let body = rows(3);
-    let peer = Peer::start(move |_, _| Reply::new("200 OK", &[], &body)).await;
+    let bodies = [rows(30_000), rows(30_000), rows(30_001)];
+    let peer = Peer::start(move |number, _| {
+        let body = &bodies[number.div_ceil(2).min(2)];
+        Reply::new("200 OK", &[("content-length", &body.len().to_string())], body)
+    })
+    .await;
     let connector = peer.connector(r#"{"path":"http://HOST/a.ndjson","files":"changed"}"#);
     let (read, _) = read_until(&*connector, ReadRequest::default()).await;
-    let last = read.last().unwrap().checkpoint.clone();
-    let (again, error) =
-        read_until(&*connector, ReadRequest { checkpoint: Some(last), ..ReadRequest::default() }).await;
-    assert!(error.is_none(), "{error:?}");
-    assert_eq!(again.iter().map(|batch| batch.items.len()).sum::<usize>(), 3);
-    assert_eq!(peer.asked().len(), 3, "one to look, one to read; of what has no version nothing can be asked");
+    let mut last = read.last().unwrap().checkpoint.clone();
+    for (items, asked) in [(30_000, 3), (30_001, 5)] {
+        let request = ReadRequest { checkpoint: Some(last), ..ReadRequest::default() };
+        let (again, error) = read_until(&*connector, request).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(again.iter().map(|batch| batch.items.len()).sum::<usize>(), items);
+        assert_eq!(peer.asked().len(), asked, "one to look, one to read; of what has no version nothing can be asked");
+        last = again.last().unwrap().checkpoint.clone();
+    }
 }
 
 #[tokio::test]
@@ -80,7 +87,14 @@ async fn a_read_that_goes_on_inside_wants_the_same_version() {
     assert_eq!(first.items.len() + rest.iter().map(|batch| batch.items.len()).sum::<usize>(), 5000);
     is_new.store(true, Ordering::Relaxed);
     let (none, error) = read_until(&*connector, resume).await;
-    assert!(none.is_empty() && matches!(error, Some(ConnectorError::Changed { .. })), "{error:?}");
+    let no_items = none.iter().all(|batch| batch.items.is_empty());
+    assert!(no_items && matches!(error, Some(ConnectorError::Changed { records: 1000, .. })), "{error:?}");
+    // That is told once.
+    let checkpoint = none.into_iter().next_back().unwrap().checkpoint;
+    let anew = ReadRequest { checkpoint: Some(checkpoint), resume_inside: true, ..ReadRequest::default() };
+    let (anew, error) = read_until(&*connector, anew).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(anew.iter().map(|batch| batch.items.len()).sum::<usize>(), 6000);
 }
 
 #[tokio::test]

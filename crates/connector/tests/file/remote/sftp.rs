@@ -89,6 +89,35 @@ async fn a_file_that_grows_gives_what_was_added() {
 }
 
 #[tokio::test]
+async fn a_longer_file_under_the_same_name_is_not_gone_on_with_inside() {
+    let text = |word: &str, lines: usize| (0..lines).map(|n| format!("{{\"{word}\":{n}}}\n")).collect::<String>();
+    let stand = Sftp::new();
+    stand.put("a.ndjson", text("old", 20_000).as_bytes());
+    let mut config = stand.config("a.ndjson");
+    config["dedupe"] = "none".into();
+    let connector = connector_to_all_of_here(&config.to_string());
+    let request = |checkpoint| ReadRequest { checkpoint, resume_inside: true, ..ReadRequest::default() };
+    let mut reader = connector.read(request(None)).await.unwrap();
+    for _ in 0..10 {
+        reader.next().await.unwrap().unwrap();
+    }
+    let stopped = Some(reader.next().await.unwrap().unwrap().checkpoint);
+    drop(reader);
+    stand.put("a.ndjson", text("old", 20_001).as_bytes());
+    let (rest, error) = read_until(&*connector, request(stopped.clone())).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(rest.iter().map(|batch| batch.items.len()).sum::<usize>(), 9001, "it only grew");
+    stand.put("a.ndjson", text("new", 20_002).as_bytes());
+    let (mut none, error) = read_until(&*connector, request(stopped)).await;
+    assert!(matches!(error, Some(ConnectorError::Changed { records: 11_000, .. })), "{error:?}");
+    assert!(none.iter().all(|batch| batch.items.is_empty()));
+    let (anew, error) = read_until(&*connector, request(none.pop().map(|batch| batch.checkpoint))).await;
+    assert!(error.is_none(), "{error:?}");
+    let items = crate::support::shown(anew.into_iter().flat_map(|batch| batch.items));
+    assert_eq!((items.len(), items[0].as_str()), (20_002, r#"{"new":0}"#));
+}
+
+#[tokio::test]
 async fn what_is_no_file_or_may_not_be_read_is_told() {
     let stand = Sftp::new();
     stand.put("dir.csv/a.csv", b"n\n1\n");
