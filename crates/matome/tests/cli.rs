@@ -54,6 +54,14 @@ fn story(home: &Home) {
         with_root(&["data", "export", "--aggregation", "daily", "-o", "csv"]),
         "n,status\r\n1,open\r\n2,paid\r\n"
     );
+    let change = ["--set", "mode=upsert", "--set", r#"key=["status"]"#, "--description", "by status", "-o", "json"];
+    let row = json_of(&with_root(&[&["aggregate", "set", "daily"][..], &change].concat()));
+    let config = json!({ "sql": row["config"]["sql"], "mode": "upsert", "key": ["status"] });
+    assert_eq!((&row["config"], &row["description"]), (&config, &json!("by status")));
+    let sql = "select count(*) as n from orders";
+    let back = ["aggregate", "set", "daily", "--sql", sql, "--unset", "mode", "--unset", "key", "-o", "json"];
+    assert_eq!(json_of(&with_root(&back))["config"], json!({ "sql": sql }));
+    failed(&home.run(&["aggregate", "set", "daily", "--sql", "delete from orders"]), 2, "config.sql");
     let table = with_root(&["source", "list"]);
     assert_eq!(table.lines().next(), Some("id\tname\ttype\tstatus\tinterval\tlast fetched"));
     assert_eq!(with_root(&["data", "query", "--source", "orders", "-o", "ndjson"]).lines().count(), 3);
@@ -81,6 +89,18 @@ async fn commands_work_beside_a_server_that_holds_the_data_directory() {
 async fn commands_work_without_a_server_on_both_databases() {
     for home in homes().await {
         story(&home);
+    }
+}
+
+#[test]
+fn help_shows_what_is_special_to_a_command_first() {
+    let home = sqlite_home();
+    for (lang, sql, place, everywhere) in
+        [("en", "--sql", "Where the data is", "Everywhere"), ("ja", "--sql", "データの場所", "共通")]
+    {
+        let help = home.ok(&["aggregate", "add", "--help", "--lang", lang]);
+        let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text}: {help}"));
+        assert!(at(sql) < at(place) && at(place) < at("--data-dir") && at("--data-dir") < at(everywhere), "{help}");
     }
 }
 

@@ -12,7 +12,8 @@ use crate::say;
 /// Paths that one key may have.
 pub const MAX_PATHS: usize = 16;
 
-/// Names from the record to one value: `id`, `address.code`. A dot that belongs to a name is written `\.`.
+/// Names from the record to one value: `id`, `address.code`, or `$.id` as paths into a document are written. A dot that belongs to a
+/// name is written `\.`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath {
     text: String,
@@ -36,7 +37,7 @@ impl FromStr for FieldPath {
 
     fn from_str(text: &str) -> Result<Self, FieldPathError> {
         let mut names = vec![String::new()];
-        let mut chars = text.chars().peekable();
+        let mut chars = text.strip_prefix("$.").unwrap_or(text).chars().peekable();
         while let Some(next) = chars.next() {
             match (next, chars.peek()) {
                 ('\0', _) => return Err(FieldPathError::Nul),
@@ -258,6 +259,14 @@ mod tests {
         assert_eq!(of(r#"{"a":1,"b":{"c":2},"x":1}"#), of(r#"{"b":{"c":2.0},"a":1}"#));
         assert_ne!(of(r#"{"a":"1\",\"2","b":{"c":"3"}}"#), of(r#"{"a":"1","b":{"c":"2\",\"3"}}"#));
         assert_ne!(of(r#"{"a":1,"b":{"c":2}}"#), of(r#"{"a":2,"b":{"c":1}}"#));
+    }
+
+    #[test]
+    fn a_path_may_begin_at_the_record_as_those_into_a_document_do() {
+        let record = r#"{"$":{"id":2},"id":1}"#;
+        assert_eq!(identity(&["$.id"], record), identity(&["id"], record));
+        assert_eq!(identity(&["$.$.id"], record), identity(&["id"], r#"{"id":2}"#));
+        assert_eq!("$.".parse::<FieldPath>(), Err(FieldPathError::EmptyName));
     }
 
     #[test]

@@ -53,6 +53,26 @@ pub enum AggregateCommand {
     },
     /// Shows one aggregation.
     Show(Target),
+    /// Changes an aggregation.
+    #[command(
+        after_help = "Example:\n  matome aggregate set daily --sql @daily.sql --set mode=upsert --set key='[\"day\"]' --unset refresh_interval_secs"
+    )]
+    Set {
+        #[command(flatten)]
+        target: Target,
+        /// One SELECT over the sources by their names, or @FILE.
+        #[arg(long)]
+        sql: Option<String>,
+        /// One option of the config, KEY=VALUE; VALUE is JSON or plain text. Dots go deeper. Repeatable.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        options: Vec<String>,
+        /// An option to leave out from now on. Repeatable.
+        #[arg(long = "unset", value_name = "KEY")]
+        without: Vec<String>,
+        /// Its description.
+        #[arg(long)]
+        description: Option<String>,
+    },
     /// Computes an aggregation now.
     Run {
         #[command(flatten)]

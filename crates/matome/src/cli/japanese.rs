@@ -387,6 +387,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("Deletes a source and its data", "データソースとそのデータを削除します"),
     // aggregate.
     ("Adds an aggregation", "集約を追加します"),
+    ("Changes an aggregation", "集約を変更します"),
     ("Its name", "名前"),
     (
         "One SELECT over the sources by their names, or @FILE",
@@ -727,7 +728,15 @@ const LABELS: &[(&str, &str)] = &[
     ("(the flags of Celery)", "(Celery のフラグ)"),
 ];
 
-/// The line above the arguments of every command.
+/// Lines above the arguments that several commands take.
+const HEADINGS: &[(&str, &str)] = &[
+    (EVERYWHERE.0, EVERYWHERE.1),
+    ("Where the data is", "データの場所"),
+    ("What sources may reach", "データソースの到達範囲"),
+    ("A server elsewhere", "別の場所のサーバー"),
+];
+
+/// The one of every command.
 const EVERYWHERE: (&str, &str) = ("Everywhere", "共通");
 
 const TEMPLATE: &str = "{before-help}{about-with-newline}\n使い方: {usage}\n\n{all-args}{after-help}";
@@ -754,8 +763,12 @@ pub fn speak(command: Command) -> Command {
 
 /// Headings come in the order in which arguments have them, and in Japanese all arguments have one.
 fn positionals_first(command: Command) -> Command {
+    let headings =
+        command.get_arguments().filter(|arg| arg.get_help_heading().is_some()).map(|arg| arg.get_id().clone());
+    let headings: Vec<_> = headings.collect();
     let others = command.get_arguments().filter(|arg| !arg.is_positional()).map(|arg| arg.get_id().clone());
-    let others: Vec<_> = others.collect();
+    let mut others: Vec<_> = others.collect();
+    others.sort_by_key(|id| headings.contains(id));
     let command = others.into_iter().fold(command, |command, id| command.mut_arg(id, |arg| arg));
     command.mut_subcommands(positionals_first)
 }
@@ -780,8 +793,10 @@ fn is_everywhere(arg: &Arg) -> bool {
 
 fn argument(arg: Arg) -> Arg {
     let heading = match arg.get_help_heading() {
-        Some(heading) if heading == EVERYWHERE.0 => EVERYWHERE.1,
-        Some(_) => return arg,
+        Some(heading) => match HEADINGS.iter().find(|(english, _)| *english == heading) {
+            Some((_, japanese)) => japanese,
+            None => return arg,
+        },
         None if is_everywhere(&arg) => EVERYWHERE.1,
         None if arg.is_positional() => "引数",
         None => "オプション",

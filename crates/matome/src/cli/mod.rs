@@ -177,6 +177,7 @@ pub enum Command {
 
 /// Where the data is kept.
 #[derive(Args, Clone, Debug, serde::Deserialize, serde::Serialize)]
+#[command(next_help_heading = "Where the data is")]
 pub struct StorageArgs {
     /// Directory of the embedded database, its key and its socket.
     #[arg(long, default_value = "matome-data", value_name = "DIR")]
@@ -294,6 +295,7 @@ fn server_database(url: &str) -> Result<String, String> {
 
 /// What sources may reach, and when they run.
 #[derive(Args, Clone, Debug, serde::Deserialize, serde::Serialize)]
+#[command(next_help_heading = "What sources may reach")]
 pub struct ReachArgs {
     /// Directory that file sources may read beneath. Repeatable.
     #[arg(long = "file-root", value_delimiter = ':', value_name = "DIR")]
@@ -339,6 +341,7 @@ impl WatchArgs {
 
 /// A server elsewhere, and the right to use it.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "A server elsewhere")]
 pub struct RemoteArgs {
     /// A running matome: http://host:8000
     #[arg(long, value_name = "URL")]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::source::set_all;
-use super::{find, list, schedule, text_or_file};
+use super::{changed_config, find, list, schedule, text_or_file};
 use crate::cli::{AggregateCommand, Format};
 use crate::client::Client;
 use crate::console::Console;
@@ -87,6 +87,24 @@ pub async fn run(command: AggregateCommand, console: &Console) -> Result<(), Fai
             client.close().await;
         }
         AggregateCommand::Show(target) => super::show(&target, console, AGGREGATIONS).await?,
+        AggregateCommand::Set { target, sql, options, without, description } => {
+            let client = Client::connect(&target.client, console, false).await?;
+            let id = find(&client, AGGREGATIONS, &target.name).await?;
+            let path = format!("{AGGREGATIONS}{id}/");
+            let mut body = json!({});
+            if sql.is_some() || !options.is_empty() || !without.is_empty() {
+                body["config"] = changed_config(&client, &path, &options, &without).await?;
+            }
+            if let Some(sql) = sql {
+                body["config"]["sql"] = text_or_file(&sql)?.into();
+            }
+            if let Some(text) = description {
+                body["description"] = text.into();
+            }
+            let row = client.send("PATCH", &path, Some(body.to_string())).await?.into_json()?;
+            print_row(console, &target.client.output, &row)?;
+            client.close().await;
+        }
         AggregateCommand::Run { run, replace, params } => {
             let mut options = json!({});
             if replace {

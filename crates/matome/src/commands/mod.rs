@@ -68,6 +68,24 @@ async fn find(client: &Client, path: &str, name: &str) -> Result<String, Failure
     Err(Failure::new(Exit::NotFound, what).help(Message::SeeList { command: command.to_owned() }))
 }
 
+/// The config of what is at `path` with `options` set in it and `without` left out. Secrets read back as marks; sent as such they stay.
+async fn changed_config(
+    client: &Client,
+    path: &str,
+    options: &[String],
+    without: &[String],
+) -> Result<serde_json::Value, Failure> {
+    let row = client.get(path).await?.into_json()?;
+    let mut row: serde_json::Value =
+        serde_json::from_str(row.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+    let mut config = row["config"].take();
+    if let Some(config) = config.as_object_mut() {
+        config.retain(|key, _| !without.contains(key));
+    }
+    source::set_all(&mut config, options)?;
+    Ok(config)
+}
+
 /// Shows the row that a command names.
 async fn show(target: &Target, console: &Console, path: &str) -> Result<(), Failure> {
     let client = Client::connect(&target.client, console, false).await?;

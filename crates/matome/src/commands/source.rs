@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::{find, list, schedule, text_or_file};
+use super::{changed_config, find, list, schedule, text_or_file};
 use crate::cli::{ClientArgs, Format, Place, SourceCommand};
 use crate::client::Client;
 use crate::console::Console;
@@ -81,16 +81,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             let path = format!("{SOURCES}{id}/");
             let mut body = json!({});
             if !options.is_empty() || !without.is_empty() {
-                let row = client.get(&path).await?.into_json()?;
-                let row: Value =
-                    serde_json::from_str(row.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-                // Secrets read back as marks; sent as such they stay.
-                let mut config = row["config"].clone();
-                if let Some(config) = config.as_object_mut() {
-                    config.retain(|key, _| !without.contains(key));
-                }
-                set_all(&mut config, &options)?;
-                body["config"] = config;
+                body["config"] = changed_config(&client, &path, &options, &without).await?;
             }
             for (field, value) in [("description", description), ("on_change", on_change)] {
                 if let Some(value) = value {
