@@ -9,20 +9,17 @@ mod insert;
 mod occurrences;
 pub mod renewal;
 mod repeats;
+mod stream;
 pub mod tombstones;
 mod versions;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use chrono::DateTime;
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
 use matome_model::clock::Timestamp;
 use matome_model::source::Dedupe;
 use matome_model::task::{Fence, LaneKind};
 use serde_json::value::RawValue;
-use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::checkpoints::{self, Advance};
 use crate::counters;
@@ -41,6 +38,7 @@ use identity::{content_key, copy_key};
 pub use occurrences::{Occurrences, SeenInPage};
 use repeats::Settled;
 pub use repeats::{KeyedRead, Room, any as any_repeats};
+pub use stream::{StoredRecord, Versions, stream, stream_versions};
 
 /// Records of one page in the source's order, their texts in one buffer.
 #[derive(Clone, Debug, Default)]
@@ -228,43 +226,7 @@ pub struct Committed {
     pub seen: SeenInPage,
 }
 
-/// One raw record, for aggregation.
-#[derive(Clone, Debug)]
-pub struct StoredRecord {
-    /// `acquired_data.id`.
-    pub id: i64,
-    /// When it was acquired.
-    pub acquired_at: Timestamp,
-    /// 64 hex digits; empty for rows of the original application that have none.
-    pub data_hash: String,
-    /// JSON text: canonical by value, spacing and key order as the database keeps them.
-    pub raw_data: String,
-    /// Its identity under the source's dedupe mode, 16 bytes; `None` when it has none.
-    pub key: Option<Vec<u8>>,
-    /// Version of its key, from 1.
-    pub version: i64,
-    /// It is a tombstone: from then on its source had the key no more. `raw_data` is that of the version before.
-    pub is_deleted: bool,
-}
-
 const FETCHED: &str = "update data_sources set last_fetched_at = $2 where id = $1";
-
-// Aliases in full, because `{which}` compares with other versions of the same key.
-// Ids of an adopted database may have 32 bits.
-const STREAM: &str =
-    "select cast(t.id as bigint), t.acquired_at, coalesce(t.data_hash, ''), {raw_data}, t.key_hash, t.version, t.is_deleted
-from acquired_data t where t.source_id = $1 and t.id <= $2";
-
-/// Holds for a record that has no newer version among those up to id `$2`, and is none of a key that is gone.
-const NO_NEWER_UP_TO: &str = " and not t.is_deleted and (t.key_hash is null or not exists (
-    select 1 from acquired_data n
-    where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
-        and n.id <= $2))";
-/// Holds for a record that was the newest version of its key at the time `$3`, when the key was not gone.
-const NEWEST_AT: &str = " and not t.is_deleted and t.acquired_at <= $3 and (t.key_hash is null or not exists (
-    select 1 from acquired_data n
-    where n.source_id = t.source_id and n.stream = t.stream and n.key_hash = t.key_hash and n.version > t.version
-        and n.id <= $2 and n.acquired_at <= $3))";
 
 const MAX_ID: &str = "select coalesce(max(id), 0) as id from acquired_data where source_id = $1";
 
@@ -363,89 +325,6 @@ pub async fn watermark(conn: &mut Conn<'_>, source_id: i64) -> Result<i64> {
         // Rows that the original application made have no checkpoint.
         0 => conn.fetch_one(MAX_ID, &[source_id.into()]).await?.int("id"),
         id => Ok(id),
-    }
-}
-
-/// Which versions of a key are wanted. A record without a key is a version of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Versions {
-    /// All of them, tombstones included.
-    All,
-    /// Of each key the newest, unless it is a tombstone.
-    Newest,
-    /// Of each key the one that was the newest at this time, unless that is a tombstone; nothing that was acquired later.
-    AsOf(Timestamp),
-}
-
-/// All records of a source up to id `up_to_id`, in no order, as they come from the database.
-///
-/// # Errors
-/// The stream carries them: when the database refuses the statement or is gone.
-pub fn stream<'s>(conn: &'s mut Conn<'_>, source_id: i64, up_to_id: i64) -> BoxStream<'s, Result<StoredRecord>> {
-    stream_versions(conn, source_id, up_to_id, Versions::All)
-}
-
-/// As [`stream`], of each key only the versions that are wanted.
-///
-/// # Errors
-/// As [`stream`].
-pub fn stream_versions<'s>(
-    conn: &'s mut Conn<'_>,
-    source_id: i64,
-    up_to_id: i64,
-    versions: Versions,
-) -> BoxStream<'s, Result<StoredRecord>> {
-    let (which, time) = match versions {
-        Versions::All => ("", None),
-        Versions::Newest => (NO_NEWER_UP_TO, None),
-        Versions::AsOf(time) => (NEWEST_AT, Some(time)),
-    };
-    let sql = STREAM.replace("{raw_data}", conn.pick("t.raw_data::text", "t.raw_data"));
-    let sql = AssertSqlSafe(format!("{sql}{which}"));
-    match conn {
-        Conn::Postgres(conn) => {
-            let query = sqlx::query(sql).bind(source_id).bind(up_to_id);
-            let query = if let Some(time) = time { query.bind(time) } else { query };
-            query
-                .fetch(&mut **conn)
-                .map(|row| {
-                    let row = row?;
-                    Ok(StoredRecord {
-                        id: row.try_get(0)?,
-                        acquired_at: row.try_get(1)?,
-                        data_hash: row.try_get(2)?,
-                        raw_data: row.try_get(3)?,
-                        key: row.try_get(4)?,
-                        version: i64::from(row.try_get::<i32, _>(5)?),
-                        is_deleted: row.try_get(6)?,
-                    })
-                })
-                .boxed()
-        }
-        Conn::Sqlite(conn) => {
-            let query = sqlx::query(sql).bind(source_id).bind(up_to_id);
-            let query = if let Some(time) = time { query.bind(time.timestamp_micros()) } else { query };
-            query
-                .fetch(&mut **conn)
-                .map(|row| {
-                    let row = row?;
-                    let acquired_at =
-                        DateTime::from_timestamp_micros(row.try_get(1)?).ok_or_else(|| StoreError::Inconsistent {
-                            column: "acquired_data.acquired_at".to_owned(),
-                            what: "a time out of range".to_owned(),
-                        })?;
-                    Ok(StoredRecord {
-                        id: row.try_get(0)?,
-                        acquired_at,
-                        data_hash: row.try_get(2)?,
-                        raw_data: row.try_get(3)?,
-                        key: row.try_get(4)?,
-                        version: row.try_get(5)?,
-                        is_deleted: row.try_get(6)?,
-                    })
-                })
-                .boxed()
-        }
     }
 }
 

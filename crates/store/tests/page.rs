@@ -2,6 +2,7 @@
 
 mod page_support;
 
+use futures::TryStreamExt as _;
 use matome_model::canonical::{Canonicaliser, QuarantineReason};
 use matome_model::source::Dedupe;
 use matome_store::error::StoreError;
@@ -46,6 +47,42 @@ async fn a_page_moves_records_checkpoint_and_counters_together() {
         assert_eq!(row.json("metadata").unwrap().get().replace(' ', ""), r#"{"line":0,"task":7}"#);
         assert_eq!(row.time("acquired_at").unwrap(), at());
         assert_eq!((row.int("version").unwrap(), row.text("stream").unwrap().as_str()), (1, ""));
+    }
+}
+
+#[tokio::test]
+async fn a_source_is_streamed_whole_however_long_its_records_are_and_whatever_goes_meanwhile() {
+    // On both sides of what shares a text with others on SQLite, and more than fits into two of them.
+    let lengths = (0..700).map(|n| [1, 65_500, 65_519, 65_520, 70_000, 3][usize::from(n % 100 == 0) * (n / 100 % 6)]);
+    let records = lengths.enumerate().map(|(n, length)| format!(r#"{{"é":"{}","n":{n}}}"#, "x".repeat(length)));
+    let records: Vec<String> = records.collect();
+    let texts: Vec<&str> = records.iter().map(String::as_str).collect();
+    for bed in databases().await {
+        let mut reading = Reading::start(&bed, Dedupe::Hash).await;
+        reading.commit_records(&texts[..300]).await.unwrap();
+        reading.commit_records(&texts[300..]).await.unwrap();
+        let mut reader = bed.db.read().await.unwrap();
+        let mut conn = reader.conn();
+        let mut stored = acquired_data::stream(&mut conn, reading.source_id, i64::MAX);
+        let mut streamed = vec![stored.try_next().await.unwrap().unwrap()];
+        let delete = bed.db.write(|conn| Box::pin(async { conn.execute("delete from acquired_data", &[]).await }));
+        assert_eq!(delete.await.unwrap(), 700);
+        while let Some(record) = stored.try_next().await.unwrap() {
+            streamed.push(record);
+        }
+        drop(stored);
+        streamed.sort_by_key(|record| record.id);
+        assert!(streamed.windows(2).all(|two| two[0].id < two[1].id), "{}", bed.name);
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let found: Vec<_> = streamed.iter().map(|record| value(&record.raw_data)).collect();
+        assert!(found == texts.iter().map(|text| value(text)).collect::<Vec<_>>(), "{}", bed.name);
+        assert!(streamed.iter().all(|record| record.key.as_ref().is_some_and(|key| key.len() == 16)));
+        assert!(
+            streamed.iter().all(|record| record.data_hash.len() == 64 && record.version == 1 && !record.is_deleted)
+        );
+        // The transaction ended with the stream: what is read now is of now.
+        let left = acquired_data::stream(&mut conn, reading.source_id, i64::MAX).try_next().await.unwrap();
+        assert!(left.is_none(), "{}", bed.name);
     }
 }
 
