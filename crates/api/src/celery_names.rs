@@ -79,6 +79,10 @@ pub(crate) fn translate(text: &str, names: &CeleryNames, fleet: Option<&(Pulse, 
                 count("celery_task_received_total");
                 count("celery_task_started_total");
             }
+            ("matome_task_slots", _) => {
+                let (family, queue) = ("celery_active_process_count", format!("{queue}_queue"));
+                families.add(family, "gauge", format!("{family}{{queue_name=\"{queue}\"}}"), value);
+            }
             ("matome_tasks_finished_total", Some("succeeded")) => count("celery_task_succeeded_total"),
             ("matome_tasks_finished_total", Some("retry")) => count("celery_task_retried_total"),
             ("matome_tasks_finished_total", Some("cancelled")) => count("celery_task_revoked_total"),
@@ -149,6 +153,7 @@ mod tests {
             matome_tasks_finished_total{queue=\"acquisition\",outcome=\"released\"} 9\n\
             matome_tasks_failed_total{queue=\"acquisition\",reason=\"http_status\"} 1\n\
             matome_task_wait_seconds_count{queue=\"acquisition\"} 5\n\
+            matome_task_slots{queue=\"acquisition\"} 8\n\
             matome_task_duration_seconds_bucket{queue=\"acquisition\",outcome=\"succeeded\",le=\"0.5\"} 3\n\
             matome_task_duration_seconds_bucket{queue=\"acquisition\",outcome=\"succeeded\",le=\"+Inf\"} 4\n\
             matome_task_duration_seconds_bucket{queue=\"acquisition\",outcome=\"failed\",le=\"+Inf\"} 1\n\
@@ -169,6 +174,8 @@ mod tests {
             format!("celery_task_runtime_bucket{{{labels},le=\"+Inf\"}} 4"),
             format!("celery_task_runtime_sum{{{labels}}} 1.25"),
             format!("celery_task_runtime_count{{{labels}}} 4"),
+            "# TYPE celery_active_process_count gauge".to_owned(),
+            "celery_active_process_count{queue_name=\"acquisition_queue\"} 8".to_owned(),
         ] {
             assert_eq!(translated.lines().filter(|line| *line == wanted).count(), 1, "{wanted}\n{translated}");
         }

@@ -180,6 +180,7 @@ async fn metrics_of_tasks_have_the_names_of_celery_exporter_when_they_are_asked_
             (format!("celery_worker_tasks_active{{hostname=\"{host}\"}}"), 0.0),
             ("celery_queue_length{queue_name=\"acquisition_queue\"}".to_owned(), 0.0),
             ("celery_active_worker_count{queue_name=\"aggregation_queue\"}".to_owned(), 1.0),
+            ("celery_active_process_count{queue_name=\"acquisition_queue\"}".to_owned(), 8.0),
         ] {
             assert_eq!(found.get(&key), Some(&wanted), "{}: `{key}` in:\n{text}", home.name);
         }

@@ -86,6 +86,7 @@ impl Worker {
         for outcome in OUTCOMES {
             finished(options.queue, outcome).increment(0);
         }
+        metrics::gauge!("matome_task_slots", "queue" => options.queue.as_str()).set(options.slots as f64);
         Self {
             options,
             process: process.inner(),
