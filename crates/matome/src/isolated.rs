@@ -5,7 +5,7 @@
 //! all else. Its stdin stays open: each further line is a reason to stop, and its end is the end of the parent, after
 //! which nobody would hear the child. When the child dies without a report while nobody asked it to stop, the task
 //! itself has been shown to be what kills, and fails as `poison`. Before the report, and each second, the child tells what it
-//! has counted ([`crate::tally`]).
+//! has counted ([`crate::tally`]), and each commit as it is made ([`crate::traces::Commits`]).
 
 use std::io::BufRead as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -31,11 +31,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::app;
 use crate::cli::{ReachArgs, StorageArgs};
 use crate::failure::Failure;
 use crate::tally::{Counted, Tally};
+use crate::traces::{Commit, Commits};
 
 /// The argument that makes this binary the process of one task.
 pub const TASK_CHILD: &str = "task-child";
@@ -78,6 +81,7 @@ struct Order {
 #[serde(rename_all = "snake_case")]
 enum Said {
     Counted(Counted),
+    Committed(Commit),
     Ended(Box<Report>),
 }
 
@@ -210,6 +214,7 @@ async fn converse(child: &mut Child, order: &Order, ctx: &TaskContext) -> std::i
             line = lines.next_line() => {
                 match line?.as_deref().map(serde_json::from_str) {
                     Some(Ok(Said::Counted(counted))) => counted.add(),
+                    Some(Ok(Said::Committed(commit))) => commit.tell(),
                     Some(Ok(Said::Ended(report))) => return Ok(Some(*report)),
                     Some(Err(_)) | None => return Ok(None),
                 }
@@ -240,6 +245,10 @@ pub fn run_child() -> ExitCode {
     };
     let tally = Tally::default();
     let _ = metrics::set_global_recorder(tally.clone());
+    let telling = Commits(|commit| {
+        say_to_parent(&Said::Committed(commit));
+    });
+    tracing_subscriber::registry().with(telling).init();
     let report = Report::from(runtime.block_on(async {
         let telling = async {
             loop {

@@ -1,5 +1,6 @@
 //! Traces: the spans of [`matome_tasks::trace`], on their way to a collector that speaks OTLP.
 
+mod commits;
 mod export;
 
 use std::fmt::Debug;
@@ -19,6 +20,7 @@ use tracing_subscriber::layer::{Context, Filter, Layer};
 use tracing_subscriber::registry::LookupSpan;
 use uuid::Uuid;
 
+pub use commits::{Commit, Commits};
 pub use export::{Collector, Export};
 
 /// Spans that wait to be sent; what comes when so many wait is dropped and counted.
@@ -79,7 +81,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TraceLayer {
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let Some(mut open) = context.span(&id).and_then(|span| span.extensions_mut().remove::<Open>()) else { return };
-        open.span.end_time_unix_nano = now();
+        if open.span.end_time_unix_nano == 0 {
+            open.span.end_time_unix_nano = now();
+        }
         if self.sender.try_send(open.span).is_err() {
             dropped(1);
         }
@@ -134,7 +138,9 @@ impl Visit for Open {
     fn record_i64(&mut self, field: &Field, value: i64) {
         match field.name() {
             // It began before it was told.
-            "since_us" => self.span.start_time_unix_nano = u64::try_from(value).unwrap_or(0).saturating_mul(1000),
+            "since_us" => self.span.start_time_unix_nano = nanoseconds(value),
+            // It ended before it was told.
+            "until_us" => self.span.end_time_unix_nano = nanoseconds(value),
             _ => self.attribute(field, Value::IntValue(value)),
         }
     }
@@ -149,6 +155,10 @@ impl Visit for Open {
             _ => self.attribute(field, Value::BoolValue(value)),
         }
     }
+}
+
+fn nanoseconds(microseconds: i64) -> u64 {
+    u64::try_from(microseconds).unwrap_or(0).saturating_mul(1000)
 }
 
 /// Nanoseconds since 1970.

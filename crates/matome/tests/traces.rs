@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use serde_json::json;
-use support::{homes, postgres_home, until, write};
+use support::{Home, homes, postgres_home, until, write};
 
 /// A span, and the role of the process that sent it.
 type Sent = (String, Span);
@@ -57,6 +57,14 @@ impl Collector {
         Self { endpoint, spans }
     }
 
+    /// The same home, whose processes send their spans here.
+    fn told_by(&self, mut home: Home) -> Home {
+        home.extra = ["--otel-endpoint", &self.endpoint, "--otel-headers", "authorization=Bearer%20a%20b"]
+            .map(str::to_owned)
+            .into();
+        home
+    }
+
     fn trace(&self, task: &str) -> Vec<Sent> {
         let id = uuid::Uuid::parse_str(task).unwrap();
         let spans = self.spans.lock().unwrap();
@@ -76,14 +84,8 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_one_trace_from_its_schedule_to_its_last_commit_across_processes() {
     let collector = Collector::start().await;
-    let mut home = postgres_home().await;
+    let mut home = collector.told_by(postgres_home().await);
     let files = home.files();
-    home.extra = vec![
-        "--otel-endpoint".into(),
-        collector.endpoint.clone(),
-        "--otel-headers".into(),
-        "authorization=Bearer%20a%20b".into(),
-    ];
     let _beat = home.beat();
     home.extra.extend(["--file-root".into(), files.display().to_string()]);
     let web = home.web().await;
@@ -145,6 +147,46 @@ async fn a_task_is_one_trace_from_its_schedule_to_its_last_commit_across_process
     let (status, replayed) = web.send("POST", "/api/acquisition/quarantine/replay/", Some(replay)).await;
     assert_eq!(status, 202, "{replayed}");
     accepted(replayed["tasks"][0].as_i64().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_a_task_that_runs_alone_are_in_the_trace_of_its_attempt() {
+    let collector = Collector::start().await;
+    let mut home = collector.told_by(postgres_home().await);
+    let files = home.files();
+    home.extra.extend(["--file-root".into(), files.display().to_string()]);
+    write(&files.join("a.ndjson"), "{\"n\":1}\n{\"n\":2}\n");
+    let web = home.web().await;
+    let source = web.source("a", "file", json!({ "path": "a.ndjson" })).await;
+    let sums = web.aggregation("sums", "select sum(n) as total from a").await;
+    for (queue, id, commits) in
+        [("acquisition", source, vec!["page.commit"]), ("aggregation", sums, vec!["page.commit", "run.publish"])]
+    {
+        let task = web.start(queue, id).await;
+        // As after the second death of a worker.
+        let url = home.database_url.as_deref().unwrap();
+        matome_testbed::execute(url, "update tasks set crash_count = 2 where status = 'pending'").await;
+        let worker = home.worker(queue, 1);
+        let task = web.ended(&task).await;
+        assert_eq!(task["status"], "succeeded", "{task}");
+        assert_eq!(worker.says("it runs in a process of its own"), 1);
+
+        let trace = async || collector.trace(task["task_id"].as_str().unwrap());
+        until("its trace is whole", async || trace().await.iter().any(|(_, span)| span.name == "task")).await;
+        let trace = trace().await;
+        let of =
+            |name: &str| &trace.iter().find(|(_, span)| span.name == name).unwrap_or_else(|| panic!("{trace:#?}")).1;
+        let attempt = of(&format!("{queue}.attempt"));
+        for commit in commits {
+            let commit = of(commit);
+            assert_eq!(commit.parent_span_id, attempt.span_id, "{commit:?}");
+            assert!(attempt.start_time_unix_nano <= commit.start_time_unix_nano, "{commit:?} in {attempt:?}");
+            assert!(commit.start_time_unix_nano <= commit.end_time_unix_nano, "{commit:?}");
+            assert!(commit.end_time_unix_nano <= attempt.end_time_unix_nano, "{commit:?} in {attempt:?}");
+        }
+        let records = if queue == "acquisition" { "2" } else { "1" };
+        assert_eq!(text(&of("page.commit").attributes, "records").as_deref(), Some(records));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

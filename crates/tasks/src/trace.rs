@@ -42,14 +42,29 @@ pub(crate) fn attempt(task: &TaskRow) -> Span {
     }
 }
 
+/// The name of [`page`].
+pub const PAGE: &str = "page.commit";
+
+/// The name of [`publish`].
+pub const PUBLISH: &str = "run.publish";
+
 /// The commit of one page, by the attempt that runs.
 pub fn page(records: usize) -> Span {
-    info_span!(target: TARGET, "page.commit", records)
+    info_span!(target: TARGET, PAGE, records)
 }
 
 /// The commit that shows the rows of a run, by the attempt that runs.
 pub fn publish() -> Span {
-    info_span!(target: TARGET, "run.publish")
+    info_span!(target: TARGET, PUBLISH)
+}
+
+/// A commit that another process made for the attempt that runs here, from `since_us` to `until_us` (microseconds since 1970):
+/// of a page with so many records, or of what shows a run.
+pub fn committed(page: Option<u64>, since_us: i64, until_us: i64) {
+    drop(match page {
+        Some(records) => info_span!(target: TARGET, PAGE, records, since_us, until_us),
+        None => info_span!(target: TARGET, PUBLISH, since_us, until_us),
+    });
 }
 
 /// What the spans at the end of a task say of it.
