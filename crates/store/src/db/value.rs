@@ -7,7 +7,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgRow, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments as _, Column as _, Decode, Encode, Postgres, Row as _, Type, TypeInfo as _, ValueRef as _};
+use sqlx::{Arguments as _, Decode, Encode, Postgres, Row as _, Type, TypeInfo as _, ValueRef as _};
 use uuid::Uuid;
 
 use crate::error::{Result, StoreError};
@@ -170,14 +170,7 @@ impl Row {
     pub fn opt_int(&self, column: &str) -> Result<Option<i64>> {
         match self {
             Row::Sqlite(row) => get(row.try_get(column), column),
-            Row::Postgres(row) => {
-                let column_of = row.columns().iter().find(|c| c.name() == column);
-                match column_of.map_or("", |c| c.type_info().name()) {
-                    "INT4" => get(row.try_get::<Option<i32>, _>(column), column).map(|v| v.map(i64::from)),
-                    "INT2" => get(row.try_get::<Option<i16>, _>(column), column).map(|v| v.map(i64::from)),
-                    _ => get(row.try_get(column), column),
-                }
-            }
+            Row::Postgres(row) => get(row.try_get::<Option<Integer>, _>(column), column).map(|v| v.map(|n| n.0)),
         }
     }
 
@@ -261,6 +254,25 @@ impl Row {
             Row::Sqlite(row) => get(row.try_get(column), column),
             Row::Postgres(row) => get(row.try_get(column), column),
         }
+    }
+}
+
+/// An integer of any width: that of an adopted table may be smaller than ours.
+struct Integer(i64);
+
+impl Type<Postgres> for Integer {
+    fn type_info() -> PgTypeInfo {
+        <i64 as Type<Postgres>>::type_info()
+    }
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        ["INT8", "INT4", "INT2"].contains(&ty.name())
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Integer {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        // It reads as many bytes as there are.
+        Ok(Self(<i64 as Decode<Postgres>>::decode(value)?))
     }
 }
 

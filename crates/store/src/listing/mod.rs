@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::aggregated_data::SHOWN_AFTER;
 use crate::api_tokens::{self, Bearer};
-use crate::db::{Arg, Conn, Row};
+use crate::db::{Arg, Conn, Dialect, Row};
 use crate::error::{Result, StoreError};
 
 pub mod acquired;
@@ -290,7 +290,8 @@ impl Listing {
 
     /// The first `limit` of all rows in the list's own order, with their number, for whoever shows a valid `token`: in
     /// one statement with the check of the token, because two more would cost as much as the page. `total` is an
-    /// expression for the number where counting the rows is not the way. None: the token is not valid.
+    /// expression for the number where counting the rows is not the way. None: the token is not valid. For listings that
+    /// select columns of the table alone.
     ///
     /// # Errors
     /// When the database is gone.
@@ -310,12 +311,18 @@ impl Listing {
         let (select, table) = (self.select, self.table);
         let counted = format!("select count(*) from {table} t where {matching}");
         let total = total.unwrap_or(&counted);
-        let sql = format!(
-            "select {columns}, ({total}) as list_total, {select} from api_tokens k
-left join (select t.id from {table} t where {matching} order by {order} limit {limit}) page on 1 = 1
-left join {table} t on t.id = page.id
+        // SQLite knows that there is one token at most and takes the rows in their order off the index; a subquery would be
+        // written aside and sorted again. PostgreSQL does not and would sort the whole table.
+        let page = match conn.dialect() {
+            Dialect::Postgres => format!(
+                "left join (select {select} from {table} t where {matching} order by {order} limit {limit}) t on 1 = 1
 where {condition} order by {order}"
-        );
+            ),
+            Dialect::Sqlite => {
+                format!("left join {table} t on {matching} where {condition} order by {order} limit {limit}")
+            }
+        };
+        let sql = format!("select {columns}, ({total}) as list_total, {select} from api_tokens k {page}");
         let mut rows = conn.fetch_all(AssertSqlSafe(sql), &[shown.prefix.into(), now.into()]).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let Some(bearer) = shown.bearer(first)? else { return Ok(None) };
