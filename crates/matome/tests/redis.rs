@@ -5,8 +5,12 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::extract::Query;
+use axum::response::IntoResponse;
+use axum::{Json, Router};
 use serde_json::{Value, json};
 use support::fleet::{Member, Waits};
 use support::redis::RedisServer;
@@ -172,29 +176,62 @@ fn name(fault: &str) -> &'static str {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn workers_keep_the_budget_of_a_host_together() {
-    let redis = RedisServer::start(&[]);
-    let times = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = times.clone();
-    let rows = async move |axum::extract::Query(Page { page }): axum::extract::Query<Page>| {
-        seen.lock().unwrap().push(Instant::now());
-        let next = (page < 9).then(|| format!("/rows?page={}", page + 1));
-        axum::Json(json!({ "results": [{ "n": page }], "next": next }))
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = axum::Router::new().route("/rows", axum::routing::get(rows));
-    tokio::spawn(async move { axum::serve(listener, router).await });
+/// A host whose answers at `/rows` are what it is given, and which notes when it is asked.
+struct Host {
+    url: String,
+    asked: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Host {
+    async fn start<A: IntoResponse>(answer: impl Fn(usize) -> A + Clone + Send + Sync + 'static) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            page: usize,
+        }
+        let asked = Arc::<Mutex<Vec<Instant>>>::default();
+        let noted = asked.clone();
+        let rows = async move |Query(Page { page }): Query<Page>| {
+            noted.lock().unwrap().push(Instant::now());
+            answer(page)
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/rows", listener.local_addr().unwrap());
+        let router = Router::new().route("/rows", axum::routing::get(rows));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, asked }
+    }
+
+    /// From the first time it was asked to the last, of so many.
+    fn took(&self, times: usize) -> Duration {
+        let asked = self.asked.lock().unwrap();
+        assert_eq!(asked.len(), times);
+        asked[times - 1] - asked[0]
+    }
+}
+
+/// A home with Redis whose workers may read from this machine.
+async fn home(redis: &RedisServer) -> Home {
     let mut home = postgres_home().await;
     home.redis_url = Some(redis.url());
     home.extra = vec!["--egress-allow".to_owned(), "127.0.0.1/32".to_owned()];
+    home
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_keep_the_budget_of_a_host_together() {
+    let redis = RedisServer::start(&[]);
+    let host = Host::start(|page| {
+        let next = (page < 9).then(|| format!("/rows?page={}", page + 1));
+        Json(json!({ "results": [{ "n": page }], "next": next }))
+    })
+    .await;
+    let home = home(&redis).await;
     let web = home.web().await;
     // Each has one slot, so that the two sources are read by two processes.
     let _workers = [home.worker("acquisition", 1), home.worker("acquisition", 1)];
     let config = json!({
-        "url": format!("http://{address}/rows"), "records": "$.results",
-        "pagination": { "type": "next_link", "next": "$.next" },
+        "url": host.url, "records": "$.results", "pagination": { "type": "next_link", "next": "$.next" },
         "rate": { "requests": 5, "per_secs": 1 }
     });
     let mut tasks = Vec::new();
@@ -206,31 +243,18 @@ async fn workers_keep_the_budget_of_a_host_together() {
         let row = web.ended(task).await;
         assert_eq!(row["status"], "succeeded", "{row}");
     }
-    let times = times.lock().unwrap();
-    assert_eq!(times.len(), 20);
     // Twenty requests at five a second; each process alone would have been done in half the time.
-    let took = times[19] - times[0];
+    let took = host.took(20);
     assert!(took >= Duration::from_millis(2_800), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_worker_is_told_is_left_holds_for_the_others() {
     let redis = RedisServer::start(&[]);
-    let times = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = times.clone();
-    let rows = async move || {
-        seen.lock().unwrap().push(Instant::now());
-        ([("x-left", "0"), ("x-reset", "8")], axum::Json(json!([{ "n": 1 }])))
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = axum::Router::new().route("/rows", axum::routing::get(rows));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    let mut home = postgres_home().await;
-    home.redis_url = Some(redis.url());
-    home.extra = vec!["--egress-allow".to_owned(), "127.0.0.1/32".to_owned()];
+    let host = Host::start(|_| ([("x-left", "0"), ("x-reset", "8")], Json(json!([{ "n": 1 }])))).await;
+    let home = home(&redis).await;
     let web = home.web().await;
-    let config = |rate: Value| json!({ "url": format!("http://{address}/rows"), "rate": rate });
+    let config = |rate: Value| json!({ "url": host.url, "rate": rate });
     let told = web.source("told", "api", config(json!({ "remaining": "X-Left", "reset": "X-Reset" }))).await;
     let other = web.source("other", "api", config(json!({ "concurrent": 5 }))).await;
     let mut first = home.worker("acquisition", 1);
@@ -239,14 +263,6 @@ async fn what_a_worker_is_told_is_left_holds_for_the_others() {
     first.terminate();
     let _second = home.worker("acquisition", 1);
     assert_eq!(web.run("acquisition", other).await["status"], "succeeded");
-    let times = times.lock().unwrap();
-    assert_eq!(times.len(), 2);
-    let apart = times[1] - times[0];
+    let apart = host.took(2);
     assert!(apart >= Duration::from_millis(7_900), "{apart:?}");
-}
-
-#[derive(serde::Deserialize)]
-struct Page {
-    #[serde(default)]
-    page: usize,
 }
