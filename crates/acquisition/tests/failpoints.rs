@@ -29,7 +29,7 @@ use matome_store::workers::{self, Beat, NewWorker};
 use matome_store::{aggregated_data, aggregation_runs, data_sources};
 use matome_tasks::{Advice, ClaimedTask, Handler as _, TaskContext, TaskError, TaskOutcome};
 use matome_testbed::TestDb;
-use support::failpoint::{Failpoint, Side, write};
+use support::failpoint::{Failpoint, each_fault, write};
 use support::{Bench, count, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -380,28 +380,16 @@ async fn tasks_of(db: &Db, kind: LaneKind, object_id: i64) -> Vec<tasks::TaskRow
 }
 
 /// Runs the scenario into one fault, lets another process take over when the first died, and looks at what is there.
-async fn suffer(bed: &TestDb, origin: &str, at: usize, side: Side, dies: bool) -> usize {
+async fn suffer(bed: &TestDb, origin: &str, failpoint: Arc<Failpoint>) {
     let stage = Stage::set(&bed.db, origin).await;
-    let failpoint = Failpoint::new(at, side, dies);
-    let told = format!("{} commit {at} {side:?}, dies: {dies}", bed.name);
+    let told = format!("{} {failpoint}", bed.name);
     let process = Process { db: bed.db.with_commit_hook(failpoint.clone()), boot: Uuid::new_v4(), stage: &stage };
-    let has_ended = tokio::time::timeout(Duration::from_secs(60), async {
-        tokio::select! {
-            biased;
-            () = failpoint.death() => false,
-            () = process.live() => true,
-        }
-    });
-    let has_ended = has_ended.await.unwrap_or_else(|_| panic!("{told}: comes to no end"));
-    assert_eq!(failpoint.has_fired(), at != usize::MAX, "{told}");
-    if !has_ended {
+    let heir = async {
         take_back(&bed.db, process.boot).await;
-        let second = Process { db: bed.db.clone(), boot: Uuid::new_v4(), stage: &stage };
-        let lives = tokio::time::timeout(Duration::from_secs(60), second.live());
-        lives.await.unwrap_or_else(|_| panic!("{told}: the second process comes to no end"));
-    }
+        Process { db: bed.db.clone(), boot: Uuid::new_v4(), stage: &stage }.live().await;
+    };
+    failpoint.befall(&told, process.live().boxed_local(), heir.boxed_local()).await;
     look(bed, &stage, &told).await;
-    failpoint.commits()
 }
 
 /// As a sweeper does, look after look: a lane that a session of the dead still has locked is for the next one.
@@ -465,15 +453,8 @@ async fn look(bed: &TestDb, stage: &Stage, told: &str) {
 
 async fn every_commit(bed: TestDb) {
     let origin = upstream().await;
-    let commits = suffer(&bed, &origin, usize::MAX, Side::Before, false).await;
+    let commits = each_fault(async |failpoint| suffer(&bed, &origin, failpoint).await).await;
     assert!(commits >= 15, "{}: {commits} commits", bed.name);
-    for at in 0..commits {
-        for side in [Side::Before, Side::After] {
-            for dies in [false, true] {
-                suffer(&bed, &origin, at, side, dies).await;
-            }
-        }
-    }
     let faults = commits * 4;
     println!("{}: {commits} commits, {faults} faults", bed.name);
     println!("row commit {} {} {} 0 0 -", bed.name, faults * 4, faults * (PAGES * RECORDS_OF_PAGE + 12));

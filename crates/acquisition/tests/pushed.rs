@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -20,7 +21,7 @@ use matome_store::removals;
 use matome_store::tasks::{self, End, Finish, RetryPolicy};
 use matome_tasks::{Advice, ClaimedTask, Handler as _, TaskContext};
 use matome_testbed::{TestDb, databases};
-use support::failpoint::{Failpoint, Side, write};
+use support::failpoint::{Failpoint, Side, each_fault, write};
 use support::{Bench, canonical, count, json};
 use uuid::Uuid;
 
@@ -326,27 +327,16 @@ async fn take_back(db: &Db, dead: Uuid) {
     }
 }
 
-async fn suffer(bed: &TestDb, at: usize, side: Side, dies: bool) -> usize {
+async fn suffer(bed: &TestDb, failpoint: Arc<Failpoint>) {
     let stage = Stage::set(&bed.db).await;
-    let failpoint = Failpoint::new(at, side, dies);
-    let told = format!("{} commit {at} {side:?}, dies: {dies}", bed.name);
-    let db = bed.db.with_page_rows(PAGE_ROWS).with_commit_hook(failpoint.clone());
-    let first = Uuid::new_v4();
-    let has_ended = tokio::time::timeout(Duration::from_secs(60), async {
-        tokio::select! {
-            biased;
-            () = failpoint.death() => false,
-            () = stage.live(&db, first) => true,
-        }
-    });
-    let has_ended = has_ended.await.unwrap_or_else(|_| panic!("{told}: comes to no end"));
-    assert_eq!(failpoint.has_fired(), at != usize::MAX, "{told}");
-    if !has_ended {
+    let told = format!("{} {failpoint}", bed.name);
+    let db = bed.db.with_page_rows(PAGE_ROWS);
+    let (dying, first) = (db.with_commit_hook(failpoint.clone()), Uuid::new_v4());
+    let heir = async {
         take_back(&bed.db, first).await;
-        let db = bed.db.with_page_rows(PAGE_ROWS);
-        let second = tokio::time::timeout(Duration::from_secs(60), stage.live(&db, Uuid::new_v4()));
-        second.await.unwrap_or_else(|_| panic!("{told}: the second process comes to no end"));
-    }
+        stage.live(&db, Uuid::new_v4()).await;
+    };
+    failpoint.befall(&told, stage.live(&dying, first).boxed_local(), heir.boxed_local()).await;
     let mut expected = stage.lines.clone();
     for name in ["a", "b"] {
         expected.extend((0..RECORDS_OF_SMALL).map(|n| format!(r#"{{"{name}":{n}}}"#)));
@@ -354,20 +344,12 @@ async fn suffer(bed: &TestDb, at: usize, side: Side, dies: bool) -> usize {
     assert_eq!(stage.bench.stored().await, canonical(&expected), "{told}");
     assert_eq!(waiting(&stage.bench).await, Waiting { pushes: 0, bytes: 0 }, "{told}");
     holds(bed, &told).await;
-    failpoint.commits()
 }
 
 async fn every_commit(bed: TestDb) {
-    let commits = suffer(&bed, usize::MAX, Side::Before, false).await;
+    let commits = each_fault(async |failpoint| suffer(&bed, failpoint).await).await;
     // Three pushes, a claim, the beginning of a read, four pages, an end.
     assert!(commits >= 10, "{}: {commits} commits", bed.name);
-    for at in 0..commits {
-        for side in [Side::Before, Side::After] {
-            for dies in [false, true] {
-                suffer(&bed, at, side, dies).await;
-            }
-        }
-    }
     println!("{}: {commits} commits, {} faults", bed.name, commits * 4);
 }
 

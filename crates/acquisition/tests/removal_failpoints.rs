@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::FutureExt as _;
 use matome_acquisition::apply_retention;
@@ -18,7 +18,7 @@ use matome_store::db::Db;
 use matome_store::removals::{self, Removal, Reset};
 use matome_testbed::TestDb;
 use support::Bench;
-use support::failpoint::{Failpoint, Side, write};
+use support::failpoint::{Failpoint, each_fault, write};
 
 const RECORDS: usize = 5;
 /// Less than the records, so that each removal takes several transactions.
@@ -93,39 +93,18 @@ async fn pending(db: &Db, source_id: i64) -> bool {
     removals::pending(&mut db.read().await.unwrap().conn(), source_id).await.unwrap()
 }
 
-/// Runs the scenario into one fault, and lets another process take over when the first died. Returns the commits.
-async fn suffer(bed: &TestDb, at: usize, side: Side, dies: bool) -> usize {
+/// Runs the scenario into one fault, and lets another process take over when the first died.
+async fn suffer(bed: &TestDb, failpoint: Arc<Failpoint>) {
     let stage = Stage::set(&bed.db).await;
-    let failpoint = Failpoint::new(at, side, dies);
-    let told = format!("{} commit {at} {side:?}, dies: {dies}", bed.name);
+    let told = format!("{} {failpoint}", bed.name);
     let db = bed.db.with_commit_hook(failpoint.clone());
-    let has_ended = tokio::time::timeout(Duration::from_secs(60), async {
-        tokio::select! {
-            biased;
-            () = failpoint.death() => false,
-            () = stage.live(&db) => true,
-        }
-    });
-    let has_ended = has_ended.await.unwrap_or_else(|_| panic!("{told}: comes to no end"));
-    assert_eq!(failpoint.has_fired(), at != usize::MAX, "{told}");
-    if !has_ended {
-        let second = tokio::time::timeout(Duration::from_secs(60), stage.live(&bed.db));
-        second.await.unwrap_or_else(|_| panic!("{told}: the second process comes to no end"));
-    }
+    failpoint.befall(&told, stage.live(&db).boxed_local(), stage.live(&bed.db).boxed_local()).await;
     stage.look(bed, &told).await;
-    failpoint.commits()
 }
 
 async fn every_commit(bed: TestDb) {
-    let commits = suffer(&bed, usize::MAX, Side::Before, false).await;
+    let commits = each_fault(async |failpoint| suffer(&bed, failpoint).await).await;
     assert!(commits >= 10, "{}: {commits} commits", bed.name);
-    for at in 0..commits {
-        for side in [Side::Before, Side::After] {
-            for dies in [false, true] {
-                suffer(&bed, at, side, dies).await;
-            }
-        }
-    }
     println!("{}: {commits} commits, {} faults", bed.name, commits * 4);
     println!("row removal {} - {} 0 0 -", bed.name, commits * 4 * (4 * RECORDS + 2));
 }

@@ -1,9 +1,11 @@
 //! A commit that fails, and a process that goes on behind it.
 
+use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, LocalBoxFuture};
 use matome_model::clock::{Clock, Timestamp};
 use matome_store::db::{CommitHook, Conn, Db};
 use matome_store::error::{Result, StoreError};
@@ -16,6 +18,12 @@ pub enum Side {
     /// The commit happens and nobody hears of it.
     After,
 }
+
+/// The number of a commit that does not come.
+const NONE: usize = usize::MAX;
+
+/// A scenario comes to its end sooner, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lets commit number `at` fail.
 #[derive(Debug)]
@@ -32,6 +40,24 @@ impl Failpoint {
     pub fn new(at: usize, side: Side, dies: bool) -> Arc<Self> {
         let (commits, fired) = (AtomicUsize::new(0), AtomicBool::new(false));
         Arc::new(Self { at, side, dies, commits, fired, dead: Notify::new() })
+    }
+
+    /// Lets a process run into the fault, and its `heir` go on when it dies of it. Both come to an end.
+    pub async fn befall(&self, told: &str, process: LocalBoxFuture<'_, ()>, heir: LocalBoxFuture<'_, ()>) {
+        let life = async {
+            tokio::select! {
+                biased;
+                () = self.death() => false,
+                () = process => true,
+            }
+        };
+        let has_ended = tokio::time::timeout(PATIENCE, life).await;
+        let has_ended = has_ended.unwrap_or_else(|_| panic!("{told}: comes to no end"));
+        assert_eq!(self.has_fired(), self.at != NONE, "{told}");
+        if !has_ended {
+            let ended = tokio::time::timeout(PATIENCE, heir).await;
+            ended.unwrap_or_else(|_| panic!("{told}: the second process comes to no end"));
+        }
     }
 
     /// Returns when the process is dead: what it still does is not done.
@@ -59,6 +85,28 @@ impl Failpoint {
             Side::After => StoreError::CommitUnknown(io.into()),
         }
     }
+}
+
+impl Display for Failpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "commit {} {:?}, dies: {}", self.at, self.side, self.dies)
+    }
+}
+
+/// Runs a scenario into each fault there is: at each of its commits, on both sides, in a process that goes on and in one that
+/// dies of it. Returns how many commits it has without a fault.
+pub async fn each_fault(suffer: impl AsyncFn(Arc<Failpoint>)) -> usize {
+    let none = Failpoint::new(NONE, Side::Before, false);
+    suffer(none.clone()).await;
+    let commits = none.commits();
+    for at in 0..commits {
+        for side in [Side::Before, Side::After] {
+            for dies in [false, true] {
+                suffer(Failpoint::new(at, side, dies)).await;
+            }
+        }
+    }
+    commits
 }
 
 impl CommitHook for Failpoint {
