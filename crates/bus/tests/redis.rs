@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use matome_bus::{Bus, Heard, RedisUrls, TaskEvent};
 use matome_model::task::{Queue, TaskStatus};
-use support::RedisServer;
+use support::{RedisServer, until};
 use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,15 +44,11 @@ async fn heard_again(sender: &Bus, worker: &Bus) -> Duration {
 }
 
 async fn until_trouble(bus: &Bus, says: &str) {
-    let begun = Instant::now();
-    loop {
+    until(&format!("trouble with `{says}`"), async || {
         bus.wake(QUEUE);
-        if bus.trouble().is_some_and(|what| what.contains(says)) {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "no trouble with `{says}`: {:?}", bus.trouble());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        bus.trouble().is_some_and(|what| what.contains(says))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +67,6 @@ async fn a_wake_up_reaches_one_worker_of_another_process_of_the_same_installatio
             () = second.woken(QUEUE) => {}
         }
         took.push(begun.elapsed());
-        tokio::time::sleep(Duration::from_millis(6)).await;
     }
     took.sort_unstable();
     println!("woken after p50 {:?}, max {:?}", took[10], took[19]);
@@ -83,11 +78,7 @@ async fn a_wake_up_reaches_one_worker_of_another_process_of_the_same_installatio
     worker.close().await;
     second.close().await;
     web.wake(QUEUE);
-    let begun = Instant::now();
-    while server.cli(&["-n", "1", "dbsize"]) != "1" {
-        assert!(begun.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the token is there", async || server.cli(&["-n", "1", "dbsize"]) == "1").await;
     assert_eq!(server.cli(&["-n", "1", "keys", "*"]), format!("{instance}:acquisition:work"));
     web.close().await;
 }
@@ -102,21 +93,18 @@ async fn tokens_that_nobody_takes_do_not_pile_up() {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {
         web.wake(QUEUE);
-        tokio::time::sleep(Duration::from_micros(500)).await;
+        tokio::task::yield_now().await;
     }
     let tokens = length();
     assert!((10..=128).contains(&tokens), "{tokens}");
     assert!(tokens <= 220, "at most one in 5 ms");
     server.cli(&["-n", "1", "eval", "for i=1,500 do redis.call('rpush', KEYS[1], 'x') end", "1", &key]);
     web.wake(QUEUE);
-    let begun = Instant::now();
-    while length() > 128 {
-        assert!(begun.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    // A worker that is full takes none.
+    until("the list is cut", async || length() <= 128).await;
+    // A worker that is full takes none, though it is connected.
     let full = process(&server, instance);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let look = |_: Option<&[u8]>, _: Duration| (None, ());
+    until("it is connected", async || full.update(QUEUE, "n", look).await.is_some()).await;
     assert_eq!(length(), 128);
     drop(full);
 }
@@ -203,11 +191,7 @@ async fn a_server_that_ends_and_comes_back_is_used_again_at_once() {
     server.stop();
     // Also a process that has nothing to send notices.
     let idle = process(&server, instance);
-    let begun = Instant::now();
-    while idle.trouble().is_none() {
-        assert!(begun.elapsed() < PATIENCE, "it never notices");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("it notices", async || idle.trouble().is_some()).await;
     assert_eq!(idle.trouble().unwrap(), "nothing listens there");
     until_trouble(&web, "").await;
     server.again();

@@ -4,11 +4,11 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use matome_bus::{Bus, RedisTls, RedisUrls};
 use matome_model::task::Queue;
-use support::{RedisServer, certificate};
+use support::{RedisServer, certificate, until};
 use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,15 +39,13 @@ async fn wakes(urls: &RedisUrls) {
 
 async fn refuses(urls: &RedisUrls, says: &str) {
     let bus = Bus::redis(Uuid::new_v4(), urls).unwrap();
-    let begun = Instant::now();
-    loop {
+    until(&format!("trouble with {urls:?}"), async || {
         bus.wake(QUEUE);
-        match bus.trouble() {
-            Some(what) => return assert!(what.contains(says), "{what}"),
-            None => assert!(begun.elapsed() < PATIENCE, "no trouble with {urls:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        bus.trouble().is_some()
+    })
+    .await;
+    let what = bus.trouble().unwrap();
+    assert!(what.contains(says), "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
