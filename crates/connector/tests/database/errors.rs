@@ -1,13 +1,12 @@
 //! What goes wrong is told with what, where and what to do, in both languages, and never with a secret.
 
-use std::time::Duration;
-
 use matome_connector::{Advice, ConnectorError, DatabaseFault, ReadRequest};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::support::{Bed, behind, connector, error_of, faults, field, read, read_until, told};
+use crate::servers;
+use crate::support::{Bed, connector, error_of, faults, read, read_until, told};
 
 const ROWS: &str = "create sequence counter; create table orders (id int primary key, at timestamptz, body text);
     insert into orders select n, now(), repeat('x', 1000) from generate_series(1, 20000) n";
@@ -99,15 +98,7 @@ async fn what_passes_by_itself_is_tried_again() {
     check(&error, DatabaseFault::Lost, &["lock"]);
     drop(lock);
 
-    // A server that accepts and says nothing.
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = silent.local_addr().unwrap().port();
-    let error = error_of(&*bed.connector(json!({"table": "orders", "port": port, "timeout_secs": 1}))).await;
-    check(&error, DatabaseFault::Lost, &["did not answer within 1 s"]);
-    // One that hangs up.
-    tokio::spawn(async move { while silent.accept().await.is_ok() {} });
-    let error = error_of(&*bed.connector(json!({"table": "orders", "port": port}))).await;
-    check(&error, DatabaseFault::Lost, &["connection was lost"]);
+    servers::a_server_that_is_silent_is_tried_again(&bed).await;
 }
 
 #[tokio::test]
@@ -155,52 +146,16 @@ async fn a_denied_address_is_not_dialled() {
 
 #[tokio::test]
 async fn a_connection_that_is_lost_in_the_middle_goes_on_where_it_was() {
-    let bed = Bed::new(ROWS).await;
-    let options = json!({"table": "orders", "dedupe": "hash", "options": {"application_name": bed.schema, "search_path": bed.schema}, "incremental": {"cursor": "id"}});
-    let connector = bed.connector(options);
-    let mut reader = connector.read(behind(None, 100)).await.unwrap();
-    let first = reader.next().await.unwrap().unwrap();
-    let sql = format!(
-        "select pg_terminate_backend(pid)::text from pg_stat_activity where application_name = '{}'",
-        bed.schema
-    );
-    let ended = bed.texts(&sql);
-    assert_eq!(ended.await, ["true"]);
-    let mut batches = vec![first];
-    let error = loop {
-        match reader.next().await {
-            Ok(batch) => batches.push(batch.expect("20,000 rows do not fit into what was under way")),
-            Err(error) => break error,
-        }
-    };
-    check(&error, DatabaseFault::Lost, &[]);
-    assert!(matches!(error.advice(), Advice::Retry { .. }));
-    assert!(batches.len() < 190, "{}", batches.len());
-    let rest = read(&*connector, behind(batches.last(), 5000)).await;
-    let ids: Vec<i64> = field(&batches, "id").into_iter().chain(field(&rest, "id")).collect();
-    assert_eq!(ids, (1..=20000).collect::<Vec<_>>());
+    servers::a_lost_connection_goes_on_where_it_was(&Bed::new(ROWS).await).await;
 }
 
 #[tokio::test]
 async fn a_read_that_nobody_wants_ends_on_the_server_too() {
-    let bed = Bed::new(ROWS).await;
-    let options = json!({"query": "select * from orders, pg_sleep(0)", "options": {"application_name": bed.schema, "search_path": bed.schema}});
-    let connector = bed.connector(options);
-    let mut reader = connector.read(behind(None, 100)).await.unwrap();
-    reader.next().await.unwrap().unwrap();
-    let sql = format!("select pid::text from pg_stat_activity where application_name = '{}'", bed.schema);
-    assert_eq!(bed.texts(&sql).await.len(), 1);
-    drop(reader);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !bed.texts(&sql).await.is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "the session is still there");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    // And one that is cancelled says so.
-    let request = ReadRequest::default();
-    request.cancel.cancel();
-    let error = read_until(&*connector, request).await.1.unwrap();
-    assert!(matches!(error, ConnectorError::Cancelled), "{error:?}");
+    servers::a_read_that_nobody_wants_ends(
+        &Bed::new(ROWS).await,
+        json!({"query": "select * from orders, pg_sleep(0)"}),
+    )
+    .await;
 }
 
 #[test]

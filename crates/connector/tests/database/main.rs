@@ -7,6 +7,7 @@ mod incremental;
 mod mysql;
 #[path = "../reading/mod.rs"]
 mod reading;
+mod servers;
 mod sqlite;
 mod support;
 mod tls;

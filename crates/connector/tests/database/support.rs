@@ -14,6 +14,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub use crate::reading::read_until;
+use crate::servers::Server;
 
 /// A schema of its own on the test server.
 pub struct Bed {
@@ -58,7 +59,7 @@ impl Bed {
         let mut config = json!({
             "engine": "postgres", "host": url.host_str(), "port": url.port(), "database": &url.path()[1..],
             "user": url.username(), "password": url.password(), "tls": {"mode": "disable"},
-            "options": {"search_path": self.schema},
+            "options": {"search_path": self.schema, "application_name": self.schema},
         });
         for (name, value) in options.as_object().unwrap() {
             config[name] = value.clone();
@@ -69,6 +70,25 @@ impl Bed {
 
     pub fn connector(&self, options: Value) -> Box<dyn Connector> {
         connector(&self.config(options))
+    }
+}
+
+impl Server for Bed {
+    fn connector(&self, options: Value) -> Box<dyn Connector> {
+        self.connector(options)
+    }
+
+    async fn run(&self, script: &str) {
+        self.run(script).await;
+    }
+
+    async fn sessions(&self) -> Vec<String> {
+        let sql = format!("select pid::text from pg_stat_activity where application_name = '{}'", self.schema);
+        self.texts(&sql).await
+    }
+
+    async fn end(&self, session: &str) {
+        assert_eq!(self.texts(&format!("select pg_terminate_backend({session})::text")).await, ["true"]);
     }
 }
 

@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection};
 use url::Url;
 use uuid::Uuid;
 
+use crate::servers::Server;
 use crate::support::connector;
 
 pub struct Bed {
@@ -50,14 +51,6 @@ impl Bed {
         conn
     }
 
-    /// The numbers of the sessions of reads in this database.
-    pub async fn sessions(&self) -> Vec<u64> {
-        let mut conn = self.connection().await;
-        let sql =
-            "select cast(id as unsigned) from information_schema.processlist where db = ? and id <> connection_id()";
-        sqlx::query_scalar(sql).bind(&self.name).fetch_all(&mut conn).await.unwrap()
-    }
-
     /// The config of a source in this database; `options` wins.
     pub fn config(&self, options: Value) -> Value {
         let mut config = json!({
@@ -73,5 +66,25 @@ impl Bed {
 
     pub fn connector(&self, options: Value) -> Box<dyn Connector> {
         connector(&self.config(options))
+    }
+}
+
+impl Server for Bed {
+    fn connector(&self, options: Value) -> Box<dyn Connector> {
+        self.connector(options)
+    }
+
+    async fn run(&self, script: &str) {
+        self.run(script).await;
+    }
+
+    async fn sessions(&self) -> Vec<String> {
+        let mut conn = self.connection().await;
+        let sql = "select cast(id as char) from information_schema.processlist where db = ? and id <> connection_id()";
+        sqlx::query_scalar(sql).bind(&self.name).fetch_all(&mut conn).await.unwrap()
+    }
+
+    async fn end(&self, session: &str) {
+        self.run(&format!("kill connection {session}")).await;
     }
 }

@@ -1,7 +1,5 @@
 //! What goes wrong is told with what, where and what to do, in both languages, and never with a secret.
 
-use std::time::Duration;
-
 use matome_connector::{Advice, ConnectorError, DatabaseFault, ReadRequest};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -9,7 +7,8 @@ use tokio::net::TcpListener;
 
 use super::bed::Bed;
 use crate::errors::check;
-use crate::support::{behind, error_of, field, read, read_until, texts};
+use crate::servers;
+use crate::support::{error_of, read, texts};
 
 const ROWS: &str = "create table orders (id int primary key, at datetime, body text);
     insert into orders select seq, now(), repeat('x', 1000) from seq_1_to_20000;
@@ -89,15 +88,7 @@ async fn what_passes_by_itself_is_tried_again() {
     check(&error, DatabaseFault::Lost, &["lock"]);
     drop(lock);
 
-    // A server that accepts and says nothing.
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = silent.local_addr().unwrap().port();
-    let error = error_of(&*bed.connector(json!({"table": "orders", "port": port, "timeout_secs": 1}))).await;
-    check(&error, DatabaseFault::Lost, &["did not answer within 1 s"]);
-    // One that hangs up.
-    tokio::spawn(async move { while silent.accept().await.is_ok() {} });
-    let error = error_of(&*bed.connector(json!({"table": "orders", "port": port}))).await;
-    check(&error, DatabaseFault::Lost, &["connection was lost"]);
+    servers::a_server_that_is_silent_is_tried_again(&bed).await;
 }
 
 #[tokio::test]
@@ -126,44 +117,12 @@ async fn what_is_no_such_server_is_told_so() {
 
 #[tokio::test]
 async fn a_connection_that_is_lost_in_the_middle_goes_on_where_it_was() {
-    let bed = Bed::new(ROWS).await;
-    let connector = bed.connector(json!({"table": "orders", "dedupe": "hash", "incremental": {"cursor": "id"}}));
-    let mut reader = connector.read(behind(None, 100)).await.unwrap();
-    let mut batches = vec![reader.next().await.unwrap().unwrap()];
-    let sessions = bed.sessions().await;
-    assert_eq!(sessions.len(), 1);
-    bed.run(&format!("kill connection {}", sessions[0])).await;
-    let error = loop {
-        match reader.next().await {
-            Ok(batch) => batches.push(batch.expect("20,000 rows do not fit into what was under way")),
-            Err(error) => break error,
-        }
-    };
-    check(&error, DatabaseFault::Lost, &[]);
-    assert!(matches!(error.advice(), Advice::Retry { .. }));
-    assert!(batches.len() < 190, "{}", batches.len());
-    let rest = read(&*connector, behind(batches.last(), 5000)).await;
-    let ids: Vec<i64> = field(&batches, "id").into_iter().chain(field(&rest, "id")).collect();
-    assert_eq!(ids, (1..=20000).collect::<Vec<_>>());
+    servers::a_lost_connection_goes_on_where_it_was(&Bed::new(ROWS).await).await;
 }
 
 #[tokio::test]
 async fn a_read_that_nobody_wants_ends_on_the_server_too() {
-    let bed = Bed::new(ROWS).await;
-    let connector = bed.connector(json!({"table": "orders"}));
-    let mut reader = connector.read(behind(None, 100)).await.unwrap();
-    reader.next().await.unwrap().unwrap();
-    assert_eq!(bed.sessions().await.len(), 1);
-    drop(reader);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !bed.sessions().await.is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "the session is still there");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let request = ReadRequest::default();
-    request.cancel.cancel();
-    let error = read_until(&*connector, request).await.1.unwrap();
-    assert!(matches!(error, ConnectorError::Cancelled), "{error:?}");
+    servers::a_read_that_nobody_wants_ends(&Bed::new(ROWS).await, json!({"table": "orders"})).await;
 }
 
 #[tokio::test]

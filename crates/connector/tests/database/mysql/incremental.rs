@@ -1,102 +1,24 @@
 //! Only what is new is read, and nothing is passed over: at page borders, for odd values, in the order of the server.
 
-use matome_connector::{Batch, ReadRequest};
-use serde_json::{Value, json};
+use matome_connector::ReadRequest;
+use serde_json::json;
 
 use super::bed::Bed;
-use crate::support::{behind, error_of, field, read, read_until, state, texts, told};
+use crate::servers::{self, by_time};
+use crate::support::{behind, error_of, field, read, texts, told};
 
 /// Rows in groups with the same time, so that page borders fall into them.
 const EVENTS: &str = "create table events (id int primary key, at datetime(6), n decimal(20, 10));
     insert into events select seq, timestamp'2026-01-01 00:00:00' + interval (seq div 7) hour, seq / 3.0 from seq_1_to_50";
 
-fn by_time(more: Value) -> Value {
-    let mut options = json!({"table": "events", "dedupe": "key", "key": "id", "incremental": {"cursor": "at"}});
-    for (name, value) in more.as_object().unwrap() {
-        options["incremental"][name] = value.clone();
-    }
-    options
-}
-
 #[tokio::test]
 async fn a_read_goes_on_behind_any_page_and_gives_each_row_once() {
-    let bed = Bed::new(EVENTS).await;
-    for options in [
-        by_time(json!({})),
-        by_time(json!({"tie_break": ["id", "n"]})),
-        json!({"table": "events", "dedupe": "hash"}),
-        json!({"table": "events", "dedupe": "none"}),
-        json!({"table": "events", "dedupe": "none", "incremental": {"cursor": "at"}}),
-        json!({"query": "select * from events", "dedupe": "none", "incremental": {"cursor": "at", "tie_break": "id"}}),
-    ] {
-        let connector = bed.connector(options.clone());
-        for size in [3, 7, 60] {
-            let whole = read(&*connector, behind(None, size)).await;
-            assert_eq!(field(&whole, "id"), (1..=50).collect::<Vec<_>>(), "{options}");
-            assert!(whole.iter().all(|batch| batch.is_exact), "{options}");
-            for cut in 0..whole.len() - 1 {
-                let rest = read(&*connector, behind(Some(&whole[cut]), 9)).await;
-                let ids: Vec<i64> = field(&whole[..=cut], "id").into_iter().chain(field(&rest, "id")).collect();
-                assert_eq!(ids, (1..=50).collect::<Vec<_>>(), "{options}, cut behind page {cut} of {size}");
-            }
-        }
-    }
-    // Where nothing tells rows of the same time apart, those of the page border come again: none is lost.
-    let connector =
-        bed.connector(json!({"query": "select * from events", "dedupe": "hash", "incremental": {"cursor": "at"}}));
-    let whole = read(&*connector, behind(None, 3)).await;
-    assert!(whole.iter().all(|batch| !batch.is_exact));
-    let rest = read(&*connector, behind(Some(&whole[2]), 9)).await;
-    let mut ids: Vec<i64> = field(&whole[..=2], "id").into_iter().chain(field(&rest, "id")).collect();
-    assert!(ids.len() < 60, "{}", ids.len());
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids, (1..=50).collect::<Vec<_>>());
+    servers::reads_go_on_behind_any_page(&Bed::new(EVENTS).await).await;
 }
 
 #[tokio::test]
 async fn the_next_read_begins_a_little_before_the_mark() {
-    let bed = Bed::new(EVENTS).await;
-    let last = |batches: &[Batch]| batches.last().unwrap().clone();
-    let connector = bed.connector(by_time(json!({})));
-    let first = read(&*connector, ReadRequest::default()).await;
-    assert_eq!(state(&last(&first))["high"], "2026-01-01 07:00:00.000000");
-    // What became visible late, up to five minutes before the mark; not what is older.
-    bed.run("insert into events values (51, '2026-01-01 06:55:00', 0), (52, '2026-01-01 06:54:59.999999', 0), (53, '2026-01-02', 0)").await;
-    let second = read(&*connector, behind(Some(&last(&first)), 1000)).await;
-    assert_eq!(field(&second, "id"), [51, 49, 50, 53]);
-    let third = read(&*connector, behind(Some(&last(&second)), 1000)).await;
-    assert_eq!(field(&third, "id"), [53]);
-    assert_eq!(state(&last(&third))["high"], state(&last(&second))["high"]);
-
-    // By hand: none, more, and by whole numbers.
-    let ids = |options: Value, at: Batch| {
-        let connector = bed.connector(options);
-        async move { field(&read(&*connector, behind(Some(&at), 1000)).await, "id") }
-    };
-    assert_eq!(ids(by_time(json!({"overlap": 0})), last(&first)).await, [49, 50, 53]);
-    assert_eq!(ids(by_time(json!({"overlap": 301})), last(&first)).await, [52, 51, 49, 50, 53]);
-    let by_id = |more: Value| {
-        let mut options = by_time(more);
-        options["incremental"]["cursor"] = json!("id");
-        options
-    };
-    let whole = read(&*bed.connector(by_id(json!({}))), ReadRequest::default()).await;
-    assert_eq!(state(&last(&whole))["high"], "53");
-    assert_eq!(ids(by_id(json!({})), last(&whole)).await.len(), 53);
-    assert_eq!(ids(by_id(json!({"overlap": 2})), last(&whole)).await, [51, 52, 53]);
-    for start in [json!(52), json!("52")] {
-        let connector = bed.connector(by_id(json!({"start": start})));
-        assert_eq!(field(&read(&*connector, ReadRequest::default()).await, "id"), [52, 53]);
-    }
-    let connector = bed.connector(by_time(json!({"start": "2026-01-01T07:00"})));
-    assert_eq!(field(&read(&*connector, ReadRequest::default()).await, "id"), [49, 50, 53]);
-    // Nothing may come twice: exactly behind the last row.
-    let none = json!({"table": "events", "dedupe": "none", "incremental": {"cursor": "id"}});
-    let whole = read(&*bed.connector(none.clone()), ReadRequest::default()).await;
-    assert_eq!(ids(none.clone(), last(&whole)).await, Vec::<i64>::new());
-    bed.run("insert into events values (54, null, 0)").await;
-    assert_eq!(ids(none, last(&whole)).await, [54]);
+    servers::the_next_read_begins_a_little_before(&Bed::new(EVENTS).await, "2026-01-01 07:00:00.000000").await;
 }
 
 #[tokio::test]
@@ -108,36 +30,13 @@ async fn no_mark_is_after_the_beginning_of_the_read() {
             insert into events values (1, '2026-01-01'), (2, now() - interval 2 day), (3, now() + interval 9 day), (4, '2037-12-31')"
         ))
         .await;
-        let connector = bed.connector(by_time(json!({})));
-        let first = read(&*connector, ReadRequest::default()).await;
-        assert_eq!(field(&first, "id"), [1, 2, 3, 4]);
-        bed.run("insert into events values (5, now())").await;
-        let second = read(&*connector, behind(first.last(), 1000)).await;
-        assert_eq!(field(&second, "id"), [2, 5, 3, 4], "{of}");
+        servers::no_mark_is_after_the_beginning(&bed, of).await;
     }
 }
 
 #[tokio::test]
 async fn rows_without_a_cursor_are_read_left_out_or_told() {
-    let bed = Bed::new(EVENTS).await;
-    bed.run("update events set at = null where id in (3, 30, 31)").await;
-    let valued: Vec<i64> = (1..=50).filter(|id| ![3, 30, 31].contains(id)).collect();
-    let all: Vec<i64> = valued.iter().copied().chain([3, 30, 31]).collect();
-    let connector = bed.connector(by_time(json!({})));
-    let first = read(&*connector, behind(None, 4)).await;
-    assert_eq!(field(&first, "id"), all);
-    let second = read(&*connector, behind(first.last(), 1000)).await;
-    assert_eq!(field(&second, "id"), [49, 50, 3, 30, 31]);
-    for cut in 0..first.len() - 1 {
-        let rest = read(&*connector, behind(Some(&first[cut]), 1000)).await;
-        let ids: Vec<i64> = field(&first[..=cut], "id").into_iter().chain(field(&rest, "id")).collect();
-        assert_eq!(ids, all, "cut behind page {cut}");
-    }
-    let skipping = read(&*bed.connector(by_time(json!({"nulls": "skip"}))), ReadRequest::default()).await;
-    assert_eq!(field(&skipping, "id"), valued);
-    let (batches, error) = read_until(&*bed.connector(by_time(json!({"nulls": "fail"}))), behind(None, 20)).await;
-    assert_eq!(field(&batches, "id"), valued, "what has a cursor was handed on");
-    assert!(told(&error.unwrap()).contains("3 rows have NULL in `at`"));
+    servers::rows_without_a_cursor_are_told_apart(&Bed::new(EVENTS).await).await;
 }
 
 #[tokio::test]

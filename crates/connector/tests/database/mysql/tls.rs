@@ -7,6 +7,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bed::Bed;
+use crate::servers;
 use crate::support::{connector_beneath, read_until, texts, told};
 use crate::tls::fixtures;
 
@@ -46,17 +47,7 @@ async fn a_server_is_believed_only_with_a_certificate_for_its_name() {
         assert!(error.is_none(), "{tls}: {}", told(&error.unwrap()));
         assert_eq!(texts(&batches), [wanted], "{tls}");
     }
-    for (host, tls, part) in [
-        // The same server under an address that the certificate is not for.
-        ("127.0.0.2", json!({"ca_file": "one.crt"}), "for another name"),
-        ("127.0.0.1", json!({}), "nobody known here has signed"),
-        ("127.0.0.1", json!({"ca_file": "two.crt"}), "nobody known here has signed"),
-    ] {
-        let error = tried(host, tls.clone()).await.1.unwrap();
-        let text = told(&error);
-        assert!(text.contains(part), "{host} {tls}: {text}");
-        assert!(matches!(error, ConnectorError::Database { fault: DatabaseFault::Tls, .. }), "{error:?}");
-    }
+    servers::a_certificate_of_another_is_not_believed(tried).await;
 }
 
 #[tokio::test]
