@@ -1,24 +1,17 @@
-//! The handler of acquisition tasks.
-
-use std::sync::{Arc, Mutex, PoisonError};
+//! The handler of acquisition tasks: what a task is for, and what it begins with.
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use matome_connector::{
-    Connector, ConnectorError, Deletes, ParsedConfig, Quality, ReadRequest, ReadStats, Registry, validate_config,
-};
+use matome_connector::{Connector, ConnectorError, Deletes, ParsedConfig, Quality, Registry, validate_config};
 use matome_model::canonical::Limits;
 use matome_model::clock::{Clock, Timestamp};
 use matome_model::drift::{DriftPolicy, Shape, Watch};
-use matome_model::record_key::RecordKey;
 use matome_model::say;
-use matome_model::source::{Dedupe, HostUse, SourceType};
+use matome_model::source::{Dedupe, HostUse};
 use matome_model::task::LaneKind;
 use matome_model::validation::Judge;
-use matome_store::acquired_data::tombstones;
-use matome_store::acquired_data::{KeyedRead, Occurrences, Page, PageCounts, Progress, Records, SchemaStep};
 use matome_store::adoption::fill::{self, Pending};
-use matome_store::checkpoints::{self, Advance, Checkpoint, CheckpointKey, LIVE};
+use matome_store::checkpoints::{CheckpointKey, LIVE};
 use matome_store::data_sources::{self, DataSource};
 use matome_store::db::Db;
 use matome_store::error::StoreError;
@@ -30,31 +23,24 @@ use matome_store::tasks::TaskRow;
 use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::adopt::Fill;
-use crate::commit::commit;
-use crate::counts::{Counts, Withheld, count_records};
+use crate::counts::{Counts, count_records};
 use crate::drain::Drain;
-use crate::failure::{from_connector, from_refused, too_many_bad};
-use crate::keeper::Keeper;
-use crate::prepare::{Prepared, Preparer, Refused, StoredSchema};
-use crate::pushed::{self, PushConnector};
+use crate::failure::from_connector;
+use crate::prepare::StoredSchema;
+use crate::pushed::PushConnector;
+use crate::read::How;
 use crate::revalidate::{Revalidation, drain_policy};
-
-/// Batches with fewer bytes are prepared where they are; the others leave the async threads alone.
-const PREPARE_INLINE_BYTES: usize = 64 << 10;
 
 /// Reads the source of a task and stores what is new.
 pub struct AcquisitionHandler {
     pub(crate) db: Db,
     registry: Registry,
-    vault: Vault,
+    pub(crate) vault: Vault,
     pub(crate) clock: Clock,
-    limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 /// What a task's payload may ask for; what it does not know, it leaves to others.
@@ -83,18 +69,6 @@ enum Only {
     Stored,
 }
 
-/// What the fetching side hands to the committing side.
-pub(crate) enum Fetched {
-    Page(Prepared),
-    /// The last page, after which the source has no more.
-    Last(Prepared),
-    Failed(ConnectorError),
-    /// A page of which nothing may be stored.
-    Refused(Box<Refused>),
-    /// A stream has ended; all its pages came before.
-    Ended,
-}
-
 /// What a task begins with.
 struct Loaded {
     source: DataSource,
@@ -104,37 +78,6 @@ struct Loaded {
     is_waiting: bool,
     /// Records of the original application that have no identity yet.
     adopted: Option<Pending>,
-}
-
-/// One read of one source stream.
-pub(crate) struct Read {
-    pub(crate) task_id: i64,
-    dedupe: Dedupe,
-    record_key: Option<RecordKey>,
-    pub(crate) key: CheckpointKey,
-    config_rev: i64,
-    /// Where the read began.
-    pub(crate) begun: Checkpoint,
-    occurrences: Option<Arc<Mutex<Occurrences>>>,
-    keyed: Option<Arc<Mutex<KeyedRead>>>,
-    /// What its records must be.
-    quality: Quality,
-    /// It has no end.
-    is_stream: bool,
-    /// Whether it reads what was sent.
-    is_push: bool,
-    pub(crate) how: How,
-}
-
-/// What is special about a read.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
-    /// It begins anew, whatever was read before.
-    full: bool,
-    /// It gives all that the source has, and the keys that it does not give are marked. Every attempt begins anew.
-    is_whole: bool,
-    /// That most of them are gone is no mistake.
-    pub(crate) confirm_deletes: bool,
 }
 
 impl Handler for AcquisitionHandler {
@@ -300,322 +243,6 @@ impl AcquisitionHandler {
             source_schemas::current(&mut reader.conn(), key.source_id, &key.stream).await?
         };
         Ok(stored_schema(stored, policy))
-    }
-
-    /// Takes the checkpoint, in the lease of this task.
-    #[expect(clippy::too_many_arguments, reason = "what a read is made of")]
-    async fn begin(
-        &self,
-        task: &TaskRow,
-        ctx: &TaskContext,
-        key: CheckpointKey,
-        source: &DataSource,
-        (dedupe, record_key): (Dedupe, Option<RecordKey>),
-        quality: Quality,
-        how: How,
-    ) -> Result<Read, TaskError> {
-        let (fence, task_id, config_rev, now) = (ctx.fence, task.id, source.config_rev, self.clock.now());
-        // A stream has no end at which its versions could be settled: each of its pages is compared by itself.
-        let is_stream = source.source_type == SourceType::Websocket;
-        let (begun, occurrences, keyed) = loop {
-            let of = key.clone();
-            let begin = self.db.write(move |conn| {
-                Box::pin(async move {
-                    let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, how.full, now).await?;
-                    Ok(match dedupe {
-                        Dedupe::Rows => Some((begun, Some(Occurrences::begin(conn, &of).await?), None)),
-                        Dedupe::Key if !is_stream => {
-                            let read = KeyedRead::begin(conn, &of, &begun).await?;
-                            let read = read.map(|read| if how.is_whole { read.of_all() } else { read });
-                            read.map(|read| (begun, None, Some(read)))
-                        }
-                        Dedupe::Key | Dedupe::Hash | Dedupe::None => Some((begun, None, None)),
-                    })
-                })
-            });
-            if let Some(all) = begin.await.map_err(|err| store_error(err, ctx))? {
-                break all;
-            }
-        };
-        let occurrences = occurrences.map(|occurrences| Arc::new(Mutex::new(occurrences)));
-        let keyed = keyed.map(|keyed| Arc::new(Mutex::new(keyed)));
-        let is_push = source.source_type == SourceType::Push;
-        Ok(Read {
-            task_id: task.id,
-            dedupe,
-            record_key,
-            key,
-            config_rev,
-            begun,
-            occurrences,
-            keyed,
-            quality,
-            is_stream,
-            is_push,
-            how,
-        })
-    }
-
-    /// Fetches and commits page by page, the next one while the one before commits.
-    async fn read(
-        &self,
-        connector: Box<dyn Connector>,
-        read: Read,
-        ctx: &TaskContext,
-        counts: &mut Counts,
-    ) -> Result<(), TaskError> {
-        // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged.
-        let (mut fetched, _fetching) = self.start(connector, &read, ctx, ctx.stop.child_token()).await?;
-        let mut page_seq = read.begun.page_seq;
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = ctx.stop.cancelled() => return Err(stopped(ctx)),
-                next = fetched.recv() => next,
-            };
-            let (prepared, is_last) = match next {
-                Some(Fetched::Page(prepared)) => (prepared, false),
-                Some(Fetched::Last(prepared)) => (prepared, true),
-                Some(Fetched::Failed(ConnectorError::Cancelled)) => return Err(stopped(ctx)),
-                Some(Fetched::Failed(err)) => return Err(from_connector(&err)),
-                Some(Fetched::Refused(refused)) => return Err(from_refused(*refused)),
-                Some(Fetched::Ended) | None => return Err(from_connector(&ConnectorError::Broken)),
-            };
-            let waits = self.store(&read, ctx, prepared, page_seq, is_last, counts).await?;
-            page_seq += 1;
-            if is_last {
-                if waits {
-                    self.settle(read.task_id, &read.key, ctx, counts).await?;
-                }
-                return self.sweep(&read, ctx, counts).await;
-            }
-        }
-    }
-
-    /// Starts the fetching side of a read. It ends when what comes second is dropped.
-    pub(crate) async fn start(
-        &self,
-        connector: Box<dyn Connector>,
-        read: &Read,
-        ctx: &TaskContext,
-        cancel: CancellationToken,
-    ) -> Result<(mpsc::Receiver<Fetched>, JoinSet<()>), TaskError> {
-        // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged, unless the connector
-        // tells what it adds.
-        let counts_equals = read.dedupe == Dedupe::Rows;
-        let goes_on =
-            (!counts_equals || connector.tells_additions()) && read.begun.state.get() != "{}" && !read.how.is_whole;
-        let request = ReadRequest {
-            checkpoint: goes_on.then(|| read.begun.state.clone()),
-            resume_inside: read.dedupe == Dedupe::None,
-            counts_equals,
-            max_items: self.db.page_rows(),
-            max_bytes: self.db.page_bytes(),
-            cancel,
-            keeper: Some(Arc::new(Keeper::new(self.db.clone(), self.vault.clone(), read.key.source_id))),
-        };
-        let (sender, fetched) = mpsc::channel(1);
-        let mut fetching = JoinSet::new();
-        let judge = judge(&read.quality, read.dedupe);
-        let schema = self.schema(&read.key, read.quality.drift).await?;
-        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
-        fetching.spawn(fetch(connector, request, preparer, sender, ctx.clone()).in_current_span());
-        Ok((fetched, fetching))
-    }
-
-    /// Commits one page and counts it; whether records of the read wait for its end.
-    pub(crate) async fn store(
-        &self,
-        read: &Read,
-        ctx: &TaskContext,
-        prepared: Prepared,
-        page_seq: i64,
-        is_last: bool,
-        counts: &mut Counts,
-    ) -> Result<bool, TaskError> {
-        if !ctx.lease_valid() {
-            return Err(stopped(ctx));
-        }
-        if let Some(occurrences) = read.occurrences.as_ref().filter(|_| prepared.is_addition) {
-            occurrences.lock().unwrap_or_else(PoisonError::into_inner).see_all();
-        }
-        if read.how.is_whole {
-            counts.deletes_withheld = counts.deletes_withheld.or(Withheld::of(&prepared));
-        }
-        let (stats, warned) = (prepared.stats, prepared.warned);
-        let schema = prepared.schema.new.as_ref().map(|new| (new.version, new.changes.clone()));
-        let page = Arc::new(self.page(read, ctx, prepared, page_seq, is_last, *counts));
-        let timer = std::time::Instant::now();
-        let committed = commit(&self.db, page, &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
-        metrics::histogram!("matome_acquisition_page_commit_seconds").record(timer.elapsed().as_secs_f64());
-        let mut waits = false;
-        if let Some(occurrences) = &read.occurrences {
-            occurrences.lock().unwrap_or_else(PoisonError::into_inner).advance(committed.seen);
-        } else if let Some(keyed) = &read.keyed {
-            let mut keyed = keyed.lock().unwrap_or_else(PoisonError::into_inner);
-            keyed.advance(committed.seen);
-            waits = keyed.has_repeats();
-        }
-        counts.add(committed.counts, stats, warned);
-        if let Some((version, changes)) = schema.filter(|(version, _)| *version > 1) {
-            tracing::info!(
-                source.id = read.key.source_id,
-                schema.version = version,
-                changes,
-                "the schema of source {} is now version {version}",
-                read.key.source_id
-            );
-            metrics::counter!("matome_source_schema_drift_total").increment(1);
-        }
-        if counts.exceed(read.quality.limit) {
-            return Err(too_many_bad(counts.quarantined, counts.read));
-        }
-        Ok(waits)
-    }
-
-    fn page(
-        &self,
-        read: &Read,
-        ctx: &TaskContext,
-        prepared: Prepared,
-        page_seq: i64,
-        is_last: bool,
-        before: Counts,
-    ) -> Page {
-        let (stats, warned) = (prepared.stats, prepared.warned);
-        let after = move |page: PageCounts| {
-            let mut counts = before;
-            counts.add(page, stats, warned);
-            counts.to_json()
-        };
-        let pushes = read.is_push.then(|| pushed::progress(&prepared.checkpoint));
-        Page {
-            fence: ctx.fence,
-            task_id: read.task_id,
-            acquired_at: self.clock.now(),
-            dedupe: read.dedupe,
-            occurrences: read.occurrences.clone(),
-            keyed: read.keyed.clone(),
-            records: prepared.records,
-            quarantined: prepared.quarantined,
-            checkpoint: Advance {
-                key: read.key.clone(),
-                page_seq,
-                config_rev: read.config_rev,
-                state: prepared.checkpoint,
-                // A whole read that is begun again is given all of it again.
-                is_exact: prepared.is_exact && !read.how.is_whole,
-            },
-            ends_read: is_last,
-            is_fetch: read.is_stream,
-            settles: None,
-            progress: Some(Progress(Arc::new(after))),
-            inbox: None,
-            pushes,
-            schema: prepared.schema,
-            deletes: tombstones::Deletes {
-                begins_sweep: is_last && read.how.is_whole && before.deletes_withheld.is_none(),
-                gone: Vec::new(),
-            },
-        }
-    }
-}
-
-/// Reads and prepares pages until the source has no more. One page is held back until it is known whether
-/// it is the last, so that the end of a read needs no transaction of its own.
-async fn fetch(
-    connector: Box<dyn Connector>,
-    request: ReadRequest,
-    mut preparer: Preparer,
-    pages: mpsc::Sender<Fetched>,
-    ctx: TaskContext,
-) {
-    let checkpoint = request.checkpoint.as_deref().map_or("{}", RawValue::get).to_owned();
-    let is_stream = connector.is_stream();
-    let mut held: Option<Prepared> = None;
-    let mut reader = match connector.read(request).await {
-        Ok(reader) => reader,
-        Err(err) => {
-            let _ = pages.send(Fetched::Failed(err)).await;
-            return;
-        }
-    };
-    // A closed channel means that nobody wants the rest.
-    loop {
-        // After a suspend this may be the first thing that runs: nothing more is asked of the source then.
-        if !ctx.lease_valid() {
-            return;
-        }
-        match reader.next().await {
-            Ok(Some(batch)) => {
-                let bytes: usize = batch.items.iter().map(|item| item.raw().len()).sum();
-                let prepared = if bytes < PREPARE_INLINE_BYTES {
-                    preparer.prepare(batch)
-                } else {
-                    let done = tokio::task::spawn_blocking(move || {
-                        let prepared = preparer.prepare(batch);
-                        (preparer, prepared)
-                    });
-                    let Ok((back, prepared)) = done.await else { return };
-                    preparer = back;
-                    prepared
-                };
-                let prepared = match prepared {
-                    Ok(prepared) => prepared,
-                    Err(refused) => {
-                        if let Some(page) = held
-                            && pages.send(Fetched::Page(page)).await.is_err()
-                        {
-                            return;
-                        }
-                        let _ = pages.send(Fetched::Refused(refused)).await;
-                        return;
-                    }
-                };
-                if is_stream {
-                    // The next page may be long in coming.
-                    if pages.send(Fetched::Page(prepared)).await.is_err() {
-                        return;
-                    }
-                } else if let Some(page) = &mut held
-                    && prepared.is_empty()
-                {
-                    // Only the checkpoint moved: it goes with the page before.
-                    page.follow(prepared);
-                } else if let Some(page) = held.replace(prepared)
-                    && pages.send(Fetched::Page(page)).await.is_err()
-                {
-                    return;
-                }
-            }
-            Ok(None) if is_stream => {
-                let _ = pages.send(Fetched::Ended).await;
-                return;
-            }
-            Ok(None) => {
-                let empty = || Prepared {
-                    records: Records::default(),
-                    quarantined: Vec::new(),
-                    checkpoint,
-                    is_exact: false,
-                    is_addition: false,
-                    stats: ReadStats::default(),
-                    warned: 0,
-                    schema: SchemaStep::default(),
-                };
-                let _ = pages.send(Fetched::Last(held.unwrap_or_else(empty))).await;
-                return;
-            }
-            Err(err) => {
-                if let Some(page) = held
-                    && pages.send(Fetched::Page(page)).await.is_err()
-                {
-                    return;
-                }
-                let _ = pages.send(Fetched::Failed(err)).await;
-                return;
-            }
-        }
     }
 }
 

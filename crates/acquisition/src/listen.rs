@@ -13,7 +13,9 @@ use matome_tasks::{Advice, StopReason, TaskContext, TaskError};
 
 use crate::counts::Counts;
 use crate::failure::{from_connector, from_refused};
-use crate::handler::{AcquisitionHandler, Fetched, Read, stopped};
+use crate::fetch::Fetched;
+use crate::handler::{AcquisitionHandler, stopped};
+use crate::read::Read;
 
 /// How often a stream looks whether its source is still what it was.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

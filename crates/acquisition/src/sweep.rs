@@ -10,7 +10,8 @@ use matome_store::retention::Place;
 use matome_tasks::{TaskContext, TaskError};
 
 use crate::counts::{Counts, Withheld};
-use crate::handler::{AcquisitionHandler, Read, go_on, store_error};
+use crate::handler::{AcquisitionHandler, go_on, store_error};
+use crate::read::Read;
 use crate::settle::Behind;
 
 /// Tombstones of one page: each is written with the record that it stands for.
