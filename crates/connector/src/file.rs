@@ -34,8 +34,10 @@ mod xml;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use matome_model::source::SourceType;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 pub use compression::{Codec, Compression};
 pub(crate) use config::parse as parse_config;
@@ -53,7 +55,7 @@ pub use text::Charset;
 pub use xml::XmlPath;
 
 use crate::error::ConnectorError;
-use crate::probe::{Finding, Proposal};
+use crate::probe::{Finding, Proposal, validate_for_probe};
 use crate::read::{Connector, ReadRequest, Reader};
 use crate::record::{Found, Item};
 use location::{Location as _, Reach};
@@ -93,9 +95,16 @@ impl Connector for FileConnector {
     }
 }
 
-/// Proposes what `config` leaves open, by the files beneath `roots` that it names. Blocks.
-pub(crate) fn propose(roots: &FileRoots, config: &str) -> Result<Proposal, ConnectorError> {
-    probe::propose(roots, config)
+/// Proposes what `config` leaves open, by the files that it names beneath `roots`, or elsewhere by `means`.
+pub(crate) async fn propose(roots: Arc<FileRoots>, means: Means, config: String) -> Result<Proposal, ConnectorError> {
+    validate_for_probe(SourceType::File, &config).map_err(ConnectorError::Config)?;
+    let Some((place, timeout)) = config::place_of(&config) else { return Err(ConnectorError::Draft) };
+    let cancel = CancellationToken::new();
+    // What is waited for ends with whoever waits for the look.
+    let _waits = cancel.clone().drop_guard();
+    let location = place.open(roots, Reach::new(means, timeout, None, cancel));
+    let looked = tokio::task::spawn_blocking(move || probe::propose(&*location, &place, &config));
+    looked.await.map_err(|_| ConnectorError::Broken)?
 }
 
 /// How the rows of a text in UTF-8 are written, as far as `given` leaves it open; `config` is what it means so far.
@@ -131,7 +140,8 @@ pub fn listed(page: &[u8]) -> Vec<Result<Page, String>> {
 /// # Errors
 /// As a look at a file.
 pub fn look_at_bytes(config: &str, bytes: Vec<u8>) -> Result<Proposal, ConnectorError> {
-    probe::propose(&location::Memory(bytes), config)
+    validate_for_probe(SourceType::File, config).map_err(ConnectorError::Config)?;
+    probe::propose(&location::Memory(bytes), &Place::Roots, config)
 }
 
 /// Reads bytes as the only document of a location, with everything that a read does between a location and its records: what

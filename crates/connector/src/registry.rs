@@ -31,6 +31,10 @@ impl Registry {
         Self { roots: Arc::new(roots), client, clock, tokens: Tokens::default() }
     }
 
+    fn means(&self) -> Means {
+        Means { client: self.client.clone(), clock: self.clock.clone(), tokens: self.tokens.clone() }
+    }
+
     /// The connector that `config` describes.
     ///
     /// # Errors
@@ -40,11 +44,7 @@ impl Registry {
             ParsedConfig::Draft => Err(ConnectorError::Draft),
             // What was sent is in the store, which nobody here knows.
             ParsedConfig::Push(_) => Err(ConnectorError::Pushed),
-            ParsedConfig::File(config) => {
-                let (client, clock) = (self.client.clone(), self.clock.clone());
-                let means = Means { client, clock, tokens: self.tokens.clone() };
-                Ok(Box::new(FileConnector::new(*config, self.roots.clone(), means)))
-            }
+            ParsedConfig::File(config) => Ok(Box::new(FileConnector::new(*config, self.roots.clone(), self.means()))),
             ParsedConfig::Database(config) => {
                 Ok(Box::new(DatabaseConnector::new(*config, self.roots.clone(), self.client.dialer())))
             }
@@ -75,11 +75,7 @@ impl Registry {
                 let (client, clock) = (self.client.clone(), self.clock.clone());
                 Probe::new(client, clock, self.tokens.clone(), time).run(config).await
             }
-            SourceType::File => {
-                let (roots, config) = (self.roots.clone(), config.to_owned());
-                let looked = tokio::task::spawn_blocking(move || file::propose(&roots, &config));
-                looked.await.map_err(|_| ConnectorError::Broken)?
-            }
+            SourceType::File => file::propose(self.roots.clone(), self.means(), config.to_owned()).await,
             SourceType::Database | SourceType::Websocket | SourceType::Push => Err(ConnectorError::Draft),
         }
     }

@@ -4,6 +4,7 @@ mod csv;
 mod fixed;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use encoding_rs::{Encoding, UTF_8};
 use globset::GlobMatcher;
@@ -286,6 +287,15 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     // What is missing here has left an error, so that `finish` has returned already.
     let (Some(path), Some(place), Some(_)) = (path, place, format) else { return Err(Vec::new()) };
     Ok(FileConfig { path, place, extensions, document: Arc::new(document), compression, only_changed, member, common })
+}
+
+/// Where the files of a config are that may lack its format, and how long each answer of that is waited for; nothing if it does
+/// not say.
+pub(super) fn place_of(config: &str) -> Option<(Place, Duration)> {
+    let mut fields = Fields::parse(config).ok()?;
+    let common = parse_common(&mut fields, Dedupe::Rows);
+    let path = fields.required_string("path")?;
+    Some((Place::parse(&mut fields, &path)?, common.timeout))
 }
 
 /// The pattern of `member`, which only an archive has.

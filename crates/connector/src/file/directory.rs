@@ -1,9 +1,12 @@
 //! Which files are meant by the name of a directory: those directly in it whose extension says what is read.
 
+use matome_model::field_error::Words;
+
 use super::compression::Codec;
 use super::config::Format;
-use super::location::{Entry, Location};
-use crate::error::ConnectorError;
+use super::location::{Entry, Location, Place};
+use super::plan::beginning;
+use crate::error::{ConnectorError, PlaceFault};
 
 /// What a path names.
 pub(super) struct Named {
@@ -13,29 +16,40 @@ pub(super) struct Named {
     pub(super) is_directory: bool,
 }
 
-/// What `path` names; of a directory, its files with one of the `extensions`, or all when there are none.
-pub(super) fn find(location: &dyn Location, path: &str, extensions: &[&str]) -> Result<Named, ConnectorError> {
-    match location.find(path) {
+/// What `path` names in the `location` of `place`; of a directory, its files with one of the `extensions`, or all when there are none.
+pub(super) fn find(
+    location: &dyn Location,
+    place: &Place,
+    path: &str,
+    extensions: &[&str],
+) -> Result<Named, ConnectorError> {
+    let named = place.named(path);
+    match location.find(named) {
         Err(ConnectorError::Directory { .. }) => {}
+        Ok(entries) if entries.is_empty() => {
+            let problem = Words::new("nothing there matches `path`", "`path` に合うものがありません");
+            let position = Box::new(beginning(&path.into()));
+            return Err(ConnectorError::Place { position, fault: PlaceFault::Missing, problem });
+        }
         found => return Ok(Named { entries: found?, is_directory: false }),
     }
-    let entries = location.find(&inside(path, extensions)).map_err(|error| match error {
-        ConnectorError::NoMatch { .. } => {
-            let extensions = extensions.iter().map(|extension| format!(".{extension}")).collect::<Vec<_>>().join(", ");
-            ConnectorError::EmptyDirectory { path: path.to_owned(), extensions }
-        }
-        error => error,
-    })?;
+    let entries = match location.find(&inside(named, extensions)) {
+        Err(ConnectorError::NoMatch { .. }) => Vec::new(),
+        found => found?,
+    };
+    if entries.is_empty() {
+        let extensions = extensions.iter().map(|extension| format!(".{extension}")).collect::<Vec<_>>().join(", ");
+        return Err(ConnectorError::EmptyDirectory { path: path.to_owned(), extensions });
+    }
     Ok(Named { entries, is_directory: true })
 }
 
 /// The pattern of the files in a directory, whatever the case of their extensions and however they are compressed.
 fn inside(directory: &str, extensions: &[&str]) -> String {
-    let directory = globset::escape(directory.trim_end_matches('/'));
-    // The root of the machine, or a file root.
-    let start = match directory.as_str() {
-        "." => String::new(),
-        directory => format!("{directory}/"),
+    let start = match directory {
+        // A file root, a bucket, or the home of a user; `/` is the root of a machine.
+        "." | "" => String::new(),
+        directory => format!("{}/", globset::escape(directory.trim_end_matches('/'))),
     };
     if extensions.is_empty() {
         return format!("{start}*");
@@ -76,6 +90,7 @@ mod tests {
             (".", &["tsv", "tab"], &["a.tsv", "a.tab.bz2"], &["a.csv"]),
             ("a[1]", &[], &["a[1]/x", "a[1]/y.txt"], &["a1/x"]),
             ("/", &["json"], &["/a.json"], &["a.json"]),
+            ("", &["json"], &["a.json"], &["/a.json", "b/a.json"]),
         ] {
             let matcher = pattern(&inside(directory, extensions)).unwrap().unwrap();
             assert!(names.iter().all(|name| matcher.is_match(name)), "{directory} {names:?}");

@@ -43,10 +43,11 @@ pub(super) const SPOOL_LIMIT_BYTES: u64 = 4 << 30;
 
 /// A place that has documents. Its methods block: a read runs on a thread of its own.
 pub(super) trait Location: Send + Sync {
-    /// What `path` names, in the order in which it is read.
+    /// What the name or pattern `path` means in it, in the order in which it is read; elsewhere than on this machine nothing if there is
+    /// nothing.
     ///
     /// # Errors
-    /// When there is nothing, too much, or something that may not be read.
+    /// [`ConnectorError::Directory`] when it is one, and when there is too much, or something that may not be read.
     fn find(&self, path: &str) -> Result<Vec<Entry>, ConnectorError>;
 
     /// Opens a document at its beginning.

@@ -12,25 +12,24 @@ use serde_json::{Map, Value};
 
 use super::config::{FileConfig, Format};
 use super::directory::{self, Named};
-use super::location::{Entry, Location};
+use super::location::{Entry, Location, Place};
 use crate::config::{ParsedConfig, validate_config};
 use crate::error::ConnectorError;
-use crate::probe::{Finding, Proposal, closed, elements, find, key, select, validate_for_probe};
+use crate::probe::{Finding, Proposal, closed, elements, find, key, select};
 use crate::record::{DocumentError, Found, ReadStats};
 use head::Head;
 use kind::Kind;
 
-/// Looks at what `config` names. Blocks.
+/// Looks at what `config`, which lacks its format at most, names in the `location` of `place`. Blocks.
 ///
 /// # Errors
-/// [`ConnectorError`] when the config is wrong, nothing is there, or what is there can not be read.
-pub(super) fn propose(location: &dyn Location, config: &str) -> Result<Proposal, ConnectorError> {
-    validate_for_probe(SourceType::File, config).map_err(ConnectorError::Config)?;
+/// [`ConnectorError`] when nothing is there, or what is there can not be read.
+pub(super) fn propose(location: &dyn Location, place: &Place, config: &str) -> Result<Proposal, ConnectorError> {
     let given: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
     let mut probe = Probe { given, findings: Vec::new(), bytes: 0 };
-    probe.run(location)?;
+    probe.run(location, place)?;
     let options = probe.findings.iter().filter_map(|finding| Some((finding.option.to_owned(), finding.value.clone()?)));
-    let stats = ReadStats { bytes: probe.bytes, ..ReadStats::default() };
+    let stats = ReadStats { bytes: probe.bytes, requests: location.requests(), ..ReadStats::default() };
     Ok(Proposal { options: options.collect(), findings: probe.findings, stats })
 }
 
@@ -44,13 +43,13 @@ struct Probe {
 }
 
 impl Probe {
-    fn run(&mut self, location: &dyn Location) -> Result<(), ConnectorError> {
+    fn run(&mut self, location: &dyn Location, place: &Place) -> Result<(), ConnectorError> {
         let path = self.given.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (entry, several) = self.choose(location, &path)?;
+        let (entry, several) = self.choose(location, place, &path)?;
         let head = Head::read(location, &entry, &self.given)?;
         self.bytes += head.taken;
         self.compression(&head);
-        self.format(&head, several)?;
+        self.format(&head, place.named(&path), several)?;
         let Some(config) = self.config()? else { return Ok(()) };
         if !config.document.format.is_text() {
             return Ok(());
@@ -68,9 +67,9 @@ impl Probe {
     }
 
     /// The file that is looked at, and whether there may be others beside it.
-    fn choose(&mut self, location: &dyn Location, path: &str) -> Result<(Entry, bool), ConnectorError> {
+    fn choose(&mut self, location: &dyn Location, place: &Place, path: &str) -> Result<(Entry, bool), ConnectorError> {
         let extensions = self.config()?.map(|config| config.extensions).unwrap_or_default();
-        let Named { mut entries, is_directory } = directory::find(location, path, &extensions)?;
+        let Named { mut entries, is_directory } = directory::find(location, place, path, &extensions)?;
         let count = entries.len();
         if is_directory && !self.given.contains_key("format") {
             let formats: Vec<_> = entries.iter().map(|entry| directory::format_of(&entry.name)).collect();
@@ -117,11 +116,11 @@ impl Probe {
     }
 
     /// What the first bytes say of the format, where the name does not say the same.
-    fn format(&mut self, head: &Head, several: bool) -> Result<(), ConnectorError> {
+    fn format(&mut self, head: &Head, path: &str, several: bool) -> Result<(), ConnectorError> {
         if self.given.contains_key("format") {
             return Ok(());
         }
-        let implied = directory::format_of(self.given.get("path").and_then(Value::as_str).unwrap_or_default());
+        let implied = directory::format_of(path);
         let encoding = self.given.get("encoding").and_then(Value::as_str);
         let by_name = implied.or_else(|| directory::format_of(&head.name));
         let (format, delimiter) = match kind::look(head, encoding, by_name.map(|(format, _)| format)) {

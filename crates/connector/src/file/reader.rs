@@ -38,7 +38,7 @@ pub(super) async fn start(
     let (config_there, location_there, request_there) = (config.clone(), location.clone(), request.clone());
     let planned = tokio::task::spawn_blocking(move || {
         let Named { entries: found, is_directory } =
-            directory::find(&*location_there, &config_there.path, &config_there.extensions)?;
+            directory::find(&*location_there, &config_there.place, &config_there.path, &config_there.extensions)?;
         let names: Vec<Arc<str>> = found.iter().map(|entry| entry.name.clone()).collect();
         let plan = match config_there.only_changed.unwrap_or(is_directory) {
             true => Plan::of_changes(&*location_there, found, last, &request_there)?,

@@ -45,7 +45,7 @@ pub(super) fn pattern(path: &str) -> Result<Option<GlobMatcher>, globset::Error>
 }
 
 /// Whether a part of a pattern was cut out of braces, which may hold parts of several lengths.
-fn has_half_braces(part: &str) -> bool {
+pub(super) fn has_half_braces(part: &str) -> bool {
     part.matches('{').count() != part.matches('}').count()
 }
 

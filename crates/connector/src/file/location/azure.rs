@@ -33,7 +33,7 @@ const PROTOCOL: &str = "2020-10-02";
 pub struct AzurePlace {
     /// The container.
     pub container: String,
-    /// The name of a blob, or a pattern of some.
+    /// The name of a blob, a pattern of some, or a directory: empty, or with `/` at its end.
     pub key: String,
     /// `azure.account`.
     pub account: String,
@@ -92,7 +92,7 @@ impl AzurePlace {
     pub(super) fn open(&self, reach: Reach) -> Arc<dyn Location> {
         let reach = Arc::new(reach);
         let store = Azure { place: self.clone(), reach: reach.clone() };
-        Arc::new(Objects::new(Arc::new(store), reach, format!("az://{}/", self.container), self.key.clone()))
+        Arc::new(Objects::new(Arc::new(store), reach, format!("az://{}/", self.container)))
     }
 }
 

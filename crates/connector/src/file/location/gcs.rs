@@ -41,7 +41,7 @@ const MARGIN: Duration = Duration::from_secs(300);
 pub struct GcsPlace {
     /// The bucket.
     pub bucket: String,
-    /// The name of an object, or a pattern of some.
+    /// The name of an object, a pattern of some, or a directory: empty, or with `/` at its end.
     pub key: String,
     /// `gcs.endpoint`: default `https://storage.googleapis.com`.
     pub endpoint: Url,
@@ -93,7 +93,7 @@ impl GcsPlace {
     pub(super) fn open(&self, reach: Reach) -> Arc<dyn Location> {
         let reach = Arc::new(reach);
         let store = Gcs { place: self.clone(), reach: reach.clone(), token: Mutex::default() };
-        Arc::new(Objects::new(Arc::new(store), reach, format!("gs://{}/", self.bucket), self.key.clone()))
+        Arc::new(Objects::new(Arc::new(store), reach, format!("gs://{}/", self.bucket)))
     }
 }
 

@@ -110,6 +110,8 @@ impl Location for Http {
             // So that it has a length, and can be asked for from its middle on.
             accepted: "identity",
             is_written_in_place: true,
+            // Whoever ends it so may mean a directory, and then a page about it comes.
+            is_no_page: self.url.path().ends_with('/'),
         };
         Ok(Box::new(Transfer::open(entry.name.clone(), self.reach.clone(), download)?))
     }

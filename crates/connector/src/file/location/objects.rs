@@ -50,47 +50,46 @@ pub(super) struct Objects {
     reach: Arc<Reach>,
     /// What stands before the names of objects: `s3://bucket/`.
     base: String,
-    /// The name of an object, or a pattern of some.
-    key: String,
 }
 
 impl Objects {
-    pub(super) fn new(store: Arc<dyn Store>, reach: Arc<Reach>, base: String, key: String) -> Self {
-        Self { web: Web::new(reach.clone(), store.clone()), store, reach, base, key }
+    pub(super) fn new(store: Arc<dyn Store>, reach: Arc<Reach>, base: String) -> Self {
+        Self { web: Web::new(reach.clone(), store.clone()), store, reach, base }
     }
 
     fn entry(&self, key: &str, stamp: Option<Stamp>) -> Entry {
         Entry { name: format!("{}{key}", self.base).into(), place: 0, path: PathBuf::from(key), stamp }
     }
 
-    fn wrong(&self, fault: PlaceFault, problem: Words) -> ConnectorError {
-        ConnectorError::Place { position: at(&self.shown()), fault, problem }
+    fn wrong(&self, key: &str, fault: PlaceFault, problem: Words) -> ConnectorError {
+        ConnectorError::Place { position: at(&self.shown(key)), fault, problem }
     }
 
-    fn shown(&self) -> Arc<str> {
-        format!("{}{}", self.base, self.key).into()
+    fn shown(&self, key: &str) -> Arc<str> {
+        format!("{}{key}", self.base).into()
     }
 
-    async fn matching(&self, matcher: &GlobMatcher) -> Result<Vec<Entry>, ConnectorError> {
-        let prefix = fixed(&self.key);
+    async fn matching(&self, pattern: &str, matcher: &GlobMatcher) -> Result<Vec<Entry>, ConnectorError> {
+        let prefix = fixed(pattern);
         // Names that begin with a dot are hidden, as in directories.
         let folder = prefix.rfind('/').map_or(0, |slash| slash + 1);
-        let shows_hidden = self.key.rsplit('/').next().is_some_and(|last| last.starts_with('.'));
+        let shows_hidden = pattern.rsplit('/').next().is_some_and(|last| last.starts_with('.'));
         let is_wanted = |key: &str| {
             let is_hidden = key.get(folder..).is_some_and(|rest| rest.split('/').any(|part| part.starts_with('.')));
             !key.ends_with('/') && (shows_hidden || !is_hidden) && matcher.is_match(key)
         };
-        let is_flat = !self.key[prefix.len()..].contains(['/', '{', '\\']) && !self.key.contains("**");
+        // What braces hold goes into a directory only where it says so.
+        let is_flat = !pattern[prefix.len()..].contains(['/', '\\']) && !pattern.contains("**");
         let (mut found, mut looked, mut next) = (Vec::new(), 0, None);
         loop {
-            let page = self.page(&prefix, is_flat, next.as_deref()).await?;
+            let page = self.page(pattern, &prefix, is_flat, next.as_deref()).await?;
             looked += page.objects.len();
             for object in page.objects.iter().filter(|object| is_wanted(&object.key)) {
                 let stamp = Stamp { size: object.size, inode: number_of(&object.version), ..Stamp::default() };
                 found.push(self.entry(&object.key, Some(stamp)));
             }
             if found.len() > FILE_LIMIT {
-                return Err(ConnectorError::TooManyFiles { path: self.shown().to_string(), limit: FILE_LIMIT });
+                return Err(ConnectorError::TooManyFiles { path: self.shown(pattern).to_string(), limit: FILE_LIMIT });
             }
             match page.next {
                 None => break,
@@ -99,11 +98,11 @@ impl Objects {
                         "more than {LOOKED_LIMIT} objects begin with `{prefix}`; make the part of `path` before the first `*` longer",
                         "`{prefix}` で始まるオブジェクトが {LOOKED_LIMIT} を超えています。`path` の最初の `*` より前を長くしてください"
                     );
-                    return Err(self.wrong(PlaceFault::TooLong, problem));
+                    return Err(self.wrong(pattern, PlaceFault::TooLong, problem));
                 }
                 following if following == next => {
                     let problem = Words::new("the list leads in a circle", "一覧が循環しています");
-                    return Err(self.wrong(PlaceFault::Answer, problem));
+                    return Err(self.wrong(pattern, PlaceFault::Answer, problem));
                 }
                 following => next = following,
             }
@@ -113,16 +112,23 @@ impl Objects {
         Ok(found)
     }
 
-    async fn page(&self, prefix: &str, is_flat: bool, next: Option<&str>) -> Result<Page, ConnectorError> {
+    /// A page of the list of what begins with `prefix`, for `pattern`.
+    async fn page(
+        &self,
+        pattern: &str,
+        prefix: &str,
+        is_flat: bool,
+        next: Option<&str>,
+    ) -> Result<Page, ConnectorError> {
         let url = self.store.page(prefix, is_flat, next);
-        let response = self.web.get(&self.shown(), &url, HeaderMap::new()).await?;
-        let body = self.whole(response).await?;
-        self.store.read(&body).map_err(|problem| self.wrong(PlaceFault::Answer, problem))
+        let response = self.web.get(&self.shown(pattern), &url, HeaderMap::new()).await?;
+        let body = self.whole(pattern, response).await?;
+        self.store.read(&body).map_err(|problem| self.wrong(pattern, PlaceFault::Answer, problem))
     }
 
-    async fn whole(&self, mut response: Response) -> Result<Vec<u8>, ConnectorError> {
+    async fn whole(&self, pattern: &str, mut response: Response) -> Result<Vec<u8>, ConnectorError> {
         let mut body = Vec::new();
-        let failed = |source| ConnectorError::Egress { position: at(&self.shown()), source };
+        let failed = |source| ConnectorError::Egress { position: at(&self.shown(pattern)), source };
         while let Some(piece) = response.chunk().await.map_err(failed)? {
             body.extend_from_slice(&piece);
             if body.len() > PAGE_LIMIT_BYTES {
@@ -130,7 +136,7 @@ impl Objects {
                     "a page of the list has more than {PAGE_LIMIT_BYTES} bytes",
                     "一覧の1ページが {PAGE_LIMIT_BYTES} バイトを超えています"
                 );
-                return Err(self.wrong(PlaceFault::TooLong, problem));
+                return Err(self.wrong(pattern, PlaceFault::TooLong, problem));
             }
         }
         Ok(body)
@@ -138,14 +144,13 @@ impl Objects {
 }
 
 impl Location for Objects {
-    fn find(&self, _: &str) -> Result<Vec<Entry>, ConnectorError> {
-        let Ok(Some(matcher)) = roots::pattern(&self.key) else { return Ok(vec![self.entry(&self.key, None)]) };
-        let found = self.reach.wait(self.matching(&matcher))?;
-        if found.is_empty() {
-            let problem = Words::new("nothing there matches `path`", "`path` に合うものがありません");
-            return Err(self.wrong(PlaceFault::Missing, problem));
+    fn find(&self, path: &str) -> Result<Vec<Entry>, ConnectorError> {
+        // A store has no directories, only names that begin alike.
+        if path.is_empty() || path.ends_with('/') {
+            return Err(ConnectorError::Directory { path: self.shown(path).to_string() });
         }
-        Ok(found)
+        let Ok(Some(matcher)) = roots::pattern(path) else { return Ok(vec![self.entry(path, None)]) };
+        self.reach.wait(self.matching(path, &matcher))
     }
 
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {
@@ -166,8 +171,10 @@ impl Location for Objects {
             accepted: self.store.accepted(),
             // An object is put as a whole.
             is_written_in_place: false,
+            is_no_page: false,
         };
-        Ok(Box::new(Transfer::open(entry.name.clone(), self.reach.clone(), download)?))
+        let opened = Transfer::open(entry.name.clone(), self.reach.clone(), download);
+        Ok(Box::new(opened.map_err(|error| no_object(error, entry))?))
     }
 
     fn requests(&self) -> u64 {
@@ -194,20 +201,34 @@ pub(super) fn list_of(mut url: Url, own: &[(&str, &str)], is_flat: bool, next: (
     url
 }
 
+/// Nothing tells the name of an object from that of a directory without its `/`.
+fn no_object(error: ConnectorError, entry: &Entry) -> ConnectorError {
+    if !error.is_missing() || entry.stamp.is_some() {
+        return error;
+    }
+    let ConnectorError::Place { position, fault, problem } = error else { return error };
+    let Words { english, japanese } = problem;
+    let problem = Words::new(
+        format!("{english}; of a directory it ends with `/`"),
+        format!("{japanese}。ディレクトリなら最後に `/` を付けてください"),
+    );
+    ConnectorError::Place { position, fault, problem }
+}
+
 /// What a pattern begins with, as it is.
 fn fixed(pattern: &str) -> String {
     let end = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
     pattern[..end].to_owned()
 }
 
-/// Takes `path` apart: what the store calls the collection, and the name or pattern behind it.
+/// Takes `path` apart: what the store calls the collection, and the name, pattern or directory behind it.
 pub(super) fn container_and_key<'p>(path: &'p str, example: &str) -> Result<(&'p str, &'p str), Words> {
     let rest = path.split_once("://").map_or(path, |(_, rest)| rest);
     let (container, key) = rest.split_once('/').unwrap_or((rest, ""));
-    if container.is_empty() || key.is_empty() || key.ends_with('/') {
+    if container.is_empty() {
         return Err(say!(
-            "Write the names of a bucket and of an object, or a pattern: `{example}`.",
-            "バケットとオブジェクトの名前、またはパターンを書いてください: `{example}`。"
+            "Write the name of a bucket and that of an object, a pattern, or a directory with `/` at its end: `{example}`.",
+            "バケットの名前と、オブジェクトの名前、パターン、または `/` で終わるディレクトリを書いてください: `{example}`。"
         ));
     }
     if container.contains(|c: char| !(c.is_ascii_alphanumeric() || "-._$".contains(c))) {

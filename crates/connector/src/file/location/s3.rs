@@ -25,7 +25,7 @@ use crate::sigv4::{self, AwsKey, Scope};
 pub struct S3Place {
     /// The bucket.
     pub bucket: String,
-    /// The name of an object, or a pattern of some.
+    /// The name of an object, a pattern of some, or a directory: empty, or with `/` at its end.
     pub key: String,
     /// `s3.region`: default `us-east-1`.
     pub region: String,
@@ -76,7 +76,7 @@ impl S3Place {
     pub(super) fn open(&self, reach: Reach) -> Arc<dyn Location> {
         let reach = Arc::new(reach);
         let store = S3 { place: self.clone(), reach: reach.clone() };
-        Arc::new(Objects::new(Arc::new(store), reach, format!("s3://{}/", self.bucket), self.key.clone()))
+        Arc::new(Objects::new(Arc::new(store), reach, format!("s3://{}/", self.bucket)))
     }
 }
 

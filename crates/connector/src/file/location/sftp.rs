@@ -44,7 +44,7 @@ const LINK: u32 = 0o120_000;
 pub struct SftpPlace {
     /// The server, and who asks it.
     pub server: SshServer,
-    /// The path of a file, or a pattern of some: from the root, or from the home of the user.
+    /// The path of a file or a directory, or a pattern of files: from the root, or from the home of the user, which is empty itself.
     pub path: String,
 }
 
@@ -106,8 +106,8 @@ impl SftpPlace {
 fn named(path: &str) -> Result<(String, u16, String, String), Words> {
     let example = || {
         Words::new(
-            "Write `sftp://USER@HOST/dir/*.csv`; the path is from the root, or from the home of the user where it begins with `/~/`.",
-            "`sftp://USER@HOST/dir/*.csv` のように書いてください。パスはルートから、`/~/` で始まればユーザーのホームからです。",
+            "Write `sftp://USER@HOST/dir/*.csv` or `sftp://USER@HOST/dir`; the path is from the root, or from the home of the user where it begins with `/~/`.",
+            "`sftp://USER@HOST/dir/*.csv` や `sftp://USER@HOST/dir` のように書いてください。パスはルートから、`/~/` で始まればユーザーのホームからです。",
         )
     };
     let rest = path.split_once("://").map_or(path, |(_, rest)| rest);
@@ -121,8 +121,11 @@ fn named(path: &str) -> Result<(String, u16, String, String), Words> {
     }
     let user = percent_encoding::percent_decode_str(url.username()).decode_utf8_lossy().into_owned();
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let path = path.strip_prefix("~/").map_or_else(|| format!("/{path}"), str::to_owned);
-    if user.is_empty() || host.is_empty() || path.is_empty() || path.ends_with('/') {
+    let path = match path {
+        "~" => String::new(),
+        path => path.strip_prefix("~/").map_or_else(|| format!("/{path}"), str::to_owned),
+    };
+    if user.is_empty() || host.is_empty() {
         return Err(example());
     }
     if path.split('/').any(|part| part == "..") || path.contains('\0') {
@@ -214,8 +217,19 @@ impl Files {
         Ok(session)
     }
 
-    async fn matching(&self, matcher: &GlobMatcher) -> Result<Vec<Entry>, ConnectorError> {
-        let pattern = &self.place.path;
+    /// What is there under a name that is no pattern.
+    async fn looked_up(&self, path: &str) -> Result<Entry, ConnectorError> {
+        let name = self.name(path);
+        let asked = if path.is_empty() { "." } else { path };
+        let session = self.session().await?;
+        let metadata = session.sftp.metadata(asked).await.map_err(|error| fault(&name, &error))?;
+        match kind(&metadata) {
+            Some(DIRECTORY) => Err(ConnectorError::Directory { path: name.to_string() }),
+            _ => Ok(Entry { name, place: 0, path: PathBuf::from(path), stamp: Some(stamp_of(&metadata)) }),
+        }
+    }
+
+    async fn matching(&self, pattern: &str, matcher: &GlobMatcher) -> Result<Vec<Entry>, ConnectorError> {
         let session = self.session().await?;
         // On a channel of its own, since a list that is asked for piece by piece can be given up.
         let lists = RawSftpSession::new_with_config(session.connection.files().await?, self.config());
@@ -223,12 +237,18 @@ impl Files {
         lists.init().await.map_err(|error| fault(&name, &error))?;
         let parts: Vec<&str> = pattern.split('/').collect();
         let fixed = parts.iter().take_while(|part| !part.contains(['*', '?', '[', '{', '\\'])).count();
-        let depth = if pattern.contains("**") || pattern.contains('{') { DEPTH_LIMIT } else { parts.len() - fixed };
+        let is_deep = pattern.contains("**") || parts.iter().any(|part| roots::has_half_braces(part));
+        let depth = if is_deep { DEPTH_LIMIT } else { parts.len() - fixed };
         let shows_hidden = parts.last().is_some_and(|part| part.starts_with('.'));
         let mut waiting = vec![(parts[..fixed].join("/"), 1)];
         let (mut found, mut looked) = (Vec::new(), 0);
         while let Some((folder, level)) = waiting.pop() {
-            for (file, metadata) in self.list(&lists, &folder).await? {
+            let asked = match folder.as_str() {
+                "" if pattern.starts_with('/') => "/",
+                "" => ".",
+                folder => folder,
+            };
+            for (file, metadata) in self.list(&lists, asked).await? {
                 looked += 1;
                 if file == "." || file == ".." || file.contains('/') || (!shows_hidden && file.starts_with('.')) {
                     continue;
@@ -262,13 +282,8 @@ impl Files {
     }
 
     async fn list(&self, lists: &RawSftpSession, folder: &str) -> Result<Vec<(String, Metadata)>, ConnectorError> {
-        let asked = match folder {
-            "" if self.place.path.starts_with('/') => "/",
-            "" => ".",
-            folder => folder,
-        };
-        let name = self.name(asked);
-        let handle = match lists.opendir(asked).await {
+        let name = self.name(folder);
+        let handle = match lists.opendir(folder).await {
             Ok(handle) => handle.handle,
             // Nothing in it matches.
             Err(Error::Status(status)) if status.status_code == StatusCode::NoSuchFile => return Ok(Vec::new()),
@@ -292,19 +307,13 @@ impl Files {
 }
 
 impl Location for Sftp {
-    fn find(&self, _: &str) -> Result<Vec<Entry>, ConnectorError> {
+    fn find(&self, path: &str) -> Result<Vec<Entry>, ConnectorError> {
         let files = &self.0;
-        let path = &files.place.path;
-        let name = files.name(path);
-        let Ok(Some(matcher)) = roots::pattern(path) else {
-            return Ok(vec![Entry { name, place: 0, path: PathBuf::from(path), stamp: None }]);
-        };
-        let found = files.reach.wait(files.matching(&matcher))?;
-        if found.is_empty() {
-            let problem = Words::new("no file there matches `path`", "`path` に合うファイルがありません");
-            return Err(ConnectorError::Place { position: at(&name), fault: PlaceFault::Missing, problem });
+        match roots::pattern(path) {
+            // No file has a name that ends with a slash.
+            Ok(Some(matcher)) if !path.ends_with('/') => files.reach.wait(files.matching(path, &matcher)),
+            Ok(_) | Err(_) => Ok(vec![files.reach.wait(files.looked_up(path))?]),
         }
-        Ok(found)
     }
 
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {

@@ -144,6 +144,8 @@ pub(super) struct Download {
     pub(super) accepted: &'static str,
     /// Whether a document may be written over while it is sent, so that it has to be looked at again behind its end.
     pub(super) is_written_in_place: bool,
+    /// Whether it is an error when a page for people (HTML) comes.
+    pub(super) is_no_page: bool,
 }
 
 impl Download {
@@ -212,6 +214,13 @@ impl Download {
             }
             _ => return Err(self.web.refusal(&self.name, response).await),
         };
+        if self.is_no_page && is_page(&response) {
+            let problem = Words::new(
+                "a web page came (`text/html`); an address names one document, nobody lists a directory over HTTP: name the file",
+                "Web ページ (`text/html`) が返りました。アドレスは一つの文書を指し、HTTP ではディレクトリの一覧を読めません。ファイルを指定してください",
+            );
+            return Err(ConnectorError::Place { position: at(&self.name), fault: PlaceFault::Answer, problem });
+        }
         let is_part = response.status == StatusCode::PARTIAL_CONTENT;
         let version = self.version(&response, from)?;
         // A server may know no conditions.
@@ -257,6 +266,11 @@ impl Bring for Download {
     fn look<'a>(&'a mut self, read: &'a Version) -> BoxFuture<'a, Result<Stamp, ConnectorError>> {
         Box::pin(self.look_again(read))
     }
+}
+
+fn is_page(response: &Response) -> bool {
+    let kind = response.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/html"))
 }
 
 /// Where `bytes 5-9/10` begins, and how long the whole is, if it says so.

@@ -69,6 +69,7 @@ impl Head {
             taken: 0,
         };
         if head.codec == Some(Codec::Zip) {
+            content.fetch().map_err(failed("reading it"))?;
             let refuse = failed("decompressing it");
             let read = head.archive(content.clone(), &meter, compression, pattern.as_ref());
             if read.map_err(refuse)? {

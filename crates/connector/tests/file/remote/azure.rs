@@ -75,7 +75,7 @@ async fn what_a_store_says_is_wrong_has_a_remedy() {
 #[test]
 fn every_wrong_option_is_told_before_anything_is_asked() {
     for (path, azure, at, part) in [
-        ("az://c", json!({"account": "a"}), "path", "az://container/"),
+        ("az:///a.csv", json!({"account": "a"}), "path", "az://container/"),
         ("az://c/a.csv", json!({}), "azure.account", "required"),
         ("az://c/a.csv", json!({"account": "A.b"}), "azure.account", "small letters"),
         ("az://c/a.csv", json!({"account": "a", "account_key": "%"}), "azure.account_key", "Base64"),

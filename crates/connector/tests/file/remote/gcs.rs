@@ -100,7 +100,7 @@ async fn what_is_refused_says_what_to_do_and_nothing_of_the_key() {
 fn every_wrong_option_is_told_before_anything_is_asked() {
     let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----";
     for (path, gcs, at, part) in [
-        ("gs://b", json!({}), "path", "gs://bucket/"),
+        ("gs://", json!({}), "path", "gs://bucket/"),
         ("gs://b/a.csv", json!({"service_account": "x"}), "gcs.service_account", "key file"),
         (
             "gs://b/a.csv",

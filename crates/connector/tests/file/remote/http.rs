@@ -206,3 +206,18 @@ fn every_wrong_address_is_told_before_anything_is_read() {
         validate_config(SourceType::File, &config.to_string()).unwrap();
     }
 }
+
+#[tokio::test]
+async fn an_address_that_ends_like_a_directory_names_one_document() {
+    let peer = Peer::start(|_, asked| match asked.target.as_str() {
+        "/users/" => Reply::new("200 OK", &[("content-type", "application/json")], b"[{\"n\":1}]"),
+        _ => Reply::new("200 OK", &[("content-type", "text/html; charset=utf-8")], b"<a href=a.csv>a.csv</a>"),
+    })
+    .await;
+    let (rows, error) = peer.read(r#"{"path":"http://HOST/users/","format":"json"}"#).await;
+    assert!(error.is_none() && rows == [r#"{"n":1}"#], "{error:?}");
+    let (rows, error) = peer.read(r#"{"path":"http://HOST/files/","format":"csv"}"#).await;
+    let error = error.unwrap();
+    assert!(rows.is_empty() && matches!(error, ConnectorError::Place { fault: PlaceFault::Answer, .. }), "{error:?}");
+    assert!(told(&error).contains("names one document"), "{}", told(&error));
+}

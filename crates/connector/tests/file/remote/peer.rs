@@ -193,10 +193,15 @@ pub fn connector(allowed: &[SocketAddr], config: &str) -> Box<dyn Connector> {
     Registry::new(FileRoots::default(), client, Clock::system()).open(SourceType::File, config).unwrap()
 }
 
+/// What may reach every server of this machine.
+pub fn registry_to_all_of_here() -> Registry {
+    let client = HttpClient::new(Policy::new(["127.0.0.1/32".parse().unwrap()]));
+    Registry::new(FileRoots::default(), client, Clock::system())
+}
+
 /// A connector that may reach every server of this machine.
 pub fn connector_to_all_of_here(config: &str) -> Box<dyn Connector> {
-    let client = HttpClient::new(Policy::new(["127.0.0.1/32".parse().unwrap()]));
-    Registry::new(FileRoots::default(), client, Clock::system()).open(SourceType::File, config).unwrap()
+    registry_to_all_of_here().open(SourceType::File, config).unwrap()
 }
 
 /// What came of a read, and why no more did.

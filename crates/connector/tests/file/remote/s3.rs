@@ -151,8 +151,8 @@ async fn an_object_whose_name_an_address_can_not_have_is_not_another_one() {
 #[test]
 fn every_wrong_option_is_told_before_anything_is_asked() {
     for (path, s3, at, part) in [
-        ("s3://b", json!({}), "path", "s3://bucket/"),
-        ("s3://b/dir/", json!({}), "path", "s3://bucket/"),
+        ("s3://", json!({}), "path", "s3://bucket/"),
+        ("s3:///dir/", json!({}), "path", "s3://bucket/"),
         ("s3://b@d/a.csv", json!({}), "path", "no name of a bucket"),
         ("s3://b/[.csv", json!({}), "path", "pattern"),
         ("s3://b/a.csv", json!({"endpoint": "minio:9000"}), "s3.endpoint", "http"),

@@ -118,10 +118,19 @@ async fn a_longer_file_under_the_same_name_is_not_gone_on_with_inside() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_or_may_not_be_read_is_told() {
+async fn a_directory_needs_no_slash_at_its_end() {
     let stand = Sftp::new();
     stand.put("dir.csv/a.csv", b"n\n1\n");
-    let error = read(&stand.config("dir.csv")).await.1.unwrap();
+    let (rows, error) = read(&stand.config("dir.csv")).await;
+    assert!(error.is_none() && rows == [r#"{"n":"1"}"#], "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_file_or_may_not_be_read_is_told() {
+    let stand = Sftp::new();
+    let made = std::process::Command::new("mkfifo").arg(stand.path("pipe.csv")).status().unwrap();
+    assert!(made.success());
+    let error = read(&stand.config("pipe.csv")).await.1.unwrap();
     assert!(matches!(error, ConnectorError::NotRegular { .. }), "{error:?}");
     stand.put("secret.csv", b"n\n1\n");
     fs::set_permissions(stand.path("secret.csv"), fs::Permissions::from_mode(0o0)).unwrap();
@@ -153,6 +162,7 @@ fn every_wrong_option_is_told_before_anything_is_dialled() {
     for (path, sftp, at, part) in [
         ("sftp://h/a.csv", good.clone(), "path", "USER@HOST"),
         ("sftp://u@h", good.clone(), "path", "USER@HOST"),
+        ("sftp://@h/dir", good.clone(), "path", "USER@HOST"),
         ("sftp://u:p@h/a.csv", good.clone(), "path", "sftp.password"),
         ("sftp://u@h/../a.csv", good.clone(), "path", "`..`"),
         ("sftp://u@h/[.csv", good.clone(), "path", "pattern"),
