@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -318,7 +319,8 @@ impl Location for Sftp {
 
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {
         let path = entry.path.to_string_lossy().into_owned();
-        let bring = Remote { files: self.0.clone(), name: entry.name.clone(), path, file: None };
+        let is_broken = Arc::default();
+        let bring = Remote { files: self.0.clone(), name: entry.name.clone(), path, file: None, is_broken };
         Ok(Box::new(Transfer::open(entry.name.clone(), self.0.reach.clone(), bring)?))
     }
 }
@@ -330,10 +332,16 @@ struct Remote {
     path: String,
     /// The file that is read.
     file: Option<Arc<Mutex<File>>>,
+    /// Whether its connection broke. One on which nothing comes any more does not know it.
+    is_broken: Arc<AtomicBool>,
 }
 
 impl Remote {
     async fn begin(&mut self, from: u64, of: Option<&Version>) -> Result<Opened, ConnectorError> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            self.file = None;
+            *self.files.session.lock().await = None;
+        }
         let session = self.files.session().await?;
         let failed = |error| fault(&self.name, &error);
         // Looked at before it is opened, because opening a pipe would wait for its writer.
@@ -352,7 +360,8 @@ impl Remote {
         let file = Arc::new(Mutex::new(file));
         self.file = Some(file.clone());
         let patience = self.files.reach.timeout;
-        let pieces = Box::new(Body { _session: session, name: self.name.clone(), file, patience });
+        let (name, is_broken) = (self.name.clone(), self.is_broken.clone());
+        let pieces = Box::new(Body { _session: session, name, file, patience, is_broken });
         let version = Version { size: Some(stamp.size), stamp, conditions: Some(HeaderMap::new()) };
         Ok(Opened { version, pieces })
     }
@@ -371,14 +380,24 @@ impl Remote {
 
     async fn look_again(&self, read: &Version) -> Result<Stamp, ConnectorError> {
         let Some(file) = &self.file else { return Ok(read.stamp.clone()) };
-        let metadata = file.lock().await.metadata().await.map_err(|error| fault(&self.name, &error))?;
+        if let Ok(metadata) = file.lock().await.metadata().await {
+            return Ok(stamp_of(&metadata));
+        }
+        // All of it has come, and the connection may have gone since.
+        *self.files.session.lock().await = None;
+        let session = self.files.session().await?;
+        let metadata = session.sftp.metadata(self.path.as_str()).await.map_err(|error| fault(&self.name, &error))?;
         Ok(stamp_of(&metadata))
     }
 }
 
 impl Bring for Remote {
     fn open<'a>(&'a mut self, from: u64, of: Option<&'a Version>) -> BoxFuture<'a, Result<Opened, ConnectorError>> {
-        Box::pin(self.begin(from, of))
+        Box::pin(async move {
+            let begun = self.begin(from, of).await;
+            self.is_broken.store(begun.is_err(), Ordering::Relaxed);
+            begun
+        })
     }
 
     fn look<'a>(&'a mut self, read: &'a Version) -> BoxFuture<'a, Result<Stamp, ConnectorError>> {
@@ -393,19 +412,28 @@ struct Body {
     name: Arc<str>,
     file: Arc<Mutex<File>>,
     patience: Duration,
+    is_broken: Arc<AtomicBool>,
+}
+
+impl Body {
+    async fn read(&mut self) -> Result<Option<Vec<u8>>, ConnectorError> {
+        let mut piece = vec![0; PACKET_BYTES as usize];
+        let mut file = self.file.lock().await;
+        let read = match tokio::time::timeout(self.patience, file.read(&mut piece)).await {
+            Ok(read) => read.map_err(|error| fault(&self.name, &error.into()))?,
+            Err(_) => return Err(silent(&self.name, self.patience)),
+        };
+        piece.truncate(read);
+        Ok((read > 0).then_some(piece))
+    }
 }
 
 impl Pieces for Body {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<u8>>, ConnectorError>> {
         Box::pin(async move {
-            let mut piece = vec![0; PACKET_BYTES as usize];
-            let mut file = self.file.lock().await;
-            let read = match tokio::time::timeout(self.patience, file.read(&mut piece)).await {
-                Ok(read) => read.map_err(|error| fault(&self.name, &error.into()))?,
-                Err(_) => return Err(silent(&self.name, self.patience)),
-            };
-            piece.truncate(read);
-            Ok((read > 0).then_some(piece))
+            let read = self.read().await;
+            self.is_broken.store(read.is_err(), Ordering::Relaxed);
+            read
         })
     }
 }

@@ -150,6 +150,9 @@ impl Transfer {
         }
         let Some(pieces) = &mut self.pieces else { return Ok(false) };
         let Some(piece) = self.reach.wait(pieces.next())? else {
+            if self.version.size.is_some_and(|size| self.at < size) {
+                return Err(self.cut_off());
+            }
             self.end = Some(self.at);
             return Ok(false);
         };
@@ -187,6 +190,12 @@ impl Transfer {
 
     fn position(&self) -> Box<Position> {
         Box::new(Position { document: self.name.clone(), request: None, line: None, record: 0 })
+    }
+
+    fn cut_off(&self) -> ConnectorError {
+        let at = self.at;
+        let problem = say!("it ended behind {at} bytes, before its end", "終わりに届く前に {at} バイトで途切れました");
+        ConnectorError::Place { position: self.position(), fault: PlaceFault::Lost, problem }
     }
 
     fn untold(&self) -> ConnectorError {

@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use matome_connector::{Advice, ConnectorError, PlaceFault, ReadRequest, validate_config};
 use matome_model::source::SourceType;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::peer::{Peer, Reply, connector, connector_to_all_of_here, told};
 use super::stands::{Sftp, Stand, from_script};
@@ -179,4 +183,89 @@ fn every_wrong_option_is_told_before_anything_is_dialled() {
     }
     let errors = validate_config(SourceType::File, r#"{"path":"sftp://u@h/a.csv"}"#).unwrap_err();
     assert_eq!(errors[0].path, ["sftp"]);
+}
+
+/// What a way to a server does with a connection.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Ends it once so many bytes came from the server.
+    Cuts(usize),
+    /// Lets nothing through any more from then on, and does not say so.
+    Hangs(usize),
+}
+
+/// A way to the server of a stand that treats its first connections as `ways` says and lets all others be: its port, and how many came.
+async fn way_to(ways: Vec<Way>) -> (u16, Arc<AtomicUsize>) {
+    let server = from_script("MATOME_TEST_SFTP_URL").split_once('@').unwrap().1.to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let way = ways.get(counted.fetch_add(1, Ordering::SeqCst)).copied();
+            let far = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut from_near, mut to_near), (from_far, mut to_far)) = (near.into_split(), far.into_split());
+                let forth = tokio::spawn(async move { tokio::io::copy(&mut from_near, &mut to_far).await });
+                let (limit, hangs) = match way {
+                    None => (u64::MAX, false),
+                    Some(Way::Cuts(bytes)) => (bytes as u64, false),
+                    Some(Way::Hangs(bytes)) => (bytes as u64, true),
+                };
+                let mut some = from_far.take(limit);
+                let _ = tokio::io::copy(&mut some, &mut to_near).await;
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                forth.abort();
+            });
+        }
+    });
+    (port, count)
+}
+
+/// A file of some MiB, and the config that reads it over a way.
+fn large(stand: &Sftp, port: u16, options: &Value) -> (Vec<String>, Value) {
+    let rows: Vec<String> = (0..60_000).map(|n| format!(r#"{{"n":{n},"text":"{}"}}"#, "x".repeat(40))).collect();
+    stand.put("large.ndjson", format!("{}\n", rows.join("\n")).as_bytes());
+    let mut config = stand.config("large.ndjson");
+    let (before, after) = config["path"].as_str().unwrap().split_once("127.0.0.1:").unwrap();
+    config["path"] = format!("{before}127.0.0.1:{port}/{}", after.split_once('/').unwrap().1).into();
+    config.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+    (rows, config)
+}
+
+#[tokio::test]
+async fn a_file_whose_connection_breaks_off_goes_on_where_it_was() {
+    let stand = Sftp::new();
+    for ways in [
+        vec![Way::Cuts(1_000_000), Way::Cuts(300_000), Way::Cuts(1_500_001)],
+        vec![Way::Hangs(1_000_000), Way::Cuts(700_000)],
+    ] {
+        let broken = ways.len();
+        let (port, connections) = way_to(ways).await;
+        let (rows, config) = large(&stand, port, &json!({"timeout_secs": 2}));
+        let (read, error) = read(&config).await;
+        assert!(error.is_none(), "{}", told(&error.unwrap()));
+        assert!(read == rows, "{} of {} rows", read.len(), rows.len());
+        assert_eq!(connections.load(Ordering::SeqCst), broken + 1);
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_off_too_often_is_gone_on_with_by_the_next_read() {
+    let stand = Sftp::new();
+    let (port, connections) = way_to(vec![Way::Cuts(400_000); 6]).await;
+    let (rows, config) = large(&stand, port, &json!({"dedupe": "none"}));
+    let connector = connector_to_all_of_here(&config.to_string());
+    let request = |checkpoint| ReadRequest { checkpoint, resume_inside: true, ..ReadRequest::default() };
+    let (first, error) = batches(&*connector, request(None)).await;
+    let error = error.unwrap();
+    assert_eq!(error.advice(), Advice::Retry { after: None }, "{}", told(&error));
+    assert_eq!(connections.load(Ordering::SeqCst), 6, "the first one and five more");
+    let checkpoint = first.last().unwrap().checkpoint.clone();
+    let (second, error) = batches(&*connector, request(Some(checkpoint))).await;
+    assert!(error.is_none(), "{}", told(&error.unwrap()));
+    let items = first.into_iter().chain(second).flat_map(|batch| batch.items);
+    assert!(crate::support::shown(items) == rows);
 }
