@@ -33,6 +33,6 @@ pub use record::{Batch, Item, Position, ReadStats};
 pub use registry::Registry;
 pub use schema::config_schema;
 pub use secrets::{KEPT_SECRET, secret_paths};
-pub use sigv4::AwsKey;
+pub use sigv4::{AwsKey, AwsSigning};
 // What a `Registry` is made with.
 pub use matome_egress::{EgressRule, HttpClient, Policy};

@@ -49,8 +49,18 @@ pub fn secret_paths(config: &str) -> Vec<String> {
             Some("oauth2_client_credentials") => &["client_secret"],
             Some("oauth2_refresh_token") => &["client_secret", "refresh_token"],
             Some("hmac") => &["secret"],
+            Some("aws_sigv4") => &["secret_access_key", "session_token"],
             Some("session") => &["password"],
-            _ => &["token", "password", "value", "client_secret", "refresh_token", "secret"],
+            _ => &[
+                "token",
+                "password",
+                "value",
+                "client_secret",
+                "refresh_token",
+                "secret",
+                "secret_access_key",
+                "session_token",
+            ],
         };
         paths.extend(leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")));
     }
@@ -104,6 +114,10 @@ mod tests {
                 vec!["/auth/client_secret", "/auth/refresh_token"],
             ),
             (r#"{"auth":{"type":"hmac","secret":"x","key_id":"k"}}"#, vec!["/auth/secret"]),
+            (
+                r#"{"auth":{"type":"aws_sigv4","access_key_id":"k","secret_access_key":"x","session_token":"y"}}"#,
+                vec!["/auth/secret_access_key", "/auth/session_token"],
+            ),
             (r#"{"auth":{"type":"session","password":"x","token":"$.token"}}"#, vec!["/auth/password"]),
             (r#"{"auth":{"type":"odd","token":"x","value":"y"}}"#, vec!["/auth/token", "/auth/value"]),
             (r#"{"labels":{"auth":{"token":"mine"},"password":"mine"}}"#, vec![]),

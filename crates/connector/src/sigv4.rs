@@ -1,12 +1,19 @@
 //! AWS Signature Version 4: how a request says who asks a service of AWS, or one that is compatible.
 
+use std::time::Instant;
+
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use matome_egress::Request;
-use matome_egress::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use matome_egress::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use matome_egress::{Request, Signer};
+use matome_model::field_error::Words;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use crate::api::not_for_a_header;
+use crate::config::Fields;
 
 /// What is written as `%XX`, in a value of a query and in a part of a path: everything that is not unreserved (RFC 3986).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -21,6 +28,86 @@ pub struct AwsKey {
     pub secret: SecretString,
     /// `session_token`, of a key that is good for a time.
     pub session_token: Option<SecretString>,
+}
+
+impl AwsKey {
+    const FIELDS: [&'static str; 3] = ["access_key_id", "secret_access_key", "session_token"];
+
+    /// Whether any of its fields is given.
+    pub(crate) fn is_given(own: &Fields) -> bool {
+        Self::FIELDS.iter().any(|name| own.has(name))
+    }
+
+    /// Names its fields to whoever asks for one that is not known.
+    pub(crate) fn know(own: &mut Fields) {
+        Self::FIELDS.iter().for_each(|name| drop(own.raw(name)));
+    }
+
+    /// Reads its fields out of those of a store or of `auth`; `missing` is told where one of the first two is.
+    pub(crate) fn parse(own: &mut Fields, missing: &Words) -> Option<Self> {
+        let given = Self::FIELDS.map(|name| own.has(name));
+        let [id, secret, session_token] = Self::FIELDS.map(|name| {
+            if own.has(name) {
+                own.string(name)
+            } else {
+                drop(own.raw(name));
+                None
+            }
+        });
+        for (name, value) in Self::FIELDS.into_iter().zip([&id, &secret, &session_token]) {
+            if value.as_deref().is_some_and(|value| HeaderValue::from_str(value).is_err()) {
+                own.fail(name, not_for_a_header());
+            }
+        }
+        for (name, _) in Self::FIELDS.into_iter().zip(given).take(2).filter(|(_, is_given)| !is_given) {
+            own.fail(name, missing.clone());
+        }
+        Some(Self { id: id?, secret: secret?.into(), session_token: session_token.map(Into::into) })
+    }
+}
+
+/// `auth` of type `aws_sigv4`: requests to AWS, and to what is compatible with it.
+#[derive(Clone, Debug)]
+pub struct AwsSigning {
+    /// `region`: for which region a signature is good.
+    pub region: String,
+    /// `service`: for which service, as AWS names it in signatures: `execute-api`, `es`, `aps`, `sts`, ...
+    pub service: String,
+    /// `access_key_id`, `secret_access_key` and `session_token`: who asks.
+    pub key: AwsKey,
+}
+
+impl AwsSigning {
+    /// Reads the fields of `auth`.
+    pub(crate) fn parse(auth: &mut Fields) -> Option<Self> {
+        let mut name = |field| {
+            let text = auth.required_string(field)?;
+            let is_name = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+            if !is_name {
+                let words =
+                    Words::new("Letters, digits and `-` make such a name.", "名前に使えるのは英数字と `-` です。");
+                auth.fail(field, words);
+            }
+            is_name.then_some(text)
+        };
+        let (region, service) = (name("region"), name("service"));
+        let key = AwsKey::parse(auth, &Words::required());
+        Some(Self { region: region?, service: service?, key: key? })
+    }
+
+    /// Has a request that is ready be signed for each address that it goes to.
+    pub(crate) fn sign(&self, request: &mut Request, now: DateTime<Utc>) {
+        // In forms a space is written as a plus, which this signature takes for a plus.
+        if let Some(query) = request.url.query().filter(|query| query.contains('+')) {
+            let query = query.replace('+', "%20");
+            request.url.set_query(Some(&query));
+        }
+        let (signing, began) = (self.clone(), Instant::now());
+        request.signer = Some(Signer::new(move |request, url| {
+            let scope = Scope { region: &signing.region, service: &signing.service };
+            headers(request, url, &signing.key, scope, now + began.elapsed())
+        }));
+    }
 }
 
 /// What a signature is good for.
@@ -43,18 +130,22 @@ pub(crate) fn encoded_path(path: &str) -> String {
 /// Signs a request that is ready to be sent: its method, host, path, query and body, and the time. What is added goes to the origin
 /// of its address only.
 pub(crate) fn sign(request: &mut Request, key: &AwsKey, scope: Scope<'_>, now: DateTime<Utc>) {
+    let headers = headers(request, &request.url, key, scope, now);
+    request.origin_headers.extend(headers);
+}
+
+/// What signs a request that goes to `url`.
+fn headers(request: &Request, url: &Url, key: &AwsKey, scope: Scope<'_>, now: DateTime<Utc>) -> HeaderMap {
     let (time, date) = (now.format("%Y%m%dT%H%M%SZ").to_string(), now.format("%Y%m%d").to_string());
     let payload = hex(&Sha256::digest(request.body.as_deref().unwrap_or_default()));
-    let mut signed =
-        vec![("host", host(request)), ("x-amz-content-sha256", payload.clone()), ("x-amz-date", time.clone())];
+    let mut signed = vec![("host", host(url)), ("x-amz-content-sha256", payload.clone()), ("x-amz-date", time.clone())];
     if let Some(token) = &key.session_token {
         signed.push(("x-amz-security-token", token.expose_secret().to_owned()));
     }
-    let headers: String = signed.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let lines: String = signed.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
     let names = signed.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
     let canonical =
-        [request.method.as_str(), &path(request, scope.service), &query(request), &headers, &names, &payload]
-            .join("\n");
+        [request.method.as_str(), &path(url, scope.service), &query(url), &lines, &names, &payload].join("\n");
     let scope_text = format!("{date}/{}/{}/aws4_request", scope.region, scope.service);
     let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope_text}\n{}", hex(&Sha256::digest(canonical)));
     let first = format!("AWS4{}", key.secret.expose_secret()).into_bytes();
@@ -62,28 +153,30 @@ pub(crate) fn sign(request: &mut Request, key: &AwsKey, scope: Scope<'_>, now: D
     let signature = hex(&derived.into_iter().fold(first, |key, text| hmac(&key, text)));
     let authorization =
         format!("AWS4-HMAC-SHA256 Credential={}/{scope_text},SignedHeaders={names},Signature={signature}", key.id);
+    let mut headers = HeaderMap::new();
     for (name, value) in signed.into_iter().skip(1).chain([(AUTHORIZATION.as_str(), authorization)]) {
         // Key and token parsed as headers when the config was checked.
         if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
             value.set_sensitive(name == AUTHORIZATION || name == "x-amz-security-token");
-            request.origin_headers.insert(name, value);
+            headers.insert(name, value);
         }
     }
+    headers
 }
 
-fn host(request: &Request) -> String {
-    let host = request.url.host_str().unwrap_or_default();
-    request.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// S3 wants the path as it is sent, every other service encoded once more.
-fn path(request: &Request, service: &str) -> String {
-    let path = request.url.path();
+fn path(url: &Url, service: &str) -> String {
+    let path = url.path();
     if service == "s3" { path.to_owned() } else { encoded_path(path) }
 }
 
-fn query(request: &Request) -> String {
-    let pairs = request.url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+fn query(url: &Url) -> String {
+    let pairs = url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     let canonical =
         |text: &str| utf8_percent_encode(&percent_decode_str(text).decode_utf8_lossy(), RESERVED).to_string();
     let mut pairs: Vec<(String, String)> = pairs

@@ -288,6 +288,7 @@ fn everything_is_described_and_secrets_are_only_written() {
     let wanted = |name: &str| secrets.iter().any(|secret| secret == name);
     for secret in [
         "api.auth(bearer).token",
+        "api.auth(aws_sigv4).secret_access_key",
         "api.auth(hmac).secret",
         "database.password",
         "database.tls.key",

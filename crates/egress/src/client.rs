@@ -52,6 +52,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Sent to the origin (scheme, host, port) of `url` only, never across a redirect elsewhere: credentials.
     pub origin_headers: HeaderMap,
+    /// Makes more of these for each address there that is asked, redirects included, just before it is: signatures.
+    pub signer: Option<Signer>,
     /// How long to wait for the head of an answer, and then for each next piece of it.
     pub timeout: Duration,
     /// Inflated bytes that the body may have.
@@ -71,10 +73,35 @@ impl Request {
             rate: None,
             headers: HeaderMap::new(),
             origin_headers: HeaderMap::new(),
+            signer: None,
             timeout: Duration::from_secs(30),
             body_limit: DEFAULT_BODY_LIMIT,
             is_stream: false,
         }
+    }
+}
+
+type Headers = dyn Fn(&Request, &Url) -> HeaderMap + Send + Sync;
+
+/// Makes the headers that say who sends a request to an address.
+#[derive(Clone)]
+pub struct Signer(Arc<Headers>);
+
+impl Signer {
+    /// Whatever `headers` makes of a request, and of the address that it goes to.
+    pub fn new(headers: impl Fn(&Request, &Url) -> HeaderMap + Send + Sync + 'static) -> Self {
+        Self(Arc::new(headers))
+    }
+
+    /// The headers for `url`.
+    pub fn headers(&self, request: &Request, url: &Url) -> HeaderMap {
+        (self.0)(request, url)
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signer")
     }
 }
 
@@ -192,20 +219,22 @@ impl HttpClient {
         let mut rate = request.rate;
         for _ in 0..=REDIRECT_LIMIT {
             check_scheme(&mut url)?;
+            let client = self.client_for(&url).await?;
+            let turn = self.pace.turn(url.host_str().unwrap_or_default(), rate.take()).await;
+            turn.map_err(|wait| EgressError::Closed { url: shown(&url), wait })?;
             let mut headers = request.headers.clone();
             if url.origin() == origin {
-                for (name, value) in &request.origin_headers {
+                // Behind the wait, since signatures are good for minutes.
+                let signed = request.signer.as_ref().map(|signer| signer.headers(request, &url)).unwrap_or_default();
+                for (name, value) in request.origin_headers.iter().chain(&signed) {
                     headers.insert(name.clone(), value.clone());
                 }
             }
             headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static(ACCEPTED));
-            let client = self.client_for(&url).await?;
             let mut sending = client.request(request.method.clone(), url.clone()).headers(headers);
             if let Some(body) = &request.body {
                 sending = sending.body(body.clone());
             }
-            let turn = self.pace.turn(url.host_str().unwrap_or_default(), rate.take()).await;
-            turn.map_err(|wait| EgressError::Closed { url: shown(&url), wait })?;
             let answer = tokio::time::timeout(request.timeout, sending.send())
                 .await
                 .map_err(|_| EgressError::Timeout { url: shown(&url), timeout: request.timeout })?

@@ -16,7 +16,7 @@ mod resolver;
 mod tls;
 
 pub use budgets::{Budgets, CLOSED_WAIT, Rate, Turn};
-pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response, Upgrade};
+pub use client::{DEFAULT_BODY_LIMIT, HttpClient, Request, Response, Signer, Upgrade};
 pub use dial::Dialer;
 pub use error::EgressError;
 pub use pace::SharedPace;

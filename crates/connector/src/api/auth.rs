@@ -13,6 +13,7 @@ use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_b
 use super::signing::Signing;
 use super::tokens::{ClientCredentials, Login, RefreshToken, Session};
 use crate::config::Fields;
+use crate::sigv4::AwsSigning;
 
 /// `auth`: the credentials of an API. Sent to the origin of `url` only.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub enum Auth {
     Session(Box<Session>),
     /// `{"type":"hmac","secret":...,"sign":...,"headers":{...}}`.
     Hmac(Box<Signing>),
+    /// `{"type":"aws_sigv4","region":...,"service":...,"access_key_id":...,"secret_access_key":...}`.
+    AwsSigV4(Box<AwsSigning>),
 }
 
 impl Auth {
@@ -70,6 +73,7 @@ impl Auth {
             ("oauth2_refresh_token", 5),
             ("session", 6),
             ("hmac", 7),
+            ("aws_sigv4", 8),
         ];
         let parsed = match auth.choice("type", &kinds) {
             Some(0) => header_secret(&mut auth, "token", "Bearer ").map(|token| Self::Bearer { token }),
@@ -103,6 +107,7 @@ impl Auth {
             Some(5) => refresh_token(&mut auth),
             Some(6) => Session::parse(&mut auth).map(|session| Self::Session(Box::new(session))),
             Some(7) => Signing::parse(&mut auth).map(|signing| Self::Hmac(Box::new(signing))),
+            Some(8) => AwsSigning::parse(&mut auth).map(|signing| Self::AwsSigV4(Box::new(signing))),
             Some(_) => {
                 let name = auth.required_string("name");
                 let value = auth.required_string("value").map(SecretString::from);
@@ -158,13 +163,16 @@ impl Auth {
             Self::RefreshToken(of) => of.client_secret.iter().chain([&of.refresh_token]).collect(),
             Self::Session(of) => vec![&of.password],
             Self::Hmac(of) => vec![&of.secret],
+            Self::AwsSigV4(of) => [&of.key.secret].into_iter().chain(&of.key.session_token).collect(),
         }
     }
 
     /// Signs a request that is ready to be sent, if that is how it is done.
     pub(crate) fn sign(&self, request: &mut Request, now: DateTime<Utc>) {
-        if let Self::Hmac(signing) = self {
-            signing.sign(request, now);
+        match self {
+            Self::Hmac(signing) => signing.sign(request, now),
+            Self::AwsSigV4(signing) => signing.sign(request, now),
+            _ => {}
         }
     }
 

@@ -104,6 +104,18 @@ pub(super) fn auth() -> Node {
                 ],
                 &["secret", "sign"],
             ),
+            kind(
+                "aws_sigv4",
+                "Requests to AWS, and to what is compatible with it (Signature Version 4).",
+                vec![
+                    ("region", text("For which region a signature is good.").example("ap-northeast-1")),
+                    ("service", text("For which service, as AWS names it in signatures.").example("execute-api")),
+                    ("access_key_id", text("Who asks; no secret.")),
+                    ("secret_access_key", secret("What is signed with.")),
+                    ("session_token", secret("Of a key that is good for a time.")),
+                ],
+                &["region", "service", "access_key_id", "secret_access_key"],
+            ),
         ],
     )
 }

@@ -10,8 +10,11 @@ use futures::future::BoxFuture;
 use matome_connector::{Connector, ConnectorError, Exchange, ReadRequest, Registry, SecretKeeper};
 use matome_model::source::SourceType;
 use secrecy::SecretString;
+use serde_json::Value;
 
-use crate::support::{Asked, Server, chain, clock, failure, json, raws, read_all, registry};
+use crate::support::{
+    Asked, Server, chain, clock, connector as connector_of, failure, json, raws, read_all, records, registry,
+};
 
 /// Keeps the refresh token of one source in memory.
 #[derive(Debug)]
@@ -230,9 +233,126 @@ async fn each_request_is_signed_for_itself() {
 
 /// RFC 2104, written out.
 fn hmac_sha256(key: &[u8], text: &[u8]) -> String {
+    hex(&hmac(key, text))
+}
+
+fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     use sha2::{Digest as _, Sha256};
     let pad = |byte: u8| -> Vec<u8> { (0..64).map(|at| key.get(at).copied().unwrap_or_default() ^ byte).collect() };
     let inner = Sha256::digest([pad(0x36), text.to_vec()].concat());
-    let outer = Sha256::digest([pad(0x5c), inner.to_vec()].concat());
-    outer.iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest([pad(0x5c), inner.to_vec()].concat()).to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What AWS makes of a request to `execute-api` as it arrived, by the documentation of Signature Version 4.
+fn aws_signature(asked: &Asked) -> String {
+    use sha2::{Digest as _, Sha256};
+    let mut query: Vec<&str> = asked.uri.query().into_iter().flat_map(|query| query.split('&')).collect();
+    query.sort_unstable();
+    let names = ["host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"];
+    let headers: String = names.iter().map(|name| format!("{name}:{}\n", asked.header(name).unwrap())).collect();
+    let payload = hex(&Sha256::digest(&asked.body));
+    let (method, path, query, names) = (&asked.method, asked.uri.path(), query.join("&"), names.join(";"));
+    let canonical = format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{payload}");
+    let scope = "20260101/eu-west-1/execute-api/aws4_request";
+    let time = asked.header("x-amz-date").unwrap();
+    let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
+    let key = ["20260101", "eu-west-1", "execute-api", "aws4_request"];
+    let key = key.iter().fold(b"AWS4s3cret".to_vec(), |key, part| hmac(&key, part.as_bytes()));
+    format!(
+        "AWS4-HMAC-SHA256 Credential=reader/{scope},SignedHeaders={names},Signature={}",
+        hmac_sha256(&key, text.as_bytes())
+    )
+}
+
+#[tokio::test]
+async fn a_request_to_aws_is_signed_again_wherever_it_goes_within_its_origin() {
+    let elsewhere = Server::answering(|_| json("[]")).await;
+    let there = format!("http://{}/c", elsewhere.address);
+    let tries = Arc::new(Mutex::new(0));
+    let server = Server::answering(move |asked| match asked.uri.path() {
+        "/a" => (StatusCode::TEMPORARY_REDIRECT, [("location", "/b?page=1&q=x%20y")]).into_response(),
+        "/away" => (StatusCode::FOUND, [("location", there.as_str())]).into_response(),
+        _ if std::mem::replace(&mut *tries.lock().unwrap(), 1) == 0 => StatusCode::BAD_GATEWAY.into_response(),
+        _ => json(r#"[{"n":1}]"#),
+    })
+    .await;
+    let auth = r#""auth":{"type":"aws_sigv4","region":"eu-west-1","service":"execute-api","access_key_id":"reader",
+        "secret_access_key":"s3cret","session_token":"t0ken"}}"#;
+    let posted = format!(r#"{{"url":"http://HOST/a","params":{{"q":"x y+z","a":"é"}},"body":{{"q":1}},{auth}"#);
+    let connector = server.connector(&posted);
+    // A failure is tried again by the task: with a signature of its own.
+    failure(&*connector).await;
+    assert_eq!(raws(&read_all(&*connector, ReadRequest::default()).await.unwrap()), [r#"{"n":1}"#]);
+    let asked = server.asked();
+    let paths: Vec<&str> = asked.iter().map(|asked| asked.uri.path()).collect();
+    assert_eq!(paths, ["/a", "/b", "/a", "/b"]);
+    assert_eq!(asked[0].parameter("q").as_deref(), Some("x y+z"));
+    for asked in &asked {
+        assert_eq!(asked.header("authorization"), Some(aws_signature(asked).as_str()), "{asked:?}");
+        assert!(asked.header("x-amz-security-token") == Some("t0ken") && asked.body == r#"{"q":1}"#);
+    }
+    let got = connector_of(
+        &[server.address, elsewhere.address],
+        &server.config(&format!(r#"{{"url":"http://HOST/away",{auth}"#)),
+    );
+    read_all(&*got, ReadRequest::default()).await.unwrap();
+    let away = &elsewhere.asked()[0];
+    assert!(away.header("authorization").is_none() && away.header("x-amz-security-token").is_none(), "{away:?}");
+}
+
+/// moto checks each signature as AWS does.
+#[tokio::test]
+async fn services_of_aws_take_what_is_signed() {
+    let url = std::env::var("MATOME_TEST_S3_URL").expect("run `scripts/test`, or under `scripts/with-stores`");
+    let pair = std::env::var("MATOME_TEST_S3_KEY").unwrap();
+    let (id, secret) = pair.split_once(':').unwrap();
+    let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+    let connector = |service: &str, secret: &str, mut config: Value| {
+        config["auth"] = serde_json::json!({
+            "type": "aws_sigv4", "region": "ap-northeast-1", "service": service, "access_key_id": id, "secret_access_key": secret,
+        });
+        config["format"] = "xml".into();
+        connector_of(&[address], &config.to_string())
+    };
+    let identity = serde_json::json!({
+        "url": format!("{url}/?Action=GetCallerIdentity&Version=2011-06-15"),
+        "records": "GetCallerIdentityResponse/GetCallerIdentityResult",
+    });
+    let read = records(&*connector("sts", secret, identity.clone())).await;
+    assert!(read.len() == 1 && read[0].contains(":user/reader"), "{read:?}");
+    let list = serde_json::json!({
+        "url": format!("{url}/records"), "params": {"list-type": 2, "prefix": "no such/+é"}, "records": "ListBucketResult/Contents",
+    });
+    assert!(records(&*connector("s3", secret, list.clone())).await.is_empty());
+    for (service, config) in [("sts", identity), ("s3", list)] {
+        let error = failure(&*connector(service, "wr0ng", config)).await;
+        assert!(matches!(error, ConnectorError::Status { status: StatusCode::FORBIDDEN, .. }), "{error:?}");
+        assert!(!chain(&error).contains("wr0ng"));
+    }
+}
+
+#[test]
+fn what_aws_wants_to_know_is_asked_for() {
+    for (auth, at) in [
+        (r#"{"type":"aws_sigv4","service":"s","access_key_id":"k","secret_access_key":"s"}"#, "auth.region"),
+        (r#"{"type":"aws_sigv4","region":"r","access_key_id":"k","secret_access_key":"s"}"#, "auth.service"),
+        (r#"{"type":"aws_sigv4","region":"r","service":"s","secret_access_key":"s"}"#, "auth.access_key_id"),
+        (r#"{"type":"aws_sigv4","region":"r","service":"s","access_key_id":"k"}"#, "auth.secret_access_key"),
+        (
+            r#"{"type":"aws_sigv4","region":"r/","service":"s","access_key_id":"k","secret_access_key":"s"}"#,
+            "auth.region",
+        ),
+        (
+            r#"{"type":"aws_sigv4","region":"r","service":"s","access_key_id":"k\n","secret_access_key":"s"}"#,
+            "auth.access_key_id",
+        ),
+    ] {
+        let config = format!(r#"{{"url":"http://h/","auth":{auth}}}"#);
+        let errors = matome_connector::validate_config(SourceType::Api, &config).unwrap_err();
+        assert_eq!(errors.iter().map(|error| error.path.join(".")).collect::<Vec<_>>(), [at], "{auth}");
+    }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use matome_egress::header::HeaderValue;
 use matome_egress::{Request, StatusCode};
 use matome_model::field_error::Words;
 use matome_model::say;
@@ -15,7 +14,6 @@ use super::listing::{Object, Page, each_element, size_of};
 use super::objects::{Objects, Store, beneath, container_and_key, endpoint_of, list_of};
 use super::place::Reach;
 use super::web::Server;
-use crate::api::not_for_a_header;
 use crate::config::Fields;
 use crate::error::{ConnectorError, PlaceFault};
 use crate::sigv4::{self, AwsKey, Scope};
@@ -82,32 +80,15 @@ impl S3Place {
 
 /// Who asks, out of the options of a store.
 fn credentials_of(own: &mut Fields) -> Option<AwsKey> {
-    const NAMES: [&str; 3] = ["access_key_id", "secret_access_key", "session_token"];
-    let is_given = NAMES.map(|name| own.has(name));
-    let [id, secret, session_token] = NAMES.map(|name| {
-        if own.has(name) {
-            own.string(name)
-        } else {
-            drop(own.raw(name));
-            None
-        }
-    });
-    for (name, value) in NAMES.into_iter().zip([&id, &secret, &session_token]) {
-        if value.as_deref().is_some_and(|value| HeaderValue::from_str(value).is_err()) {
-            own.fail(name, not_for_a_header());
-        }
+    let missing = Words::new(
+        "A key is an `access_key_id` and a `secret_access_key`; give both, or none of them to ask as nobody in particular.",
+        "キーは `access_key_id` と `secret_access_key` の組です。両方を指定するか、匿名で読むならどちらも省いてください。",
+    );
+    if AwsKey::is_given(own) {
+        return AwsKey::parse(own, &missing);
     }
-    if is_given == [false; 3] {
-        return None;
-    }
-    for (name, _) in NAMES.into_iter().zip(is_given).take(2).filter(|(_, is_given)| !is_given) {
-        let words = Words::new(
-            "A key is an `access_key_id` and a `secret_access_key`; give both, or none of them to ask as nobody in particular.",
-            "キーは `access_key_id` と `secret_access_key` の組です。両方を指定するか、匿名で読むならどちらも省いてください。",
-        );
-        own.fail(name, words);
-    }
-    Some(AwsKey { id: id?, secret: secret?.into(), session_token: session_token.map(Into::into) })
+    AwsKey::know(own);
+    None
 }
 
 fn base_of(mut endpoint: Url, bucket: &str, by_host: bool) -> Option<Url> {

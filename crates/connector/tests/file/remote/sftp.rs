@@ -259,12 +259,12 @@ async fn what_breaks_off_too_often_is_gone_on_with_by_the_next_read() {
     let (rows, config) = large(&stand, port, &json!({"dedupe": "none"}));
     let connector = connector_to_all_of_here(&config.to_string());
     let request = |checkpoint| ReadRequest { checkpoint, resume_inside: true, ..ReadRequest::default() };
-    let (first, error) = batches(&*connector, request(None)).await;
+    let (first, error) = read_until(&*connector, request(None)).await;
     let error = error.unwrap();
     assert_eq!(error.advice(), Advice::Retry { after: None }, "{}", told(&error));
     assert_eq!(connections.load(Ordering::SeqCst), 6, "the first one and five more");
     let checkpoint = first.last().unwrap().checkpoint.clone();
-    let (second, error) = batches(&*connector, request(Some(checkpoint))).await;
+    let (second, error) = read_until(&*connector, request(Some(checkpoint))).await;
     assert!(error.is_none(), "{}", told(&error.unwrap()));
     let items = first.into_iter().chain(second).flat_map(|batch| batch.items);
     assert!(crate::support::shown(items) == rows);
