@@ -14,7 +14,9 @@ use crate::sample::{Sample, SampleError, SampleStats, sample};
 /// What is proposed for a source.
 #[derive(Debug, Serialize)]
 pub struct Probe {
-    /// Options to be added to the config that was given.
+    /// The type of the source.
+    pub source_type: &'static str,
+    /// Options to be added to the config that was given. With a `path` among them, that is in the place of its `url`.
     pub proposed: Map<String, Value>,
     /// What was found, one by one.
     pub findings: Vec<Found>,
@@ -62,33 +64,43 @@ impl Probe {
     }
 }
 
-/// Proposes what `config`, with its secrets in place, leaves open, and reads at most `count` records with it.
+/// Proposes what `config`, with its secrets in place, leaves open, and reads at most `count` records with it. Without a `source_type`
+/// what is at its address says whether it is an API or a file.
 ///
 /// # Errors
 /// As [`sample`]; `limit` is for both together.
 pub async fn probe(
     registry: &Registry,
-    source_type: SourceType,
+    source_type: Option<SourceType>,
     config: &str,
     count: usize,
     limit: Duration,
 ) -> Result<Probe, SampleError> {
     let look = async {
+        let (source_type, config, chosen) = match source_type {
+            Some(source_type) => (source_type, config.to_owned(), None),
+            None => registry.choose(config).await,
+        };
         // What is left of the time is for the sample.
-        let proposal = registry.probe(source_type, config, limit / 2).await?;
-        let mut whole: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
+        let proposal = registry.probe(source_type, &config, limit / 2).await?;
+        let mut whole: Map<String, Value> = serde_json::from_str(&config).unwrap_or_default();
         whole.extend(proposal.options.clone());
+        let mut proposed = proposal.options;
+        if source_type == SourceType::File && chosen.is_some() {
+            proposed.extend(whole.get_key_value("path").map(|(name, path)| (name.clone(), path.clone())));
+        }
         let whole = Value::Object(whole).to_string();
         let sample = sample(registry, source_type, &whole, None, None, count, limit).await?;
         let columns = columns(&sample);
-        let findings = proposal.findings.into_iter().map(|finding| Found {
+        let findings = chosen.into_iter().chain(proposal.findings).map(|finding| Found {
             option: finding.option,
             value: finding.value.clone(),
             message: finding.words.english.clone(),
             finding,
         });
         let stats = SampleStats { requests: proposal.stats.requests, bytes: proposal.stats.bytes };
-        Ok(Probe { proposed: proposal.options, findings: findings.collect(), columns, sample, stats })
+        let (source_type, findings) = (source_type.as_str(), findings.collect());
+        Ok(Probe { source_type, proposed, findings, columns, sample, stats })
     };
     tokio::time::timeout(limit, look).await.unwrap_or(Err(SampleError::TimedOut { limit }))
 }

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use http::Method;
 use matome_acquisition::probe;
-use matome_connector::{secret_paths, validate_for_probe};
+use matome_connector::{secret_paths, validate_for_choice, validate_for_probe};
 use matome_model::field_error::Words;
 use matome_model::source::SourceType;
 use serde_json::{Value, json};
@@ -45,7 +45,10 @@ pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
         "SourceProbeRequest": {
             "type": "object",
             "properties": {
-                "source_type": {"type": "string", "enum": ["api", "file"], "default": "api"},
+                "source_type": {
+                    "type": "string", "enum": ["api", "file"],
+                    "description": "By default what is at `url` says whether it is an API or a file, and a `path` is that of files.",
+                },
                 "config": {
                     "type": "object", "additionalProperties": true,
                     "description": "A config with at least `url`, of files `path`; what it says is kept, and secrets in it are not stored.",
@@ -55,9 +58,10 @@ pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
             "required": ["config"],
         },
         "SourceProbe": trial(json!({
+            "source_type": {"type": "string", "enum": ["api", "file"]},
             "proposed": {
                 "type": "object", "additionalProperties": true,
-                "description": "Options to be added to the config that was given.",
+                "description": "Options to be added to the config that was given. Where `url` turned out to be a file, `path` has it, and `url` is to be left out.",
             },
             "findings": {"type": "array", "items": described(json!({
                 "option": text, "value": {"description": "What is proposed; null when the option stays as it is."},
@@ -73,17 +77,20 @@ pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
 async fn probe_source(call: Call) -> Result<Response> {
     let body = call.body()?;
     let mut fields = Fields::new(&body, false);
-    let source_type = fields.choice("source_type", false, SourceType::parse).or(SourceType::Api);
+    let source_type = fields.choice("source_type", false, SourceType::parse).or_nullable(None);
     let given = fields.object("config");
     let count = fields.integer("records", MAX_RECORDS).or(RECORDS);
     let mut errors = fields.errors;
-    if !matches!(source_type, SourceType::Api | SourceType::File) {
+    if !matches!(source_type, None | Some(SourceType::Api | SourceType::File)) {
         errors.add(&["source_type"], Message::Said(not_looked_at()));
     }
     match &given {
         Given::Absent | Given::Null => errors.add(&["config"], Message::Required),
         Given::Value(config) => {
-            let faults = |text: &str| validate_for_probe(source_type, text).err().unwrap_or_default();
+            let faults = |text: &str| match source_type {
+                Some(source_type) => validate_for_probe(source_type, text).err().unwrap_or_default(),
+                None => validate_for_choice(text).err().unwrap_or_default(),
+            };
             config::check(config, secret_paths(config.get()), &[], None, faults, &mut errors);
         }
     }

@@ -9,6 +9,7 @@
 //! - [`document`]: by its format, from text to records ([`lines`], [`csv`], [`fixed`], [`xml`], and JSON beside this folder).
 //!   [`excel`] and [`table`] (Parquet) are no text.
 
+mod address;
 mod archive;
 mod checkpoint;
 mod compression;
@@ -34,6 +35,7 @@ mod xml;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use matome_model::field_error::Words;
 use matome_model::source::SourceType;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -105,6 +107,29 @@ pub(crate) async fn propose(roots: Arc<FileRoots>, means: Means, config: String)
     let location = place.open(roots, Reach::new(means, timeout, None, cancel));
     let looked = tokio::task::spawn_blocking(move || probe::propose(&*location, &place, &config));
     looked.await.map_err(|_| ConnectorError::Broken)?
+}
+
+/// Whether a config is that of files, by what it names.
+pub(crate) fn has_path(config: &str) -> bool {
+    let given: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
+    given.contains_key("path") && !given.contains_key("url")
+}
+
+/// The config of a source of files with the document at the `url` of `config`; nothing where that can be none.
+pub(crate) fn of_address(config: &str) -> Option<String> {
+    let mut given: Map<String, Value> = serde_json::from_str(config).ok()?;
+    let url = given.remove("url")?;
+    let is_open = !given.contains_key("path") && url.as_str().is_some_and(|url| url.starts_with("http"));
+    given.insert("path".to_owned(), url);
+    let config = Value::Object(given).to_string();
+    (is_open && validate_for_probe(SourceType::File, &config).is_ok()).then_some(config)
+}
+
+/// Whether the document that `config` names by its address is a file, by what its server says, and how that is told.
+pub(crate) async fn is_file(means: Means, config: &str) -> Result<(bool, Option<Words>), ConnectorError> {
+    let Some((Place::Http(place), timeout)) = config::place_of(config) else { return Ok((false, None)) };
+    let told = place.look(Reach::new(means, timeout, None, CancellationToken::new())).await?;
+    Ok(address::judge(place.url.path(), &told))
 }
 
 /// How the rows of a text in UTF-8 are written, as far as `given` leaves it open; `config` is what it means so far.

@@ -27,7 +27,7 @@ pub use config::{
 pub use error::{Advice, ConnectorError, DatabaseFault, PlaceFault};
 pub use file::FileRoots;
 pub use keeper::{Exchange, SecretKeeper};
-pub use probe::{Finding, Proposal, validate_for_probe};
+pub use probe::{Finding, Proposal, validate_for_choice, validate_for_probe};
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};
 pub use record::{Batch, Item, Position, ReadStats};
 pub use registry::Registry;

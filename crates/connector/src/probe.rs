@@ -10,6 +10,7 @@ use matome_model::source::SourceType;
 use serde_json::{Map, Value};
 
 use crate::config::validate_config;
+use crate::file;
 use crate::record::ReadStats;
 
 pub(crate) use elements::look as elements;
@@ -54,4 +55,18 @@ pub fn validate_for_probe(source_type: SourceType, config: &str) -> Result<(), V
         errors.retain(|error| error.path != ["format"] || given.contains_key("format"));
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// As [`validate_for_probe`], where what is named is to say whether it is an API or a file.
+///
+/// # Errors
+/// When it can be neither.
+pub fn validate_for_choice(config: &str) -> Result<(), Vec<FieldError>> {
+    if file::has_path(config) {
+        return validate_for_probe(SourceType::File, config);
+    }
+    match validate_for_probe(SourceType::Api, config) {
+        Err(_) if file::of_address(config).is_some() => Ok(()),
+        checked => checked,
+    }
 }

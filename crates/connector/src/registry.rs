@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use matome_egress::HttpClient;
 use matome_model::clock::Clock;
+use matome_model::field_error::Words;
 use matome_model::source::SourceType;
 
 use crate::api::{ApiConnector, Probe, Tokens};
@@ -12,7 +13,7 @@ use crate::config::{ParsedConfig, validate_config};
 use crate::database::DatabaseConnector;
 use crate::error::ConnectorError;
 use crate::file::{self, FileConnector, FileRoots, Means};
-use crate::probe::Proposal;
+use crate::probe::{Finding, Proposal};
 use crate::read::Connector;
 use crate::websocket::WebsocketConnector;
 
@@ -56,6 +57,24 @@ impl Registry {
                 let (client, clock) = (self.client.clone(), self.clock.clone());
                 Ok(Box::new(WebsocketConnector::new(*config, client, clock, self.tokens.clone())))
             }
+        }
+    }
+
+    /// Which type of source is to read what is at the `url` of `config`: an API, unless what its server says, or its name, is that of a
+    /// file, which a config with a `path` is for; and the config of that type, with how that is told. Where nothing is
+    /// to be chosen, or the server does not say, it is as it was given.
+    pub async fn choose(&self, config: &str) -> (SourceType, String, Option<Finding>) {
+        let (api, file) = (SourceType::Api, SourceType::File);
+        if file::has_path(config) {
+            return (file, config.to_owned(), None);
+        }
+        let Some(of_file) = file::of_address(config) else { return (api, config.to_owned(), None) };
+        let finding = |option, words: Option<Words>| words.map(|words| Finding { option, value: None, words });
+        match file::is_file(self.means(), &of_file).await {
+            Ok((true, words)) => (file, of_file, finding("path", words)),
+            Ok((false, words)) => (api, config.to_owned(), finding("url", words)),
+            // Whoever looks at it says why.
+            Err(_) => (api, config.to_owned(), None),
         }
     }
 

@@ -207,6 +207,49 @@ async fn a_failed_run_ends_with_1_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_at_an_address_says_whether_it_is_an_api_or_a_file() {
+    use axum::routing::get;
+    const ROWS: &str = "id,total\n1,5\n22,7.5\n";
+    let router = axum::Router::new()
+        .route("/export", get(async || ([("content-type", "text/csv")], ROWS)))
+        .route("/orders.csv", get(async || ([("content-type", "text/plain")], ROWS)))
+        .route("/users.json", get(async || axum::Json(json!([{"n": 1}, {"n": 2}]))));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    for home in homes().await {
+        let home = home.reaching(upstream);
+        let server = home.serve().await;
+        let remote = ["--server", &server.base, "--token", &server.token];
+        let run = |args: &[&str]| home.run(&[args, &remote].concat());
+        for (name, path, source_type, place, told) in [
+            ("export", "/export", "file", "path", "a file, because the answer is `text/csv`"),
+            ("orders", "/orders.csv", "file", "path", "a file, because of the name `orders.csv`"),
+            ("users", "/users.json", "api", "url", "an API, because the answer is `application/json`"),
+        ] {
+            let url = format!("http://{upstream}{path}");
+            let output = run(&["source", "add", name, &url, "--yes", "-o", "json"]);
+            let shown = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() && shown.contains(told), "{name}: {shown}");
+            let row = json_of(&String::from_utf8_lossy(&output.stdout));
+            assert_eq!((&row["source_type"], &row["config"][place]), (&json!(source_type), &json!(url)), "{row}");
+            let other = if place == "path" { "url" } else { "path" };
+            assert!(row["config"][other].is_null(), "{row}");
+            let tested = json_of(&String::from_utf8_lossy(&run(&["source", "test", name, "-o", "json"]).stdout));
+            assert_eq!(tested["records"].as_array().map(Vec::len), Some(2), "{tested}");
+        }
+        let url = format!("http://{upstream}/export");
+        let output = run(&["source", "add", "pages", &url, "--type", "api", "--yes", "-o", "json"]);
+        assert_eq!(json_of(&String::from_utf8_lossy(&output.stdout))["source_type"], "api", "{output:?}");
+        // Addresses of stores are those of files.
+        let endpoint = format!("s3.endpoint=http://{upstream}");
+        let output = run(&["source", "add", "sales", "s3://sales/2026/", "--yes", "--set", &endpoint]);
+        let shown = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(shown.contains("`s3://sales/2026/") && shown.contains("--path 's3://sales/2026/'"), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_api_is_looked_at_before_it_is_added() {
     let upstream = support::upstream(45).await;
     let url = format!("http://{upstream}/rows");

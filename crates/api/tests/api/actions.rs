@@ -171,6 +171,10 @@ async fn a_probe_needs_a_valid_config_and_obeys_the_policy() {
         let answer = api.call("POST", PROBE, Some(file)).await.expect(api.name, 200);
         assert!(answer["error"]["message"].to_string().contains("no file matches"), "{}: {answer}", api.name);
 
+        let either = json!({"config": {"path": "x"}});
+        let answer = api.call("POST", PROBE, Some(either)).await.expect(api.name, 200);
+        assert!(answer["error"]["message"].to_string().contains("no file matches"), "{}: {answer}", api.name);
+
         let config = json!({"url": "http://127.0.0.1:1/", "auth": {"type": "bearer", "token": "s3cret"}});
         let answer = api.call("POST", PROBE, Some(json!({"config": config}))).await.expect(api.name, 200);
         assert_eq!(answer["ok"], false, "{}: {answer}", api.name);

@@ -20,6 +20,7 @@ const CELL: usize = 24;
 
 #[derive(Deserialize)]
 struct Answer {
+    source_type: Option<String>,
     #[serde(default)]
     proposed: Map<String, Value>,
     #[serde(default)]
@@ -62,13 +63,23 @@ struct Trouble {
     causes: Vec<String>,
 }
 
-/// Completes the config of `body` with what is proposed for it, once the user agrees.
-pub async fn complete(client: &Client, console: &Console, body: &mut Value, yes: bool) -> Result<(), Failure> {
+/// Completes the config of `body` with what is proposed for it, once the user agrees. `is_either`: what is there says whether it is an
+/// API or a file.
+pub async fn complete(
+    client: &Client,
+    console: &Console,
+    body: &mut Value,
+    is_either: bool,
+    yes: bool,
+) -> Result<(), Failure> {
     let name = body["name"].as_str().unwrap_or_default().to_owned();
     let is_file = body["source_type"] == "file";
     let place = body["config"][if is_file { "path" } else { "url" }].as_str().unwrap_or_default().to_owned();
-    let asked = json!({ "source_type": body["source_type"], "config": body["config"], "records": RECORDS }).to_string();
-    let answer = client.post(PROBE, asked).await?.into_json()?;
+    let mut asked = json!({ "config": body["config"], "records": RECORDS });
+    if !is_either {
+        asked["source_type"] = body["source_type"].clone();
+    }
+    let answer = client.post(PROBE, asked.to_string()).await?.into_json()?;
     let answer: Answer = serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
     if let Some(Trouble { message, causes }) = answer.error {
         let help = match is_file {
@@ -83,7 +94,13 @@ pub async fn complete(client: &Client, console: &Console, body: &mut Value, yes:
     console.notice(Message::ChangeProposal { name: name.clone() });
     console.confirm(Message::AddSource { name }, yes)?;
     if let Some(config) = body["config"].as_object_mut() {
+        if answer.proposed.contains_key("path") {
+            config.remove("url");
+        }
         config.extend(answer.proposed);
+    }
+    if let Some(source_type) = answer.source_type {
+        body["source_type"] = source_type.into();
     }
     Ok(())
 }

@@ -45,8 +45,12 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             description,
         } => {
             let is_to_be_looked_at = address.is_some();
+            // What is there says which of the two it is.
+            let is_either = source_type.is_none() && address.as_deref().is_some_and(is_web_address);
             let place = match address {
-                Some(address) if is_address(&address) => Place { url: Some(address), ..place },
+                Some(address) if is_address(&address) && source_type.as_deref() != Some("file") => {
+                    Place { url: Some(address), ..place }
+                }
                 Some(path) => Place { path: Some(path), ..place },
                 None => place,
             };
@@ -55,7 +59,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             let output = client.output.clone();
             let client = Client::connect_or_make(&client, console, false).await?;
             if is_to_be_looked_at && (body["source_type"] == "api" || body["source_type"] == "file") {
-                super::probe::complete(&client, console, &mut body, yes).await?;
+                super::probe::complete(&client, console, &mut body, is_either, yes).await?;
             }
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;
             print_row(console, &output, &row)?;
@@ -235,9 +239,18 @@ fn definition(
     Ok(body)
 }
 
-/// Whether what is to be looked at is an address, and no path.
+/// Whether what is to be looked at is an address, and no path: those of files are paths, too.
 fn is_address(text: &str) -> bool {
-    text.contains("://") || database_url::options(text).is_some()
+    let is_of_files = ["s3://", "gs://", "az://", "sftp://"].iter().any(|scheme| begins_with(text, scheme));
+    (text.contains("://") && !is_of_files) || database_url::options(text).is_some()
+}
+
+fn is_web_address(text: &str) -> bool {
+    begins_with(text, "http://") || begins_with(text, "https://")
+}
+
+fn begins_with(text: &str, scheme: &str) -> bool {
+    text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
 }
 
 /// Sets the options that say where records are; returns the type that they imply.

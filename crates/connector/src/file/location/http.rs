@@ -19,6 +19,7 @@ use crate::api::{
 };
 use crate::config::Fields;
 use crate::error::{ConnectorError, PlaceFault};
+use crate::file::address::Told;
 
 /// A document at an address.
 #[derive(Clone, Debug)]
@@ -92,14 +93,32 @@ impl Http {
         };
         Self { url: place.url.clone(), web: Web::new(reach.clone(), Arc::new(caller)), reach }
     }
+
+    /// The address without its query, which may have secrets.
+    fn name(&self) -> Arc<str> {
+        let mut shown = self.url.clone();
+        shown.set_query(None);
+        shown.as_str().into()
+    }
+}
+
+impl HttpPlace {
+    /// What the server says of the document.
+    pub(in crate::file) async fn look(&self, reach: Reach) -> Result<Told, ConnectorError> {
+        let http = Http::new(self, Arc::new(reach));
+        let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
+        let response = http.web.get(&http.name(), &self.url, headers).await?;
+        let text = |name: HeaderName| {
+            let value = response.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+        };
+        Ok(Told { kind: text(header::CONTENT_TYPE), is_attachment: text(header::CONTENT_DISPOSITION) == "attachment" })
+    }
 }
 
 impl Location for Http {
     fn find(&self, _: &str) -> Result<Vec<Entry>, ConnectorError> {
-        // The query may have secrets.
-        let mut shown = self.url.clone();
-        shown.set_query(None);
-        Ok(vec![Entry { name: shown.as_str().into(), place: 0, path: PathBuf::new(), stamp: None }])
+        Ok(vec![Entry { name: self.name(), place: 0, path: PathBuf::new(), stamp: None }])
     }
 
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {

@@ -221,3 +221,33 @@ async fn an_address_that_ends_like_a_directory_names_one_document() {
     assert!(rows.is_empty() && matches!(error, ConnectorError::Place { fault: PlaceFault::Answer, .. }), "{error:?}");
     assert!(told(&error).contains("names one document"), "{}", told(&error));
 }
+
+#[tokio::test]
+async fn what_an_address_gives_says_which_type_of_source_reads_it() {
+    let peer = Peer::start(|_, asked| match asked.target.as_str() {
+        "/users" | "/rates.csv?json" => Reply::new("200 OK", &[("content-type", "application/json")], b"[{}]"),
+        "/refused.csv" => Reply::new("401 No", &[], b""),
+        _ if asked.header("authorization") != Some("Bearer t") => Reply::new("500 No", &[], b""),
+        _ => Reply::new("200 OK", &[("content-type", "text/csv; charset=utf-8")], b"a\n1\n"),
+    })
+    .await;
+    let registry = super::peer::registry_to_all_of_here();
+    let auth = json!({"type": "bearer", "token": "t"});
+    for (config, source_type, is_told) in [
+        (json!({"url": "/users"}), SourceType::Api, false),
+        (json!({"url": "/rates.csv?json"}), SourceType::Api, true),
+        (json!({"url": "/export", "auth": auth, "encoding": "shift_jis"}), SourceType::File, true),
+        (json!({"url": "/refused.csv"}), SourceType::Api, false),
+        // What only an API has.
+        (json!({"url": "/export", "auth": auth, "params": {"a": 1}}), SourceType::Api, false),
+    ] {
+        let mut config = config;
+        config["url"] = format!("http://{}{}", peer.address, config["url"].as_str().unwrap()).into();
+        let (chosen, of_type, finding) = registry.choose(&config.to_string()).await;
+        assert_eq!((chosen, finding.is_some()), (source_type, is_told), "{config}");
+        let of_type: serde_json::Value = serde_json::from_str(&of_type).unwrap();
+        let place = if chosen == SourceType::File { "path" } else { "url" };
+        assert_eq!(of_type[place], config["url"], "{of_type}");
+    }
+    assert_eq!(registry.choose(r#"{"path":"a.csv"}"#).await.0, SourceType::File);
+}
