@@ -43,7 +43,7 @@ pub(crate) async fn fetch(
         }
     };
     // A closed channel means that nobody wants the rest.
-    loop {
+    let end = loop {
         // After a suspend this may be the first thing that runs: nothing more is asked of the source then.
         if !ctx.lease_valid() {
             return;
@@ -64,15 +64,7 @@ pub(crate) async fn fetch(
                 };
                 let prepared = match prepared {
                     Ok(prepared) => prepared,
-                    Err(refused) => {
-                        if let Some(page) = held
-                            && pages.send(Fetched::Page(page)).await.is_err()
-                        {
-                            return;
-                        }
-                        let _ = pages.send(Fetched::Refused(refused)).await;
-                        return;
-                    }
+                    Err(refused) => break Fetched::Refused(refused),
                 };
                 if is_stream {
                     // The next page may be long in coming.
@@ -90,10 +82,7 @@ pub(crate) async fn fetch(
                     return;
                 }
             }
-            Ok(None) if is_stream => {
-                let _ = pages.send(Fetched::Ended).await;
-                return;
-            }
+            Ok(None) if is_stream => break Fetched::Ended,
             Ok(None) => {
                 let empty = || Prepared {
                     records: Records::default(),
@@ -105,18 +94,15 @@ pub(crate) async fn fetch(
                     warned: 0,
                     schema: SchemaStep::default(),
                 };
-                let _ = pages.send(Fetched::Last(held.unwrap_or_else(empty))).await;
-                return;
+                break Fetched::Last(held.take().unwrap_or_else(empty));
             }
-            Err(err) => {
-                if let Some(page) = held
-                    && pages.send(Fetched::Page(page)).await.is_err()
-                {
-                    return;
-                }
-                let _ = pages.send(Fetched::Failed(err)).await;
-                return;
-            }
+            Err(err) => break Fetched::Failed(err),
         }
+    };
+    if let Some(page) = held
+        && pages.send(Fetched::Page(page)).await.is_err()
+    {
+        return;
     }
+    let _ = pages.send(end).await;
 }
