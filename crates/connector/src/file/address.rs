@@ -42,29 +42,29 @@ pub(super) fn judge(path: &str, told: &Told) -> (bool, Option<Words>) {
     let lower = path.to_ascii_lowercase();
     let is_named = directory::format_of(path).is_some() || Codec::EXTENSIONS.iter().any(|end| lower.ends_with(end));
     let name = path.rsplit('/').next().unwrap_or_default();
-    let words = match is_json {
-        true if is_named || *is_attachment => {
-            let words = say!(
-                "an API, because the answer is `{kind}`; `--type file` (`source_type`) reads it as a file",
-                "応答が `{kind}` なので API として読みます。ファイルとして読むには `--type file` (`source_type`) を指定してください"
-            );
-            return (false, Some(words));
-        }
-        true => return (false, None),
-        false if FILES.contains(&kind.as_str()) => say!(
-            "a file, because the answer is `{kind}`; `--type api` (`source_type`) reads it as an API",
-            "応答が `{kind}` なのでファイルとして読みます。API として読むには `--type api` (`source_type`) を指定してください"
-        ),
-        false if *is_attachment => Words::new(
-            "a file, because the answer is one to be saved (`Content-Disposition: attachment`); `--type api` (`source_type`) reads it as an API",
-            "応答が保存用 (`Content-Disposition: attachment`) なのでファイルとして読みます。API として読むには `--type api` (`source_type`) を指定してください",
-        ),
-        false if is_named => say!(
-            "a file, because of the name `{name}`; `--type api` (`source_type`) reads it as an API",
-            "名前が `{name}` なのでファイルとして読みます。API として読むには `--type api` (`source_type`) を指定してください"
-        ),
-        false => return (false, None),
+    if is_json {
+        let words = say!(
+            "an API, because the answer is `{kind}`; `--type file` (`source_type`) reads it as a file",
+            "応答が `{kind}` なので API として読みます。ファイルとして読むには `--type file` (`source_type`) を指定してください"
+        );
+        return (false, (is_named || *is_attachment).then_some(words));
+    }
+    let Words { english, japanese } = if FILES.contains(&kind.as_str()) {
+        say!("because the answer is `{kind}`", "応答が `{kind}` なので")
+    } else if *is_attachment {
+        Words::new(
+            "because the answer is one to be saved (`Content-Disposition: attachment`)",
+            "応答が保存用 (`Content-Disposition: attachment`) なので",
+        )
+    } else if is_named {
+        say!("because of the name `{name}`", "名前が `{name}` なので")
+    } else {
+        return (false, None);
     };
+    let words = say!(
+        "a file, {english}; `--type api` (`source_type`) reads it as an API",
+        "{japanese}ファイルとして読みます。API として読むには `--type api` (`source_type`) を指定してください"
+    );
     (true, Some(words))
 }
 
