@@ -56,16 +56,12 @@ impl Bed {
     /// The config of a source in this schema; `options` wins.
     pub fn config(&self, options: Value) -> Value {
         let url = Url::parse(&self.url).unwrap();
-        let mut config = json!({
+        let config = json!({
             "engine": "postgres", "host": url.host_str(), "port": url.port(), "database": &url.path()[1..],
             "user": url.username(), "password": url.password(), "tls": {"mode": "disable"},
             "options": {"search_path": self.schema, "application_name": self.schema},
         });
-        for (name, value) in options.as_object().unwrap() {
-            config[name] = value.clone();
-        }
-        config.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-        config
+        with_options(config, options)
     }
 
     pub fn connector(&self, options: Value) -> Box<dyn Connector> {
@@ -90,6 +86,14 @@ impl Server for Bed {
     async fn end(&self, session: &str) {
         assert_eq!(self.texts(&format!("select pg_terminate_backend({session})::text")).await, ["true"]);
     }
+}
+
+/// `config` with these options in it, and without those that are null.
+pub fn with_options(mut config: Value, mut options: Value) -> Value {
+    let config_options = config.as_object_mut().unwrap();
+    config_options.append(options.as_object_mut().unwrap());
+    config_options.retain(|_, value| !value.is_null());
+    config
 }
 
 /// A connector that reaches this machine.

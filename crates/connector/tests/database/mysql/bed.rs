@@ -7,7 +7,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::servers::Server;
-use crate::support::connector;
+use crate::support::{connector, with_options};
 
 pub struct Bed {
     pub url: Url,
@@ -53,15 +53,11 @@ impl Bed {
 
     /// The config of a source in this database; `options` wins.
     pub fn config(&self, options: Value) -> Value {
-        let mut config = json!({
+        let config = json!({
             "engine": "mysql", "host": self.url.host_str(), "port": self.url.port(), "database": self.name,
             "user": self.url.username(), "password": self.url.password(), "tls": {"mode": "disable"},
         });
-        for (name, value) in options.as_object().unwrap() {
-            config[name] = value.clone();
-        }
-        config.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-        config
+        with_options(config, options)
     }
 
     pub fn connector(&self, options: Value) -> Box<dyn Connector> {
