@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use matome_egress::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use matome_egress::{Request, Signer};
@@ -137,7 +138,7 @@ pub(crate) fn sign(request: &mut Request, key: &AwsKey, scope: Scope<'_>, now: D
 /// What signs a request that goes to `url`.
 fn headers(request: &Request, url: &Url, key: &AwsKey, scope: Scope<'_>, now: DateTime<Utc>) -> HeaderMap {
     let (time, date) = (now.format("%Y%m%dT%H%M%SZ").to_string(), now.format("%Y%m%d").to_string());
-    let payload = hex(&Sha256::digest(request.body.as_deref().unwrap_or_default()));
+    let payload = HEXLOWER.encode(&Sha256::digest(request.body.as_deref().unwrap_or_default()));
     let mut signed = vec![("host", host(url)), ("x-amz-content-sha256", payload.clone()), ("x-amz-date", time.clone())];
     if let Some(token) = &key.session_token {
         signed.push(("x-amz-security-token", token.expose_secret().to_owned()));
@@ -147,10 +148,10 @@ fn headers(request: &Request, url: &Url, key: &AwsKey, scope: Scope<'_>, now: Da
     let canonical =
         [request.method.as_str(), &path(url, scope.service), &query(url), &lines, &names, &payload].join("\n");
     let scope_text = format!("{date}/{}/{}/aws4_request", scope.region, scope.service);
-    let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope_text}\n{}", hex(&Sha256::digest(canonical)));
+    let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope_text}\n{}", HEXLOWER.encode(&Sha256::digest(canonical)));
     let first = format!("AWS4{}", key.secret.expose_secret()).into_bytes();
     let derived = [date.as_str(), scope.region, scope.service, "aws4_request", &to_sign];
-    let signature = hex(&derived.into_iter().fold(first, |key, text| hmac(&key, text)));
+    let signature = HEXLOWER.encode(&derived.into_iter().fold(first, |key, text| hmac(&key, text)));
     let authorization =
         format!("AWS4-HMAC-SHA256 Credential={}/{scope_text},SignedHeaders={names},Signature={signature}", key.id);
     let mut headers = HeaderMap::new();
@@ -191,10 +192,6 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(text.as_bytes());
     mac.finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod versions;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use data_encoding::HEXLOWER;
 use matome_model::clock::Timestamp;
 use matome_model::source::Dedupe;
 use matome_model::task::{Fence, LaneKind};
@@ -333,9 +334,7 @@ fn as_i64(n: usize) -> i64 {
 }
 
 pub(crate) fn encode_hex(bytes: impl AsRef<[u8]>) -> String {
-    let mut text = Vec::with_capacity(2 * bytes.as_ref().len());
-    insert::push_hex(&mut text, bytes.as_ref());
-    String::from_utf8(text).expect("hex digits are ASCII")
+    HEXLOWER.encode(bytes.as_ref())
 }
 
 fn as_u64(n: usize) -> u64 {

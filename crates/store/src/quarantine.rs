@@ -6,6 +6,7 @@ mod actions;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use data_encoding::HEXLOWER;
 use matome_model::canonical::QuarantineReason;
 use matome_model::clock::Timestamp;
 use matome_model::field_error::Words;
@@ -154,11 +155,5 @@ pub(crate) fn storable(detail: &Words) -> Words {
 
 /// What tells the bytes of a bad record from others.
 pub(crate) fn raw_hash(raw: &[u8]) -> String {
-    hex(&Sha256::digest(raw))
-}
-
-/// Lower-case hex.
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+    HEXLOWER.encode(&Sha256::digest(raw))
 }

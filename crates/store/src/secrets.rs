@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use matome_model::task::LaneKind;
 use rand::Rng as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -121,15 +122,7 @@ fn about(kind: LaneKind, object_id: i64, path: &str) -> String {
 }
 
 fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut key = [0; 32];
-    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(key)
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 /// Writes beside the final name first, so that a half-written key is never found under it.

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use matome_egress::Request;
 use matome_egress::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -232,7 +233,7 @@ impl Signing {
     pub(super) fn sign(&self, request: &mut Request, now: DateTime<Utc>) {
         let mut nonce = [0; 16];
         rand::rng().fill_bytes(&mut nonce);
-        self.sign_with(request, now, &hex(&nonce));
+        self.sign_with(request, now, &HEXLOWER.encode(&nonce));
     }
 
     fn sign_with(&self, request: &mut Request, now: DateTime<Utc>, nonce: &str) {
@@ -249,7 +250,7 @@ impl Signing {
         let signature = self.algorithm.sign(&key, &signed);
         let signature = match self.encoding {
             Encoding::Base64 => STANDARD.encode(signature),
-            Encoding::Hex | Encoding::Text => hex(&signature),
+            Encoding::Hex | Encoding::Text => HEXLOWER.encode(&signature),
         };
         for (name, pattern) in &self.headers {
             let value = pattern.fill(|piece, into| self.write(piece, request, &stamp, nonce, Some(&signature), into));
@@ -284,7 +285,7 @@ impl Signing {
             Piece::Query => into.extend_from_slice(request.url.query().unwrap_or_default().as_bytes()),
             Piece::Url => into.extend_from_slice(request.url.as_str().as_bytes()),
             Piece::Body => into.extend_from_slice(body()),
-            Piece::BodySha256 => into.extend_from_slice(hex(&Sha256::digest(body())).as_bytes()),
+            Piece::BodySha256 => into.extend_from_slice(HEXLOWER.encode(&Sha256::digest(body())).as_bytes()),
             Piece::Timestamp => into.extend_from_slice(stamp.as_bytes()),
             Piece::Nonce => into.extend_from_slice(nonce.as_bytes()),
             Piece::KeyId => into.extend_from_slice(self.key_id.as_deref().unwrap_or_default().as_bytes()),
@@ -362,18 +363,8 @@ fn decoded(text: &str, encoding: Encoding) -> Option<Vec<u8>> {
     match encoding {
         Encoding::Text => Some(text.as_bytes().to_vec()),
         Encoding::Base64 => STANDARD.decode(text).ok(),
-        Encoding::Hex => {
-            let digits = text.as_bytes().chunks(2).map(|pair| {
-                let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
-                u8::from_str_radix(pair, 16).ok()
-            });
-            digits.collect()
-        }
+        Encoding::Hex => HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -440,7 +431,7 @@ mod tests {
     /// RFC 2202, case 2, and RFC 4231, case 2.
     #[test]
     fn algorithms_agree_with_their_test_vectors() {
-        let sign = |algorithm: Algorithm| hex(&algorithm.sign(b"Jefe", b"what do ya want for nothing?"));
+        let sign = |algorithm: Algorithm| HEXLOWER.encode(&algorithm.sign(b"Jefe", b"what do ya want for nothing?"));
         assert_eq!(sign(Algorithm::Sha1), "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
         assert_eq!(sign(Algorithm::Sha256), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
         assert!(

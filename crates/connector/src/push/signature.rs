@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use matome_egress::header::HeaderName;
 use matome_model::clock::Timestamp;
@@ -211,7 +212,7 @@ impl Webhook {
                 // event stays, and is signed.
                 let id = event_id(body);
                 let key_decides = id.is_some();
-                let key = id.unwrap_or_else(|| hex(&Sha256::digest(signature.as_bytes())));
+                let key = id.unwrap_or_else(|| HEXLOWER.encode(&Sha256::digest(signature.as_bytes())));
                 Ok(Delivery { key: Some(key_of(&key)), key_decides })
             }
             Scheme::SharedSecret => {
@@ -276,7 +277,7 @@ impl Webhook {
 /// Apart from what clients with a token choose.
 fn key_of(id: &str) -> String {
     let key = format!("webhook:{id}");
-    if key.len() <= 255 { key } else { format!("webhook:sha256:{}", hex(&Sha256::digest(id.as_bytes()))) }
+    if key.len() <= 255 { key } else { format!("webhook:sha256:{}", HEXLOWER.encode(&Sha256::digest(id.as_bytes()))) }
 }
 
 fn is_visible(text: &str) -> bool {
@@ -290,18 +291,9 @@ fn event_id(body: &[u8]) -> Option<String> {
     serde_json::from_slice::<String>(&value).ok().filter(|id| is_visible(id))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
+/// Digits in either case.
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.as_bytes().chunks(2);
-    let bytes = pairs.map(|pair| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    });
-    bytes.collect()
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()
 }
 
 #[cfg(test)]

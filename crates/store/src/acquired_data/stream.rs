@@ -4,6 +4,7 @@
 //! SQL itself writes many records into one text, which changes threads once and is taken apart here.
 
 use chrono::DateTime;
+use data_encoding::HEXUPPER;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use matome_model::clock::Timestamp;
@@ -97,19 +98,23 @@ pub fn stream_versions<'s>(
         Versions::Newest => (NO_NEWER_UP_TO, None),
         Versions::AsOf(time) => (NEWEST_AT, Some(time)),
     };
+    let wanted = Wanted { source_id, up_to_id, which, time };
     match conn {
-        Conn::Postgres(conn) => from_postgres(conn, source_id, up_to_id, which, time),
-        Conn::Sqlite(conn) => from_sqlite(conn, source_id, up_to_id, which, time),
+        Conn::Postgres(conn) => from_postgres(conn, &wanted),
+        Conn::Sqlite(conn) => from_sqlite(conn, wanted),
     }
 }
 
-fn from_postgres<'s>(
-    conn: &'s mut PgConnection,
+/// What `$1` and `$2` stand for, and which of these records are wanted, with `$3`.
+struct Wanted {
     source_id: i64,
     up_to_id: i64,
-    which: &str,
+    which: &'static str,
     time: Option<Timestamp>,
-) -> BoxStream<'s, Result<StoredRecord>> {
+}
+
+fn from_postgres<'s>(conn: &'s mut PgConnection, wanted: &Wanted) -> BoxStream<'s, Result<StoredRecord>> {
+    let Wanted { source_id, up_to_id, which, time } = *wanted;
     let query = sqlx::query(AssertSqlSafe(format!("{POSTGRES} {FROM}{which}"))).bind(source_id).bind(up_to_id);
     let query = if let Some(time) = time { query.bind(time) } else { query };
     query
@@ -129,21 +134,10 @@ fn from_postgres<'s>(
         .boxed()
 }
 
-fn from_sqlite<'s>(
-    conn: &'s mut SqliteConnection,
-    source_id: i64,
-    up_to_id: i64,
-    which: &str,
-    time: Option<Timestamp>,
-) -> BoxStream<'s, Result<StoredRecord>> {
+fn from_sqlite(conn: &mut SqliteConnection, wanted: Wanted) -> BoxStream<'_, Result<StoredRecord>> {
     let fields = FIELDS.replace("{bytes}", &CHUNK_RECORD_BYTES.to_string());
     let place = PLACE.replace("{records}", &CHUNK_RECORDS.to_string());
-    let chunks = Chunks {
-        sql: format!("{fields} {FROM}{which}{place}"),
-        source_id,
-        up_to_id,
-        time: time.map(|time| time.timestamp_micros()),
-    };
+    let chunks = Chunks { sql: format!("{fields} {FROM}{}{place}", wanted.which), wanted };
     // Records that are removed between two chunks stay in what this transaction sees.
     let begun = stream::once(async move { Ok::<_, StoreError>((conn.begin().await?, chunks, (i64::MAX, i64::MAX))) });
     begun
@@ -165,9 +159,7 @@ type Place = (i64, i64);
 
 struct Chunks {
     sql: String,
-    source_id: i64,
-    up_to_id: i64,
-    time: Option<i64>,
+    wanted: Wanted,
 }
 
 impl Chunks {
@@ -178,7 +170,9 @@ impl Chunks {
         place: Place,
     ) -> Result<Option<(Vec<StoredRecord>, Place)>> {
         let query = sqlx::query_scalar::<_, Option<String>>(AssertSqlSafe(self.sql.clone()));
-        let query = query.bind(self.source_id).bind(self.up_to_id).bind(self.time).bind(place.0).bind(place.1);
+        let Wanted { source_id, up_to_id, time, .. } = self.wanted;
+        let time = time.map(|time| time.timestamp_micros());
+        let query = query.bind(source_id).bind(up_to_id).bind(time).bind(place.0).bind(place.1);
         let Some(text) = query.fetch_one(&mut **snapshot).await? else {
             return Ok(None);
         };
@@ -186,7 +180,10 @@ impl Chunks {
         let mut rest = text.as_str();
         let mut last = place;
         while !rest.is_empty() {
-            let (mut record, bytes, behind) = split(rest).ok_or_else(|| garbled("a chunk of records"))?;
+            let (mut record, bytes, behind) = split(rest).ok_or_else(|| StoreError::Inconsistent {
+                column: "acquired_data".to_owned(),
+                what: "a chunk of records that does not say what it should".to_owned(),
+            })?;
             rest = behind;
             if record.raw_data.len() != bytes {
                 record.raw_data = sqlx::query_scalar(ONE).bind(record.id).fetch_one(&mut **snapshot).await?;
@@ -206,7 +203,7 @@ fn split(chunk: &str) -> Option<(StoredRecord, usize, &str)> {
     let data_hash = fields.next()?.to_owned();
     let key = match fields.next()? {
         "" => None,
-        key => Some(bytes_of_hex(key)?),
+        key => Some(HEXUPPER.decode(key.as_bytes()).ok()?),
     };
     let version = fields.next()?.parse().ok()?;
     let is_deleted = fields.next()? != "0";
@@ -214,16 +211,4 @@ fn split(chunk: &str) -> Option<(StoredRecord, usize, &str)> {
     let (raw_data, behind) = fields.next()?.split_at_checked(if bytes > CHUNK_RECORD_BYTES { 0 } else { bytes })?;
     let raw_data = raw_data.to_owned();
     Some((StoredRecord { id, acquired_at, data_hash, raw_data, key, version, is_deleted }, bytes, behind))
-}
-
-fn bytes_of_hex(digits: &str) -> Option<Vec<u8>> {
-    let pairs = digits.as_bytes().chunks(2);
-    pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()
-}
-
-fn garbled(what: &str) -> StoreError {
-    StoreError::Inconsistent {
-        column: "acquired_data".to_owned(),
-        what: format!("{what} that does not say what it should"),
-    }
 }
