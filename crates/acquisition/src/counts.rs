@@ -1,12 +1,12 @@
 //! What a task has done so far: its result, its progress, and what the metrics say of it.
 
-use matome_connector::{QuarantineLimit, ReadStats};
+use matome_connector::QuarantineLimit;
 use matome_store::acquired_data::PageCounts;
 use matome_store::acquired_data::renewal::RenewalCounts;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, Told};
 
 /// The counts of a task, as its result and its progress show them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -26,7 +26,7 @@ pub(crate) struct Counts {
     pub(crate) warned: u64,
     /// Records read that came back from quarantine.
     pub(crate) replayed: u64,
-    /// Pages with records that were committed.
+    /// Pages with records that the source gave and that were committed.
     pub(crate) pages: u64,
     /// HTTP requests that were answered.
     pub(crate) requests: u64,
@@ -65,7 +65,7 @@ impl Withheld {
     pub(crate) fn of(prepared: &Prepared) -> Option<Self> {
         if prepared.quarantined.iter().any(|bad| bad.key.is_none()) {
             Some(Self::Quarantined)
-        } else if prepared.stats.is_partial || prepared.stats.not_modified > 0 {
+        } else if prepared.told.stats.is_partial || prepared.told.stats.not_modified > 0 {
             Some(Self::Partial)
         } else {
             None
@@ -79,14 +79,15 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, page: PageCounts, stats: ReadStats, warned: u64) {
+    pub(crate) fn add(&mut self, page: PageCounts, told: Told) {
+        let Told { stats, warned, pages } = told;
         self.read += page.read;
         self.stored += page.stored;
         self.updated += page.updated;
         self.duplicate += page.duplicate;
         self.quarantined += page.quarantined;
         self.warned += warned;
-        self.pages += u64::from(page.read > 0);
+        self.pages += pages;
         self.requests += stats.requests;
         self.not_modified += stats.not_modified;
         self.bytes += stats.bytes;
@@ -105,14 +106,14 @@ impl Counts {
     }
 
     /// Adds a page of records that came back from quarantine.
-    pub(crate) fn add_replayed(&mut self, page: PageCounts, warned: u64) {
-        self.add(page, ReadStats::default(), warned);
+    pub(crate) fn add_replayed(&mut self, page: PageCounts, told: Told) {
+        self.add(page, told);
         self.replayed += page.read;
     }
 
     /// Adds a page without records of its own: of those that waited for the end of their read, or of tombstones.
     pub(crate) fn add_settled(&mut self, page: PageCounts) {
-        self.add(page, ReadStats::default(), 0);
+        self.add(page, Told::default());
     }
 
     /// Adds a page of stored records that were looked at again.

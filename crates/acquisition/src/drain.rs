@@ -76,13 +76,13 @@ impl AcquisitionHandler {
                 };
                 taken.push(TakenRecord { id: record.id, quarantine_id: record.quarantine_id, place });
             }
-            let (before, warned) = (*counts, prepared.warned);
+            preparer.end(&mut prepared);
+            let (before, told) = (*counts, prepared.told);
             let after = move |page: PageCounts| {
                 let mut counts = before;
-                counts.add_replayed(page, warned);
+                counts.add_replayed(page, told);
                 counts.to_json()
             };
-            preparer.end(&mut prepared);
             // It takes a read of the source to know all of its fields.
             prepared.schema.settles = false;
             let page = Page {
@@ -112,7 +112,7 @@ impl AcquisitionHandler {
             };
             let committed = commit(&self.db, Arc::new(page), &ctx.stop).await.map_err(|err| store_error(err, ctx))?;
             page_seq += 1;
-            counts.add_replayed(committed.counts, warned);
+            counts.add_replayed(committed.counts, told);
         }
     }
 }

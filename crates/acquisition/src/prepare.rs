@@ -26,11 +26,19 @@ pub(crate) struct Prepared {
     pub(crate) is_exact: bool,
     /// Its records are other ones than those that are stored, also where they are equal.
     pub(crate) is_addition: bool,
+    pub(crate) told: Told,
+    /// What its records bring to the schema of the source.
+    pub(crate) schema: SchemaStep,
+}
+
+/// What the counts of a task are told of a page besides what became of its records.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
     pub(crate) stats: ReadStats,
     /// Records that break the schema or a rule and are stored all the same.
     pub(crate) warned: u64,
-    /// What its records bring to the schema of the source.
-    pub(crate) schema: SchemaStep,
+    /// What the source gave at once is a page to people, however many of these are stored as one.
+    pub(crate) pages: u64,
 }
 
 /// Warnings that the metadata of one record has room for.
@@ -50,16 +58,6 @@ impl Prepared {
     /// Whether it has neither records nor bad ones.
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.quarantined.is_empty()
-    }
-
-    /// Takes over the checkpoint of a batch without records that came next.
-    pub(crate) fn follow(&mut self, next: Self) {
-        self.checkpoint = next.checkpoint;
-        self.is_exact = next.is_exact;
-        self.stats.requests += next.stats.requests;
-        self.stats.not_modified += next.stats.not_modified;
-        self.stats.bytes += next.stats.bytes;
-        self.stats.is_partial |= next.stats.is_partial;
     }
 }
 
@@ -91,13 +89,20 @@ impl Preparer {
         Self { canonicaliser: Canonicaliser::new(limits), key, task_id, opening: None, judge, schema: None }
     }
 
+    /// Whether a record may keep a whole page from being stored: what is one page is told to people then.
+    pub(crate) fn refuses_pages(&self) -> bool {
+        self.judge.as_ref().is_some_and(|judge| judge.policy() == Policy::RejectBatch)
+            || self.schema.as_ref().is_some_and(|schema| schema.watch.policy() == DriftPolicy::Freeze)
+    }
+
     /// Measures records by the schema of their source from now on.
     pub(crate) fn measured_by(self, schema: StoredSchema) -> Self {
         Self { schema: Some(schema), ..self }
     }
 
-    /// What the page brings to the schema; call it once its records are there.
+    /// Counts the page as one, and says what it brings to the schema; call it once its records are there.
     pub(crate) fn end(&mut self, page: &mut Prepared) {
+        page.told.pages = u64::from(!page.is_empty());
         let Some(schema) = &mut self.schema else { return };
         page.schema.settles = !schema.settled && !page.is_empty();
         page.schema.accepts = schema.accepts;
@@ -120,8 +125,7 @@ impl Preparer {
             checkpoint: String::new(),
             is_exact: false,
             is_addition: false,
-            stats: ReadStats::default(),
-            warned: 0,
+            told: Told::default(),
             schema: SchemaStep::default(),
         }
     }
@@ -142,7 +146,7 @@ impl Preparer {
         batch.checkpoint.get().clone_into(&mut page.checkpoint);
         page.is_exact = batch.is_exact;
         page.is_addition = batch.is_addition;
-        page.stats = batch.stats;
+        page.told.stats = batch.stats;
         self.end(&mut page);
         Ok(page)
     }
@@ -194,7 +198,7 @@ impl Preparer {
             self.quarantine(page, raw, &position, (QuarantineReason::Drift, detail), key);
             return Ok(());
         }
-        page.warned += u64::from(!found.is_empty());
+        page.told.warned += u64::from(!found.is_empty());
         let opening = opening(&mut self.opening, &position.document);
         page.records.push(canonical.text, canonical.hash, key, |out| {
             out.push_str(opening);
@@ -354,7 +358,7 @@ mod tests {
     #[test]
     fn what_breaks_schema_or_rules_goes_to_quarantine() {
         let prepared = judged(Policy::Quarantine, MIXED).unwrap();
-        assert_eq!((prepared.records.len(), prepared.warned), (2, 0));
+        assert_eq!((prepared.records.len(), prepared.told.warned), (2, 0));
         let found: Vec<_> =
             prepared.quarantined.iter().map(|bad| (bad.reason.as_str(), bad.detail.english.as_str())).collect();
         assert_eq!(
@@ -379,7 +383,7 @@ mod tests {
     #[test]
     fn what_is_only_warned_of_is_stored_with_its_warnings() {
         let prepared = judged(Policy::Warn, MIXED).unwrap();
-        assert_eq!((prepared.records.len(), prepared.quarantined.len(), prepared.warned), (5, 0, 3));
+        assert_eq!((prepared.records.len(), prepared.quarantined.len(), prepared.told.warned), (5, 0, 3));
         let metadata: Vec<&str> = prepared.records.iter().map(|record| record.metadata).collect();
         assert_eq!(metadata[0], r#"{"document":"f","line":1,"task":7}"#);
         assert_eq!(

@@ -173,7 +173,9 @@ impl AcquisitionHandler {
         let judge = judge(&read.quality, read.dedupe);
         let schema = self.schema(&read.key, read.quality.drift).await?;
         let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
-        fetching.spawn(fetch(connector, request, preparer, sender, ctx.clone()).in_current_span());
+        let leased = ctx.clone();
+        let fetching_side = fetch(connector, request, preparer, sender, move || leased.lease_valid());
+        fetching.spawn(fetching_side.in_current_span());
         Ok((fetched, fetching))
     }
 
@@ -196,7 +198,7 @@ impl AcquisitionHandler {
         if read.how.is_whole {
             counts.deletes_withheld = counts.deletes_withheld.or(Withheld::of(&prepared));
         }
-        let (stats, warned) = (prepared.stats, prepared.warned);
+        let told = prepared.told;
         let schema = prepared.schema.new.as_ref().map(|new| (new.version, new.changes.clone()));
         let page = Arc::new(self.page(read, ctx, prepared, page_seq, is_last, *counts));
         let timer = std::time::Instant::now();
@@ -210,7 +212,7 @@ impl AcquisitionHandler {
             keyed.advance(committed.seen);
             waits = keyed.has_repeats();
         }
-        counts.add(committed.counts, stats, warned);
+        counts.add(committed.counts, told);
         if let Some((version, changes)) = schema.filter(|(version, _)| *version > 1) {
             tracing::info!(
                 source.id = read.key.source_id,
@@ -236,10 +238,10 @@ impl AcquisitionHandler {
         is_last: bool,
         before: Counts,
     ) -> Page {
-        let (stats, warned) = (prepared.stats, prepared.warned);
+        let told = prepared.told;
         let after = move |page: PageCounts| {
             let mut counts = before;
-            counts.add(page, stats, warned);
+            counts.add(page, told);
             counts.to_json()
         };
         let pushes = read.is_push.then(|| pushed::progress(&prepared.checkpoint));

@@ -282,7 +282,7 @@ fn judge_all(
                 let record = page.records.get(0);
                 let content = Content { id, hash: Some(*record.hash), key: record.key, is_deleted };
                 judged.kept.push(Kept { content, found });
-                judged.warned += page.warned;
+                judged.warned += page.told.warned;
             }
         }
     }

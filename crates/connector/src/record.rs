@@ -1,6 +1,7 @@
 //! What a connector yields: records as they came, where they were, and how to go on from there.
 
 use std::fmt;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use matome_model::canonical::QuarantineReason;
@@ -91,6 +92,17 @@ pub struct ReadStats {
     pub gaps: u64,
     /// Something of the source was passed over: a page by a rule, or what could not be asked for. Told with the last batch.
     pub is_partial: bool,
+}
+
+impl AddAssign for ReadStats {
+    fn add_assign(&mut self, next: Self) {
+        let Self { requests, not_modified, bytes, gaps, is_partial } = next;
+        self.requests += requests;
+        self.not_modified += not_modified;
+        self.bytes += bytes;
+        self.gaps += gaps;
+        self.is_partial |= is_partial;
+    }
 }
 
 /// Records, and the state to commit with them.
