@@ -196,7 +196,7 @@ mod tests {
             let batch = self.of.sizes.get(at).map(|size| {
                 let position = Position { document: "d".into(), request: None, line: None, record: 1 };
                 let items = (0..*size)
-                    .map(|n| Item::Record { raw: format!("[{at},{n}]").into_bytes(), position: position.clone() });
+                    .map(|n| Item::Record { raw: format!(r#"{{"n":{n}}}"#).into_bytes(), position: position.clone() });
                 Batch {
                     items: items.collect(),
                     checkpoint: RawValue::from_string(format!("{{\"at\":{at}}}")).unwrap(),
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn pages_that_may_be_refused_stay_as_the_source_gave_them() {
-        let rules = Rules(vec![Rule::new("0").required(true)]);
+        let rules = Rules(vec![Rule::new("n").required(true)]);
         let validation = Arc::new(Validation::new(None, rules, Policy::RejectBatch).unwrap());
         let kept = pages(&[1, 1, 1], false, Some(Judge::new(validation, true))).await;
         assert_eq!(kept.len(), 3, "{kept:?}");
