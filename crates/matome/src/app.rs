@@ -22,10 +22,11 @@ use matome_model::clock::Clock;
 use matome_model::engine::Limits;
 use matome_model::field_error::{FieldError, Words};
 use matome_model::task::Queue;
-use matome_store::db::{DataDir, Db};
+use matome_store::db::{DataDir, Db, Dialect};
+use matome_store::error::StoreError;
 use matome_store::secrets::{self, Vault};
 use matome_store::workers::NewWorker;
-use matome_store::{api_tokens, migrate, tasks};
+use matome_store::{api_tokens, migrate, pulse, tasks};
 use matome_tasks::{Beat, CeleryIntake, Handler, Process, Worker, WorkerOptions};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::value::RawValue;
@@ -50,6 +51,8 @@ const KEY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The role of a process that asks and ends, unknown to the installation.
 const COMMAND: &str = "command";
+/// The role of a command that waits for the task it started, and may run it.
+const WAITING: &str = "waiting command";
 
 /// What one process does; `serve` does everything.
 #[derive(Clone, Debug)]
@@ -83,6 +86,12 @@ impl Parts {
     pub fn command() -> Self {
         let deadline = matome_tasks::ATTEMPT_DEADLINE;
         Self { role: COMMAND.to_owned(), beat: false, ..Self::all(0, 0, deadline) }
+    }
+
+    /// A command that waits for a task, and runs it where nobody else does: see [`App::work_on`].
+    pub fn waiting_command() -> Self {
+        let deadline = matome_tasks::ATTEMPT_DEADLINE;
+        Self { role: WAITING.to_owned(), beat: false, ..Self::all(0, 0, deadline) }
     }
 
     fn slots(&self, queue: Queue) -> usize {
@@ -151,6 +160,8 @@ struct Inner {
     draining: CancellationToken,
     workers: TaskTracker,
     process: Mutex<Option<Process>>,
+    /// The lane of which a command runs tasks.
+    works_on: OnceLock<i64>,
 }
 
 impl App {
@@ -237,6 +248,7 @@ impl App {
             draining,
             workers,
             process,
+            works_on: OnceLock::new(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -261,13 +273,15 @@ impl App {
         let app = &self.0;
         let process = app.process.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(process) = process.as_ref() else { return };
-        if let Some(vault) = &app.vault {
-            let handler =
-                AcquisitionHandler::new(app.db.clone(), app.registry.clone(), vault.clone(), app.clock.clone());
-            self.start_worker(process, Queue::Acquisition, Arc::new(handler));
+        for queue in [Queue::Acquisition, Queue::Aggregation] {
+            match app.parts.slots(queue) {
+                0 => {}
+                slots => {
+                    self.start_worker(process, WorkerOptions::new(queue, slots));
+                    self.start_intake(queue);
+                }
+            }
         }
-        let handler = AggregationHandler::new(app.db.clone(), app.engine.clone(), app.clock.clone(), app.limits);
-        self.start_worker(process, Queue::Aggregation, Arc::new(handler));
         if app.parts.beat {
             let beat = Beat::new(app.db.clone(), app.bus.clone(), app.clock.clone(), Some(process.boot()));
             let beat = beat.with_deadline(app.parts.deadline);
@@ -281,15 +295,56 @@ impl App {
         }
     }
 
-    fn start_worker(&self, process: &Process, queue: Queue, handler: Arc<dyn Handler>) {
+    /// Runs a task in this process, after what its lane has before it, unless a process lives whose work it is: what the others may
+    /// read and reach is not what whoever typed this command may. Nothing else is run here: no other lane, no schedule. Returns
+    /// whether it is run here; ask again while it waits, since the others may end.
+    pub async fn work_on(&self, task_id: i64) -> Result<bool, StoreError> {
         let app = &self.0;
-        let slots = app.parts.slots(queue);
-        if slots == 0 {
-            return;
+        if app.works_on.get().is_some() {
+            return Ok(true);
         }
-        let options = WorkerOptions { deadline: app.parts.deadline, ..WorkerOptions::new(queue, slots) };
+        let mut reader = app.db.read().await?;
+        let Some(task) = tasks::find(&mut reader.conn(), task_id).await? else { return Ok(false) };
+        if app.parts.slots(task.queue) > 0 {
+            return Ok(true);
+        }
+        // An embedded database has no other process, whatever rows a dead one left.
+        if app.db.dialect() == Dialect::Postgres
+            && pulse::is_served(&mut reader.conn(), task.queue, app.clock.now()).await?
+        {
+            return Ok(false);
+        }
+        let process = app.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(process) = process.as_ref() else { return Ok(false) };
+        if app.works_on.set(task.lane_id).is_ok() {
+            self.start_worker(process, WorkerOptions::of_lane(task.queue, task.lane_id));
+        }
+        Ok(true)
+    }
+
+    /// What runs the tasks of a queue; none for those that need the secrets of configs in a process without their key.
+    fn handler(&self, queue: Queue) -> Option<Arc<dyn Handler>> {
+        let app = &self.0;
+        let (db, clock) = (app.db.clone(), app.clock.clone());
+        Some(match queue {
+            Queue::Acquisition => {
+                Arc::new(AcquisitionHandler::new(db, app.registry.clone(), app.vault.clone()?, clock))
+            }
+            Queue::Aggregation => Arc::new(AggregationHandler::new(db, app.engine.clone(), clock, app.limits)),
+        })
+    }
+
+    fn start_worker(&self, process: &Process, options: WorkerOptions) {
+        let app = &self.0;
+        let Some(handler) = self.handler(options.queue) else { return };
+        let options = WorkerOptions { deadline: app.parts.deadline, ..options };
         let worker = Worker::new(process, app.bus.clone(), options, handler).isolating(app.isolated.clone());
         app.workers.spawn(worker.run(app.draining.clone()));
+    }
+
+    /// Takes over what Python producers put on a queue.
+    fn start_intake(&self, queue: Queue) {
+        let app = &self.0;
         if let Some(task) = app.celery.python_task(queue)
             && let Some(mailbox) = Mailbox::new(app.bus.clone(), queue)
         {

@@ -64,19 +64,19 @@ pub struct Answer {
 }
 
 impl Client {
-    /// Finds the way. `works` says whether tasks have to run in this process when no server does. A data directory
-    /// that is not there is an error: it is a slip of the pen more often than an empty one.
-    pub async fn connect(args: &ClientArgs, console: &Console, works: bool) -> Result<Self, Failure> {
+    /// Finds the way. `waits`: for a task, which [`Client::work_on`] may then run. A data directory that is not there is an error:
+    /// it is a slip of the pen more often than an empty one.
+    pub async fn connect(args: &ClientArgs, console: &Console, waits: bool) -> Result<Self, Failure> {
         let storage = &args.storage;
         if args.remote.server.is_none() && storage.database_url.is_none() && !storage.data_dir.exists() {
             let dir = storage.data_dir.display().to_string();
             return Err(Failure::new(Exit::Config, Message::NoDataDirectory { dir }).help(Message::NameDataDirectory));
         }
-        Self::connect_or_make(args, console, works).await
+        Self::connect_or_make(args, console, waits).await
     }
 
     /// As [`Client::connect`], and makes a data directory that is not there: for commands that put something into it.
-    pub async fn connect_or_make(args: &ClientArgs, console: &Console, works: bool) -> Result<Self, Failure> {
+    pub async fn connect_or_make(args: &ClientArgs, console: &Console, waits: bool) -> Result<Self, Failure> {
         if let Some(server) = &args.remote.server {
             if !["http://", "https://"].iter().any(|scheme| server.starts_with(scheme)) {
                 let server = || server.clone();
@@ -93,9 +93,8 @@ impl Client {
             let client = http_client(console).unix_socket(socket).build().map_err(|err| unreachable(&target, &err))?;
             return Ok(Self::Http { client, base: "http://localhost".to_owned(), token: None, target });
         }
-        let parts = if works { Parts::all(2, 1, matome_tasks::ATTEMPT_DEADLINE) } else { Parts::command() };
+        let parts = if waits { Parts::waiting_command() } else { Parts::command() };
         let app = App::open(&args.storage, &args.reach, Web::default(), 512, parts).await?;
-        app.start_workers();
         Ok(Self::InProcess { app: Box::new(app), language: console.language })
     }
 
@@ -192,6 +191,14 @@ impl Client {
                 Ok(reply.into_body().into_data_stream().map_err(broke).boxed())
             }
         }
+    }
+
+    /// Runs a task in this process where no other would: see [`App::work_on`].
+    pub async fn work_on(&self, task_id: i64) -> Result<(), Failure> {
+        if let Self::InProcess { app, .. } = self {
+            app.work_on(task_id).await?;
+        }
+        Ok(())
     }
 
     /// Ends what this process started.

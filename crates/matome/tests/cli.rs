@@ -79,6 +79,26 @@ fn story(home: &Home) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_waits_runs_its_own_task_and_no_other() {
+    for home in homes().await {
+        write(&home.files().join("orders.csv"), "id\r\n1\r\n");
+        for name in ["orders", "others"] {
+            home.ok(&["source", "add", name, "--type", "file", "--set", "path=orders.csv", "--set", "format=csv"]);
+        }
+        let others = json_of(&home.ok(&["source", "run", "others", "-o", "json"]));
+        let mut command = home.command(&["source", "run", "orders", "--wait", "-o", "json"]);
+        let output = command.env("FILE_ROOTS", home.files()).output().unwrap();
+        let task = json_of(&String::from_utf8(output.stdout).unwrap());
+        assert_eq!((&task["status"], &task["result"]["stored"]), (&json!("succeeded"), &json!(1)), "{task}");
+        // A shell that may read nothing would have failed it.
+        home.ok(&["aggregate", "add", "one", "--sql", "select 1 as one"]);
+        home.ok(&["aggregate", "run", "one", "--wait"]);
+        let others = json_of(&home.ok(&["task", "show", &others["id"].to_string(), "-o", "json"]));
+        assert_eq!((&others["status"], &others["attempt"]), (&json!("pending"), &json!(0)), "{}: {others}", home.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_work_beside_a_server_that_holds_the_data_directory() {
     let home = sqlite_home();
     let _server = home.serve().await;

@@ -74,6 +74,22 @@ async fn web_workers_and_beat_do_the_main_job_on_one_database_and_stop_one_by_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_waits_leaves_the_work_to_the_workers() {
+    let mut home = postgres_home().await;
+    let path = home.files().join("orders.ndjson");
+    write(&path, "{\"n\":1}\n");
+    home.ok(&["token", "create", "--role", "admin"]);
+    home.extra = vec!["--file-root".to_owned(), home.files().display().to_string()];
+    let worker = home.worker("acquisition", 1);
+    // This shell may read no file.
+    let path = format!("path={}", path.display());
+    home.ok(&["source", "add", "orders", "--type", "file", "--set", &path, "--set", "format=ndjson"]);
+    let task: Value = serde_json::from_str(&home.ok(&["source", "run", "orders", "--wait", "-o", "json"])).unwrap();
+    assert_eq!((&task["status"], &task["result"]["stored"]), (&json!("succeeded"), &json!(1)), "{task}");
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_workers_of_both_queues_share_a_directory() {
     let home = postgres_home().await;
     // Any command with the API in it makes the key.

@@ -104,6 +104,18 @@ pub async fn worker_hosts(conn: &mut Conn<'_>, now: Timestamp) -> Result<Vec<Wor
     rows.iter().map(host).collect()
 }
 
+const SERVED: &str = "select 1 as one from workers where gone_at is null and not draining and last_beat_at >= $1
+    and (role = 'serve' or role like $2) limit 1";
+
+/// Whether a process lives that takes tasks of `queue`.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn is_served(conn: &mut Conn<'_>, queue: Queue, now: Timestamp) -> Result<bool> {
+    let role = format!("%{queue}%");
+    Ok(!conn.fetch_all(SERVED, &[(now - ALIVE).into(), (&role).into()]).await?.is_empty())
+}
+
 const FIRST_SCHEDULE: &str = "select coalesce(due_at, next_at) as first_at from schedules where enabled
 order by coalesce(due_at, next_at), id limit 1";
 

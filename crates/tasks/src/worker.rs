@@ -10,7 +10,7 @@ use matome_model::clock::Timestamp;
 use matome_model::complaint::Complaint;
 use matome_model::task::{Fence, Queue, TaskStatus};
 use matome_store::error::Result;
-use matome_store::tasks::{End, Ended, Finish, RetryPolicy, claim, finish};
+use matome_store::tasks::{End, Ended, Finish, RetryPolicy, claim, claim_of, finish};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ const STREAM_SLOTS: usize = 100;
 pub struct WorkerOptions {
     /// The queue it serves.
     pub queue: Queue,
+    /// The only lane it serves, one task after another; of all lanes where there is none.
+    pub lane: Option<i64>,
     /// Tasks it runs at the same time, those not counted that listen to streams.
     pub slots: usize,
     /// Streams it listens to at the same time.
@@ -55,7 +57,14 @@ pub struct WorkerOptions {
 impl WorkerOptions {
     /// `slots` tasks at a time, with the default retries and deadline.
     pub fn new(queue: Queue, slots: usize) -> Self {
-        Self { queue, slots, stream_slots: STREAM_SLOTS, policy: RetryPolicy::default(), deadline: ATTEMPT_DEADLINE }
+        let (lane, stream_slots, policy) = (None, STREAM_SLOTS, RetryPolicy::default());
+        Self { queue, lane, slots, stream_slots, policy, deadline: ATTEMPT_DEADLINE }
+    }
+
+    /// One task at a time, of one lane alone.
+    #[must_use]
+    pub fn of_lane(queue: Queue, lane: i64) -> Self {
+        Self { lane: Some(lane), ..Self::new(queue, 1) }
     }
 }
 
@@ -213,7 +222,7 @@ impl Worker {
     }
 
     async fn write(&self, finishes: Vec<Finish>, slots: usize) -> Result<(Vec<Ended>, Vec<ClaimedTask>)> {
-        let (queue, policy) = (self.options.queue, self.options.policy);
+        let WorkerOptions { queue, lane, policy, .. } = self.options;
         let (boot, now) = (self.process.boot(), self.process.clock.now());
         self.process
             .db
@@ -223,9 +232,10 @@ impl Worker {
                         true => Vec::new(),
                         false => finish(conn, &finishes, &policy, now).await?,
                     };
-                    let claimed = match slots {
-                        0 => Vec::new(),
-                        slots => claim(conn, queue, boot, slots, now).await?,
+                    let claimed = match (slots, lane) {
+                        (0, _) => Vec::new(),
+                        (slots, None) => claim(conn, queue, boot, slots, now).await?,
+                        (_, Some(lane)) => claim_of(conn, queue, lane, boot, now).await?,
                     };
                     Ok((ended, claimed))
                 })

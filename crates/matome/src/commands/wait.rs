@@ -1,6 +1,6 @@
 //! Waiting for a task, with progress for people.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::OutputArgs;
 use crate::client::Client;
@@ -11,6 +11,8 @@ use crate::output::{Row, print_row, value_at};
 
 /// How often the task is looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How often it is looked whether anybody would run it.
+const WORKERS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a command stays with the task it started.
 #[derive(Clone, Copy, Debug)]
@@ -69,10 +71,18 @@ pub async fn finish(client: &Client, console: &Console, start: Start<'_>) -> Res
 
 async fn until_ended(client: &Client, console: &Console, path: &str, name: &str) -> Result<Row, Failure> {
     let mut progress = console.progress(name, "records", None);
+    let mut looked: Option<Instant> = None;
     loop {
         let task = client.get(path).await?.into_json()?;
         let field = |path: &[&str]| value_at(task.get(), path);
         let status = field(&["status"]).unwrap_or_default();
+        if status == "pending"
+            && looked.is_none_or(|at| at.elapsed() >= WORKERS_INTERVAL)
+            && let Some(id) = field(&["id"]).and_then(|id| id.parse().ok())
+        {
+            looked = Some(Instant::now());
+            client.work_on(id).await?;
+        }
         let read = |at: &str| field(&[at, "read"]).and_then(|n| n.parse().ok()).unwrap_or(0);
         if matches!(status.as_str(), "succeeded" | "failed" | "cancelled") {
             progress.end(read("result"), &status);

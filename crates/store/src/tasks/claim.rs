@@ -48,18 +48,22 @@ pub async fn promote(conn: &mut Conn<'_>, queue: Queue, now: Timestamp) -> Resul
 
 // Lanes only, and never waiting: another claimer's lanes are skipped, and those of hosts that are full by this snapshot, so
 // that they do not stand before others. Only those of limited hosts have a name here.
-const LOCK_FREE: (&str, &str) = (
-    "select id, vtime, (select h.host from hosts h where h.host = lanes.host) as limited_host from lanes
-where queue = $1 and ready and not paused and lease_worker is null and (host is null or host not in (
-    select h.host from hosts h where h.concurrent <= (
-        select count(*) from lanes r where r.host = h.host and r.host is not null and r.lease_worker is not null)))
-order by vtime limit $2 for update skip locked",
-    "select id, vtime, (select h.host from hosts h where h.host = lanes.host) as limited_host from lanes
-where queue = $1 and ready and not paused and lease_worker is null and (host is null or host not in (
+macro_rules! lock_free {
+    ($which:literal, $lock:literal) => {
+        concat!(
+            "select id, vtime, (select h.host from hosts h where h.host = lanes.host) as limited_host from lanes
+where queue = $1 and ready and not paused and lease_worker is null",
+            $which,
+            " and (host is null or host not in (
     select h.host from hosts h where h.concurrent <= (
         select count(*) from lanes r where r.host = h.host and r.host is not null and r.lease_worker is not null)))
 order by vtime limit $2",
-);
+            $lock
+        )
+    };
+}
+const LOCK_FREE: (&str, &str) = (lock_free!("", " for update skip locked"), lock_free!("", ""));
+const LOCK_ONE: (&str, &str) = (lock_free!(" and id = $3", " for update skip locked"), lock_free!(" and id = $3", ""));
 
 // A statement of its own behind LOCK_FREE: its snapshot has all that earlier holders of the lanes committed.
 const PICK: (&str, &str) = (
@@ -100,10 +104,35 @@ pub async fn claim(
     slots: usize,
     now: Timestamp,
 ) -> Result<Vec<ClaimedTask>> {
+    claim_among(conn, queue, None, worker, slots, now).await
+}
+
+/// As [`claim`], of one lane alone.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn claim_of(
+    conn: &mut Conn<'_>,
+    queue: Queue,
+    lane_id: i64,
+    worker: Uuid,
+    now: Timestamp,
+) -> Result<Vec<ClaimedTask>> {
+    claim_among(conn, queue, Some(lane_id), worker, 1, now).await
+}
+
+async fn claim_among(
+    conn: &mut Conn<'_>,
+    queue: Queue,
+    only: Option<i64>,
+    worker: Uuid,
+    slots: usize,
+    now: Timestamp,
+) -> Result<Vec<ClaimedTask>> {
     promote(conn, queue, now).await?;
     let mut claimed = Vec::new();
     for _ in 0..ROUNDS {
-        let (more, left_out) = claim_once(conn, queue, worker, slots - claimed.len(), now).await?;
+        let (more, left_out) = claim_once(conn, queue, only, worker, slots - claimed.len(), now).await?;
         claimed.extend(more);
         if !left_out || claimed.len() == slots {
             break;
@@ -116,13 +145,17 @@ pub async fn claim(
 async fn claim_once(
     conn: &mut Conn<'_>,
     queue: Queue,
+    only: Option<i64>,
     worker: Uuid,
     slots: usize,
     now: Timestamp,
 ) -> Result<(Vec<ClaimedTask>, bool)> {
     let limit = i64::try_from(slots).unwrap_or(i64::MAX);
-    let lock_free = conn.pick(LOCK_FREE.0, LOCK_FREE.1);
-    let rows = conn.fetch_all(lock_free, &[queue.as_str().into(), limit.into()]).await?;
+    let (queued, limit): (Arg<'_>, Arg<'_>) = (queue.as_str().into(), limit.into());
+    let rows = match only {
+        None => conn.fetch_all(conn.pick(LOCK_FREE.0, LOCK_FREE.1), &[queued, limit]).await?,
+        Some(lane_id) => conn.fetch_all(conn.pick(LOCK_ONE.0, LOCK_ONE.1), &[queued, limit, lane_id.into()]).await?,
+    };
     let (rows, left_out) = with_room(conn, rows).await?;
     let locked = rows.iter().map(|row| row.int("id")).collect::<Result<Vec<i64>>>()?;
     if locked.is_empty() {

@@ -35,7 +35,7 @@ use crate::db::{Arg, Conn, Row};
 use crate::error::{Result, StoreError};
 
 pub use cancel::{CancelledAll, cancel, cancel_all};
-pub use claim::{claim, promote};
+pub use claim::{claim, claim_of, promote};
 pub use enqueue::{
     Enqueued, NewTask, ONLY_INBOX, Queued, Retried, RetriedMany, enqueue, only_stored, retry_ended, retry_failed,
 };
