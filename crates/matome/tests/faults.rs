@@ -7,6 +7,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use matome_testbed::hold;
 use serde_json::{Value, json};
 use support::{Home, PATIENCE, Server, Tally, postgres_home, until, upstream};
 
@@ -69,6 +70,40 @@ async fn a_server_that_was_stopped_in_mid_read_stores_nothing_when_it_goes_on() 
     // It works on as if nothing had been.
     let again = zombie.run("acquisition", source).await;
     assert_eq!(again["result"]["stored"], json!(ROWS), "{again}");
+    tally.tell();
+}
+
+/// As PostgreSQL keeps it for hours when the other machine is gone: a session of whoever has leases, in a transaction that has
+/// their lanes locked.
+const SESSION_OF_THE_VANISHED: &str = "do $$ begin
+    perform set_config('application_name', 'matome-' || (select min(lease_worker::text) from lanes), false);
+    perform 1 from lanes where lease_worker is not null for update;
+end $$";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_vanishes_within_a_transaction_holds_no_lane() {
+    let (home, config) = home().await;
+    let mut tally = Tally::new("vanish", "postgres");
+    let mut vanished = home.serve().await;
+    let source = vanished.source("rows", "api", config).await;
+    let task = vanished.start("acquisition", source).await;
+    until("some pages are stored", async || count(&vanished, source).await >= 100).await;
+    vanished.kill();
+    let begun = Instant::now();
+    let session = hold(home.database_url.as_deref().unwrap(), SESSION_OF_THE_VANISHED).await;
+
+    let heir = home.serve_again(vanished.token.clone()).await;
+    let at_end = count(&heir, source).await;
+    assert!(at_end < ROWS as u64, "it vanished in the middle");
+    until("another server goes on with the read", async || count(&heir, source).await > at_end).await;
+    tally.recovered(begun.elapsed());
+    assert!(logs(&heir, "database sessions of a worker that stands still were ended"), "the lane was locked");
+    let row = heir.ended(&task).await;
+    assert_eq!((&row["status"], &row["result"]["stored"]), (&json!("succeeded"), &json!(ROWS)), "{row}");
+    drop(session);
+    tally.tasks = 1;
+    tally.compare(0..ROWS as u64, stored(&home, &heir, source).into_iter(), "after it vanished");
+    home.ok(&["db", "check", "--full"]);
     tally.tell();
 }
 
