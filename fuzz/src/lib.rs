@@ -4,10 +4,12 @@
 
 mod canonical;
 mod csv;
+mod documents;
 mod events;
 mod files;
 mod fixed;
 mod listings;
+mod messages;
 mod ndjson;
 mod probe;
 mod push;
@@ -18,10 +20,12 @@ use matome_model::source::SourceType;
 
 pub use canonical::canonical;
 pub use csv::csv;
+pub use documents::documents;
 pub use events::events;
 pub use files::{avro, packed, tables, xml};
 pub use fixed::fixed;
 pub use listings::listings;
+pub use messages::messages;
 pub use ndjson::ndjson;
 pub use probe::probe;
 pub use push::{bodies, signatures};

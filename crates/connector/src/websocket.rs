@@ -18,6 +18,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use matome_egress::HttpClient;
 use matome_model::clock::Clock;
+use serde_json::value::RawValue;
 
 pub(crate) use config::parse as parse_config;
 pub use config::{Heartbeat, MessageFormat, Reconnect, Resume, WebsocketConfig};
@@ -26,6 +27,7 @@ pub use state::{Gap, gaps_of};
 use crate::api::Tokens;
 use crate::error::ConnectorError;
 use crate::read::{Connector, ReadRequest, Reader};
+use crate::record::Item;
 
 /// A server-sent event as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,14 @@ pub fn take_apart<'p>(limit: usize, pieces: impl IntoIterator<Item = &'p [u8]>) 
     pieces.into_iter().for_each(|piece| parser.feed(piece));
     let event = |message::Message { body, size, event, id }| Event { body, size, event, id };
     std::iter::from_fn(|| parser.take()).map(event).collect()
+}
+
+/// Takes a message apart: its records and what is rejected of it, its cursor, and whether it is passed over. For fuzzing.
+pub fn records_of(config: &WebsocketConfig, body: Vec<u8>) -> (Vec<Item>, Option<Box<RawValue>>, bool) {
+    let place = message::Place { document: "".into(), connection: 1, message: 1 };
+    let message::Decoded { items, token, is_passed_over } =
+        message::decode(config, message::Message::new(body), &place);
+    (items, token, is_passed_over)
 }
 
 /// Listens where a config says.

@@ -43,6 +43,8 @@ const TOKENS: &[&[u8]] = &[
     b"0.10",
     b"12345678901234567890",
     b"{\"a\":1}",
+    b"{\"a\":[",
+    b"\"a\":{\"b\":[",
     b"\"a\":",
     b"a,b\n",
     b"=1+1",
@@ -120,7 +122,7 @@ fn change(random: &mut Random, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
             input.splice(at..at, token.iter().copied());
         }
     }
-    input.truncate(4096);
+    input.truncate(8192);
 }
 
 fn run(name: &str, target: fn(&[u8])) {
@@ -163,6 +165,16 @@ fn every_line_is_a_record_wherever_the_pieces_end() {
 #[test]
 fn every_row_is_a_record_or_rejected_whole_wherever_the_pieces_end() {
     run("csv", targets::csv);
+}
+
+#[test]
+fn the_records_of_a_document_are_what_serde_json_finds_wherever_the_pieces_end() {
+    run("documents", targets::documents);
+}
+
+#[test]
+fn nothing_of_a_message_is_lost_or_made_up() {
+    run("messages", targets::messages);
 }
 
 #[test]
