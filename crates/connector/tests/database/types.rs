@@ -19,6 +19,7 @@ const TYPES: &[(&str, &str, &str)] = &[
     ("numeric", "'NaN'", "\"NaN\""),
     ("numeric", "'-Infinity'", "\"-Infinity\""),
     ("numeric(30,10)", "0.0000000001", "0.0000000001"),
+    ("money", "'-1234.5'", "\"-$1,234.50\""),
     ("real", "0.1", "0.1"),
     ("double precision", "0.1", "0.1"),
     ("double precision", "1.7976931348623157e308", "17976931348623157"),
@@ -88,6 +89,31 @@ async fn every_type_is_exact() {
     let Item::Record { position, .. } = &batches[0].items[0] else { panic!() };
     let document = &*position.document;
     assert!(document.starts_with("postgres://127.0.0.1:") && document.ends_with("/matome_test#t"), "{document}");
+}
+
+#[tokio::test]
+async fn a_number_of_a_thousand_digits_is_exact() {
+    let number = format!("{}.{}", "9".repeat(500), "7".repeat(500));
+    let bed =
+        Bed::new(&format!("create table t (n numeric(1000,500)); insert into t values ({number}), (-{number})")).await;
+    let batches = read(&*bed.connector(json!({"table": "t"})), ReadRequest::default()).await;
+    assert_eq!(texts(&batches), [format!("{{\"n\":{number}}}"), format!("{{\"n\":-{number}}}")]);
+}
+
+#[tokio::test]
+async fn text_that_is_in_no_encoding_is_told_with_the_remedy() {
+    let bed = Bed::new("select 1").await;
+    let name = format!("{}_ascii", bed.schema);
+    bed.run(&format!("create database {name} encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C' template template0"))
+        .await;
+    let mut other = Url::parse(&bed.url).unwrap();
+    other.set_path(&name);
+    other.set_query(None);
+    let other = Bed { url: other.into(), schema: "public".to_owned() };
+    other.run(r"create table t (id int, body text); insert into t values (1, 'a'), (2, E'caf\xe9'), (3, 'c')").await;
+    let error = read_until(&*other.connector(json!({"table": "t"})), ReadRequest::default()).await;
+    bed.run(&format!("drop database {name} with (force)")).await;
+    panic!("{error:?}");
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
     if wanted(BenchGroup::Tasks) {
         bench.celery = celery::run(bench.scratch.path(), redis.as_ref(), &bench.sizes).await?;
     }
-    for database in DATABASES {
+    for database in DATABASES.into_iter().filter(|database| !args.skip_sqlite || *database != "sqlite") {
         let Some(mut place) = Place::of(database, postgres.as_deref_mut()) else { continue };
         if wanted(BenchGroup::Start) || wanted(BenchGroup::Memory) {
             let target = place.target(bench, "start").await?;

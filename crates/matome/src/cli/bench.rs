@@ -42,6 +42,9 @@ pub struct BenchArgs {
     /// PostgreSQL to measure beside SQLite; its role must be allowed to create databases.
     #[arg(long, value_name = "URL", value_parser = server_database)]
     pub database_url: Option<String>,
+    /// Leave SQLite out of what is measured on both databases.
+    #[arg(long, requires = "database_url")]
+    pub skip_sqlite: bool,
     /// CSV rows of an ingest; a fifth as many records of 1 KB [default: 1000000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub rows: Option<u64>,

@@ -634,6 +634,7 @@ const TEXTS: &[(&str, &str)] = &[
         "CSV rows of an ingest; a fifth as many records of 1 KB [default: 1000000]",
         "取り込む CSV の行数。1 KB のレコードはその 5 分の 1 [既定: 1000000]",
     ),
+    ("Leave SQLite out of what is measured on both databases", "両方のデータベースで測るもののうち、SQLite を省く"),
     ("Tiny sizes, to see that it works", "ごく小さな量で、動くことを確かめる"),
     (
         "Also with ROWS rows in the table (20 M, half an hour and 20 GB for each database), and files up to 2 GiB",
