@@ -44,6 +44,8 @@ pub(crate) struct Endpoint {
     pub(crate) name: &'static str,
     /// Whether answers are JSON, so that another `Accept` is refused.
     pub(crate) is_json: bool,
+    /// Whether it answers whatever host a request names. For what puts no link and no data into its answers.
+    pub(crate) is_for_any_host: bool,
     pub(crate) operations: Vec<Operation>,
 }
 
@@ -107,12 +109,17 @@ impl Call {
 impl Endpoint {
     /// A path whose answers are JSON.
     pub(crate) fn json(path: &'static str, name: &'static str) -> Self {
-        Self { path, name, is_json: true, operations: Vec::new() }
+        Self { path, name, is_json: true, is_for_any_host: false, operations: Vec::new() }
     }
 
     /// A path with answers of other media types.
     pub(crate) fn other(path: &'static str, name: &'static str) -> Self {
         Self { is_json: false, ..Self::json(path, name) }
+    }
+
+    /// Has it answer whatever host a request names: those who watch a process ask it by its address.
+    pub(crate) fn for_any_host(self) -> Self {
+        Self { is_for_any_host: true, ..self }
     }
 
     /// Adds a method.
@@ -288,7 +295,10 @@ async fn answer(
     cors: &Cors,
 ) -> Result<Response> {
     let is_local = parts.extensions.get::<LocalOwner>().is_some();
-    let origin = host::origin(&state.settings, &parts, is_local)?;
+    let origin = match host::origin(&state.settings, &parts, is_local) {
+        Err(ApiError::BadHost(_)) if endpoint.is_for_any_host => String::new(),
+        origin => origin?,
+    };
     if let Some(response) = cors.preflight(&endpoint.allow()) {
         return Ok(response);
     }

@@ -24,8 +24,8 @@ const CHECK_LIMIT: Duration = Duration::from_secs(2);
 /// The endpoints.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![
-        Endpoint::other("/livez", "Liveness").on(Method::GET, Public, |_| async { Ok(live().await) }),
-        Endpoint::other("/readyz", "Readiness").on(Method::GET, Public, ready),
+        Endpoint::other("/livez", "Liveness").for_any_host().on(Method::GET, Public, |_| async { Ok(live().await) }),
+        Endpoint::other("/readyz", "Readiness").for_any_host().on(Method::GET, Public, ready),
         Endpoint::other("/metrics", "Metrics").on(Method::GET, Read, metrics),
     ]
 }

@@ -122,13 +122,25 @@ async fn the_owner_of_the_socket_needs_no_token_but_a_header_does_not_make_one()
 #[tokio::test]
 async fn a_wrong_host_is_400_before_anything_else() {
     for api in apis().await {
-        for path in [SOURCES, "/livez", "/nothing", "/api/docs/"] {
+        for path in [SOURCES, "/metrics", "/nothing", "/api/docs/"] {
             let request = Request::builder()
                 .uri(path)
                 .header(header::HOST, "evil.example")
                 .header(header::AUTHORIZATION, format!("Bearer {}", api.admin))
                 .header("X-Forwarded-Host", "localhost");
             assert_eq!(api.send(request.body(Body::empty()).unwrap()).await.status, 400, "{}: {path}", api.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn those_who_watch_a_process_ask_it_by_any_name() {
+    for api in apis().await {
+        for path in ["/livez", "/readyz"] {
+            let request = Request::builder().uri(path).header(header::HOST, "10.1.2.3:8000");
+            let reply = api.send(request.body(Body::empty()).unwrap()).await;
+            assert_eq!(reply.status, 200, "{}: {path}: {}", api.name, reply.text);
+            assert!(!reply.text.contains("10.1.2.3"), "{}: {}", api.name, reply.text);
         }
     }
 }
