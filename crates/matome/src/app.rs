@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 use crate::ENGINE_CHILD;
 use crate::cli::{ReachArgs, RedisArgs, StorageArgs};
-use crate::failure::{Exit, Failure, said};
+use crate::failure::{Exit, Failure, of_postgres, said};
 use crate::housekeeping;
 use crate::isolated::{Isolated, Surroundings};
 use crate::message::Message;
@@ -409,10 +409,15 @@ pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
+/// Connects to PostgreSQL.
+pub async fn connect(url: &str, boot: Uuid, connections: u32) -> Result<Db, Failure> {
+    Db::connect_postgres(url, boot, connections).await.map_err(|err| of_postgres(err, url))
+}
+
 async fn open_database(storage: &StorageArgs, boot: Uuid, connections: u32, clock: &Clock) -> Result<Db, Failure> {
     if let Some(url) = &storage.database_url {
-        let db = Db::connect_postgres(url, boot, connections).await?;
-        migrate::check(&db).await?;
+        let db = connect(url, boot, connections).await?;
+        migrate::check(&db).await.map_err(|err| of_postgres(err, url))?;
         return Ok(db);
     }
     let db = Db::open_embedded(DataDir::acquire(&storage.data_dir)?).await?;

@@ -2,6 +2,7 @@
 
 use matome_model::field_error::{Words, chain};
 use matome_model::language::Language;
+use matome_store::db::postgres_place;
 use matome_store::error::StoreError;
 
 use crate::message::Message;
@@ -80,7 +81,29 @@ pub fn said(text: impl Into<String>) -> Message {
 
 fn in_one_line(err: &(dyn std::error::Error + 'static)) -> String {
     let texts: Vec<String> = chain(Some(err)).into_iter().map(|words| words.english).collect();
-    texts.join(": ")
+    without_source_line(&texts.join(": ")).to_owned()
+}
+
+/// sqlx ends what PostgreSQL says with the number of a line of PostgreSQL's own source: nobody can look there.
+fn without_source_line(text: &str) -> &str {
+    match text.rsplit_once(" at line ") {
+        Some((said, line)) if !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit()) => said,
+        _ => text,
+    }
+}
+
+/// Why the PostgreSQL of `url` cannot be used, with where that is.
+pub fn of_postgres(err: StoreError, url: &str) -> Failure {
+    let is_about_server =
+        matches!(err, StoreError::Unreachable(_) | StoreError::CommitUnknown(_) | StoreError::Refused(_));
+    let failure = Failure::from(err);
+    match postgres_place(url).filter(|_| is_about_server) {
+        None => failure,
+        Some(place) => {
+            let why = failure.why.as_ref().map(|why| format!(": {}", why.english)).unwrap_or_default();
+            failure.why(said(format!("`{place}`{why}")))
+        }
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -123,6 +146,36 @@ impl From<StoreError> for Failure {
         match why {
             Some(why) => failure.why(why),
             None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_postgresql_says_has_no_line_of_its_source() {
+        for (text, shown) in [
+            ("no pg_hba.conf entry at line 334", "no pg_hba.conf entry"),
+            ("syntax error at line 3 of the query", "syntax error at line 3 of the query"),
+            ("stopped at line ", "stopped at line "),
+            ("Connection refused", "Connection refused"),
+        ] {
+            assert_eq!(without_source_line(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_used_is_named_without_user_and_password() {
+        let refused = || StoreError::Unreachable(std::io::Error::other("refused").into());
+        for (url, place) in [
+            ("postgres://me:hush@db.example:5433/shop", "`db.example:5433/shop`: "),
+            ("postgres://me:hush@[::1]:5433/shop?sslmode=disable", "`[::1]:5433/shop`: "),
+            ("postgres://me:hush@db.example:5433", "`db.example:5433/me`: "),
+        ] {
+            let why = of_postgres(refused(), url).why.expect("a reason").english;
+            assert!(why.starts_with(place) && why.ends_with("refused") && !why.contains("hush"), "{why}");
         }
     }
 }

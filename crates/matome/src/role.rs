@@ -10,6 +10,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use matome_model::complaint::Complaint;
 use matome_model::task::Queue;
+use matome_store::db::postgres_place;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 use tracing::{info, warn};
@@ -273,7 +274,12 @@ impl Role {
 
     /// Opens everything; a patient role tries again what may heal by itself.
     async fn open(&self, names: &Listening, gate: &Gate) -> Result<App, Failure> {
-        let (mut complaint, mut pause) = (Complaint::default(), RETRY.0);
+        let mut patience = Patience::default();
+        if let Some(place) = self.storage.database_url.as_deref().and_then(postgres_place) {
+            // Until it answers or time runs out, whoever looks should know what is waited for.
+            gate.tell("connecting to the database");
+            info!("connecting to the database `{place}`");
+        }
         loop {
             let web = Web {
                 allowed_hosts: &names.allowed_hosts,

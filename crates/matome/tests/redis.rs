@@ -219,6 +219,28 @@ async fn home(redis: &RedisServer) -> Home {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_which_redis_cannot_be_used_and_what_to_do() {
+    let redis = RedisServer::start(&[]);
+    assert_eq!(redis.cli(&["config", "set", "requirepass", "another"]), "OK");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let asks = format!("127.0.0.1:{}", redis.port);
+    for (url, place, help) in [
+        (format!("redis://:hush@{nobody}"), nobody.to_string(), "check that the server runs there"),
+        (format!("redis://{asks}"), asks.clone(), "write user and password into the address"),
+        (format!("redis://:hush@{asks}"), asks.clone(), "write user and password into the address"),
+        (format!("rediss://:hush@{asks}"), asks.clone(), "rediss:// is with TLS"),
+    ] {
+        let mut home = postgres_home().await;
+        home.redis_url = Some(url);
+        let worker = home.worker("aggregation", 1);
+        worker.until_says(&format!("Redis at `{place}/0` cannot be used"));
+        let log = worker.log.lock().unwrap();
+        assert!(log.iter().any(|line| line.contains("cannot be used") && line.contains(help)), "{help}: {log:#?}");
+        assert!(log.iter().all(|line| !line.contains("hush")), "{log:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_keep_the_budget_of_a_host_together() {
     let redis = RedisServer::start(&[]);
     let host = Host::start(|page| {

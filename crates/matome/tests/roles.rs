@@ -129,7 +129,7 @@ async fn a_role_says_what_is_wrong_with_its_database_and_exits_with_code_3() {
         (fresh, ["schema version 0", "matome migrate"]),
         (newer, ["schema version 999", "newer matome"]),
         (home(wrong_password.as_str()), ["password authentication failed", "check user, password"]),
-        (home(no_database.as_str()), ["\"nowhere\" does not exist", "check user, password"]),
+        (home(no_database.as_str()), ["/nowhere`: ", "\"nowhere\" does not exist\nhelp: check user, password"]),
         (home("mysql://localhost/x"), ["no address of a database", "postgres://"]),
     ];
     for (home, says) in &cases {

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use matome_model::complaint::Complaint;
 use matome_model::task::Queue;
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, RedisError, RedisResult, cmd};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, cmd};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +41,8 @@ pub(crate) struct Link {
     fallback: Option<Client>,
     has_only_zero: AtomicBool,
     queue: Queue,
+    /// `host:port/number`, for people.
+    place: String,
     names: Names,
     from: u64,
     here: Arc<Here>,
@@ -115,12 +117,14 @@ impl Link {
             0 => None,
             _ => Some(tls.client(info.clone().set_redis_settings(info.redis_settings().clone().set_db(0)))?),
         };
+        let place = format!("{}/{}", info.addr(), info.redis_settings().db());
         let [work, stop, events, celery] = ["work", "stop", "events", "celery"].map(|name| format!("{prefix}:{name}"));
         let link = Arc::new(Self {
             client: tls.client(info)?,
             fallback,
             has_only_zero: AtomicBool::new(false),
             queue,
+            place,
             names: Names { work, stop, events, celery },
             from,
             here,
@@ -499,8 +503,9 @@ impl Link {
         trouble.what[part as usize] = Some(told(err));
         self.up().set(0.0);
         if let Some(kept_back) = trouble.complaint.due(Instant::now()) {
-            let queue = self.queue.as_str();
-            tracing::warn!(queue, error = %told(err), kept_back, "Redis cannot be used: workers look for tasks by themselves");
+            let (queue, place, help) = (self.queue.as_str(), &self.place, remedy(err));
+            tracing::warn!(queue, error = %told(err), kept_back, help,
+                "Redis at `{place}` cannot be used: workers look for tasks by themselves");
         }
     }
 
@@ -512,7 +517,7 @@ impl Link {
         }
         self.up().set(1.0);
         if trouble.complaint.over() {
-            tracing::info!(queue = self.queue.as_str(), "Redis is used again");
+            tracing::info!(queue = self.queue.as_str(), "Redis at `{}` is used again", self.place);
         }
     }
 }
@@ -533,6 +538,25 @@ pub(super) fn told(err: &RedisError) -> String {
         (Some(code), None) => code.to_owned(),
         (None, Some(detail)) => detail.to_owned(),
         (None, None) => err.category().to_owned(),
+    }
+}
+
+/// What to do about an error, as far as it tells.
+fn remedy(err: &RedisError) -> &'static str {
+    const USER: &str =
+        "write user and password into the address, redis://user:password@host:6379, and let that user run all commands";
+    match err.code() {
+        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => USER,
+        _ if err.kind() == ErrorKind::AuthenticationFailed => USER,
+        Some("READONLY") => "this server follows another one: name that one in the address",
+        Some("OOM") => "the server is full: give it more memory (maxmemory)",
+        Some("MISCONF") => "the server cannot save to its disk: free some space there, or turn its persistence off",
+        _ if err.is_connection_refusal() => "check that the server runs there and that the address is right",
+        // A server waits for more when it is greeted in the other way.
+        _ if err.is_io_error() => {
+            "check server, host, port and scheme of the address: rediss:// is with TLS, redis:// without"
+        }
+        _ => "check the server and its address",
     }
 }
 

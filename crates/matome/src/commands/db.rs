@@ -12,7 +12,7 @@ use serde_json::value::to_raw_value;
 
 use crate::cli::{DbCommand, Format, OutputArgs, StorageArgs};
 use crate::console::Console;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, of_postgres};
 use crate::message::Message;
 use crate::output::{Column, Row, print_rows};
 
@@ -57,7 +57,7 @@ fn broken(verdicts: &[Verdict]) -> Option<Failure> {
 
 async fn snapshot(storage: &StorageArgs) -> Result<Snapshot, Failure> {
     if let Some(url) = &storage.database_url {
-        return Ok(Snapshot::of_postgres(url).await?);
+        return Snapshot::of_postgres(url).await.map_err(|err| of_postgres(err, url));
     }
     let file = storage.data_dir.join("matome.db");
     if !file.exists() {

@@ -38,6 +38,20 @@ use sqlite_writer::SqliteWriter;
 /// A session that was idle for so long is asked whether it still lives before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
+/// Where an address of PostgreSQL leads, for people: `host:port/database`, or the folder of its socket. Never the user or
+/// the password; none when it is no such address.
+pub fn postgres_place(url: &str) -> Option<String> {
+    let options: PgConnectOptions = url.parse().ok()?;
+    let host = match options.get_socket() {
+        Some(folder) => folder.display().to_string(),
+        None => options.get_host().trim_matches(['[', ']']).to_owned(),
+    };
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    // As libpq has it: without a name the database is that of the user.
+    let database = options.get_database().unwrap_or_else(|| options.get_username());
+    Some(format!("{host}:{}/{database}", options.get_port()))
+}
+
 /// A unit of work: gets a connection inside a transaction, owns all else it needs.
 pub type Work<T> = Box<dyn for<'a, 'c> FnOnce(&'a mut Conn<'c>) -> BoxFuture<'a, Result<T>> + Send>;
 

@@ -14,9 +14,10 @@ use serde_json::value::to_raw_value;
 use uuid::Uuid;
 
 use super::manifest::{DATABASE, KEY, MANIFEST, Manifest, hash_file};
+use crate::app::connect;
 use crate::cli::{OutputArgs, StorageArgs};
 use crate::console::Console;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, of_postgres};
 use crate::message::Message;
 use crate::output::print_row;
 
@@ -50,7 +51,7 @@ pub async fn run(
     let facts = match &storage.database_url {
         // The same form for both: what is in it can be restored to either.
         Some(url) => {
-            let mut snapshot = Snapshot::of_postgres(url).await?;
+            let mut snapshot = Snapshot::of_postgres(url).await.map_err(|err| of_postgres(err, url))?;
             super::copy::into_file(&mut snapshot, &copy, console).await?;
             backup::facts(&mut snapshot.conn()).await?
         }
@@ -101,7 +102,7 @@ pub async fn run(
 /// Notes in the database that a backup was made just now, beside whoever works on it.
 pub async fn note(storage: &StorageArgs, size_bytes: Option<u64>) -> Result<(), Failure> {
     let db = match &storage.database_url {
-        Some(url) => Db::connect_postgres(url, Uuid::now_v7(), 2).await?,
+        Some(url) => connect(url, Uuid::now_v7(), 2).await?,
         None if !storage.data_dir.join(DATABASE).exists() => {
             let dir = storage.data_dir.display().to_string();
             return Err(Failure::new(Exit::Config, Message::NoDatabase { dir }).help(Message::NameDatabase));
