@@ -17,6 +17,7 @@ mod message;
 mod migrate;
 mod output;
 mod pace;
+mod patience;
 mod role;
 mod serve;
 mod tally;

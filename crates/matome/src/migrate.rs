@@ -15,17 +15,30 @@ use serde_json::json;
 use serde_json::value::to_raw_value;
 use uuid::Uuid;
 
+use crate::app::connect;
 use crate::cli::MigrateArgs;
 use crate::console::Console;
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
 use crate::output::{Column, Row, print_rows};
+use crate::patience::Patience;
 
 const COLUMNS: &[Column] = &[("table", &["table"]), ("action", &["action"]), ("what", &["what"])];
 
 pub async fn run(args: MigrateArgs, console: &Console) -> Result<(), Failure> {
+    let mut patience = Patience::default();
+    loop {
+        match once(&args, console).await {
+            // What was not committed is done anew, as after a kill.
+            Err(failure) if args.wait && Patience::helps(&failure) => patience.wait(&failure).await,
+            ended => return ended,
+        }
+    }
+}
+
+async fn once(args: &MigrateArgs, console: &Console) -> Result<(), Failure> {
     let db = match &args.storage.database_url {
-        Some(url) => Db::connect_postgres(url, Uuid::now_v7(), 2).await?,
+        Some(url) => connect(url, Uuid::now_v7(), 2).await?,
         // Only to look at: no lock is needed, and there may be no directory.
         None if args.plan && !args.storage.data_dir.join("matome.db").exists() => {
             let to = SCHEMA_VERSION.to_string();
@@ -34,7 +47,7 @@ pub async fn run(args: MigrateArgs, console: &Console) -> Result<(), Failure> {
         }
         None => Db::open_embedded(DataDir::acquire(&args.storage.data_dir)?).await?,
     };
-    let result = migrate_or_adopt(&args, &db, console).await;
+    let result = migrate_or_adopt(args, &db, console).await;
     db.close().await;
     result
 }

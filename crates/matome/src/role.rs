@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
-use matome_model::complaint::Complaint;
 use matome_model::task::Queue;
 use matome_store::db::postgres_place;
 use tokio::net::TcpListener;
@@ -19,6 +18,7 @@ use crate::app::{self, App, Parts, Web};
 use crate::cli::{BeatArgs, HealthArgs, ListenArgs, ReachArgs, ServeArgs, StorageArgs, WebArgs, WorkerArgs};
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
+use crate::patience::Patience;
 use crate::serve::{self, Server, Signals};
 use crate::tls::{TlsFiles, TlsListener};
 
@@ -27,8 +27,6 @@ pub const HEALTH_DIR: &str = "health";
 
 /// A process that was told to stop is gone after so long, whatever it waits for.
 const STOP_WITHIN: Duration = Duration::from_secs(29);
-/// Between two tries to reach what does not answer: so long at first, ever longer up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// One such process.
 struct Role {
@@ -39,8 +37,6 @@ struct Role {
     listen: Option<ListenArgs>,
     health: Option<HealthArgs>,
     metrics_bind: Option<SocketAddr>,
-    /// Whether it waits for a database that does not answer.
-    is_patient: bool,
 }
 
 /// Runs `matome serve` until a signal.
@@ -57,7 +53,6 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         listen: Some(args.listen),
         health: None,
         metrics_bind: args.watch.metrics_bind,
-        is_patient: false,
     })
     .await
 }
@@ -78,7 +73,6 @@ pub async fn web(args: WebArgs) -> Result<(), Failure> {
         listen: Some(args.listen),
         health: None,
         metrics_bind: args.watch.metrics_bind,
-        is_patient: true,
     })
     .await
 }
@@ -111,7 +105,6 @@ pub async fn worker(args: WorkerArgs) -> Result<(), Failure> {
         listen: None,
         health: Some(args.health),
         metrics_bind: args.watch.metrics_bind,
-        is_patient: true,
     })
     .await
 }
@@ -133,7 +126,6 @@ pub async fn beat(args: BeatArgs) -> Result<(), Failure> {
         listen: None,
         health: Some(args.health),
         metrics_bind: args.watch.metrics_bind,
-        is_patient: true,
     })
     .await
 }
@@ -272,7 +264,7 @@ impl Role {
         }
     }
 
-    /// Opens everything; a patient role tries again what may heal by itself.
+    /// Opens everything; tries again what may heal by itself.
     async fn open(&self, names: &Listening, gate: &Gate) -> Result<App, Failure> {
         let mut patience = Patience::default();
         if let Some(place) = self.storage.database_url.as_deref().and_then(postgres_place) {
@@ -290,15 +282,9 @@ impl Role {
             };
             let opened = App::open(&self.storage, &self.reach, web, self.aggregation_memory, self.parts.clone());
             match opened.await {
-                Err(failure) if self.is_patient && failure.exit == Exit::Unreachable => {
+                Err(failure) if self.storage.database_url.is_some() && Patience::helps(&failure) => {
                     gate.tell(&failure.what.english);
-                    if let Some(tries) = complaint.due(Instant::now()) {
-                        let why = failure.why.as_ref().map(|why| why.english.clone()).unwrap_or_default();
-                        let help = failure.help.as_ref().map(|help| help.english.clone()).unwrap_or_default();
-                        warn!(tries, why, help, "waiting: {}", failure.what.english);
-                    }
-                    tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-                    pause = (pause * 2).min(RETRY.1);
+                    patience.wait(&failure).await;
                 }
                 opened => return opened,
             }

@@ -129,8 +129,8 @@ async fn the_services_of_compose_prod_do_the_main_job_on_a_fresh_database() {
     let mut stack = Stack::new(&matome_testbed::postgres_schema().await);
     write(&stack.dir.path().join("files/orders.ndjson"), "{\"n\":1}\n{\"n\":2}\n");
     // As `depends_on` says: the schema first.
-    let migrated = stack.run("migrate", &["migrate"]);
-    assert_eq!(stack.args("migrate"), ["migrate"]);
+    assert_eq!(stack.args("migrate"), ["migrate", "--wait"]);
+    let migrated = stack.run("migrate", &["migrate", "--wait"]);
     assert!(migrated.status.success(), "{migrated:?}");
     for service in ["web", "worker_acquisition", "worker_aggregation", "beat"] {
         stack.start(service).await;
@@ -213,6 +213,11 @@ fn the_image_and_the_units_start_commands_that_there_are() {
                 let args: Vec<String> = line.replace("%i", instance).split(' ').map(str::to_owned).collect();
                 is_known(&args);
             }
+        }
+        // Roles need the migration, which has to come through a start of the whole machine.
+        if unit.contains("ExecStart=/usr/bin/matome migrate") {
+            assert!(unit.contains("ExecStart=/usr/bin/matome migrate --wait\n"), "{}", path.display());
+            assert!(unit.contains(" postgresql.service "), "{}", path.display());
         }
         // What the unit does not restart is what a restart cannot heal.
         if unit.contains("Restart=on-failure") {

@@ -175,7 +175,23 @@ async fn a_role_waits_for_a_database_that_does_not_answer_and_tells_so_with_few_
         let reply = client.get(format!("http://{bind}{path}")).send().await.ok()?;
         Some((reply.status().as_u16(), reply.text().await.unwrap()))
     };
+    // At once, not only when the first try has failed.
+    worker.until_says("connecting to the database");
     worker.until_says("waiting: the database is not reachable");
+    assert_eq!(worker.says(&format!("`{address}/")), 2, "both say where it is: {:#?}", worker.log.lock().unwrap());
+    let mut migrate = home.member(&["migrate", "--wait"]);
+    migrate.until_says("waiting: the database is not reachable");
+    // So does `serve`: on a server it is one role among others.
+    let mut serve = home.member(&["serve", "--bind", "127.0.0.1:0"]);
+    serve.until_says("waiting: the database is not reachable");
+    let password = url.password().unwrap_or("hush").to_owned();
+    for member in [&worker, &migrate, &serve] {
+        assert_eq!(member.says(&format!(":{password}@")), 0, "{:#?}", member.log.lock().unwrap());
+    }
+    let once = home.run(&["migrate"]);
+    assert_eq!(once.status.code(), Some(7), "{once:?}");
+    let told = String::from_utf8_lossy(&once.stderr).into_owned();
+    assert!(told.contains(&format!("\ncause: `{address}/")), "{told}");
     until("it says why it is not ready", async || {
         ask("/readyz").await.is_some_and(|(status, body)| status == 503 && body.contains("not reachable"))
     })
@@ -195,7 +211,10 @@ async fn a_role_waits_for_a_database_that_does_not_answer_and_tells_so_with_few_
     });
     until("it is ready", async || ask("/readyz").await.is_some_and(|(status, _)| status == 200)).await;
     until("the worker too", async || home.run(&["healthcheck"]).status.success()).await;
-    assert!(worker.log.lock().unwrap().len() <= 4, "{:#?}", worker.log.lock().unwrap());
+    assert!(worker.log.lock().unwrap().len() <= 5, "{:#?}", worker.log.lock().unwrap());
+    assert_eq!(migrate.wait(), Some(0), "{:#?}", migrate.log.lock().unwrap());
+    serve.until_says("serving on");
+    assert_eq!(serve.terminate(), Some(0));
     assert_eq!(worker.terminate(), Some(0));
     assert_eq!(web.terminate(), Some(0));
 

@@ -56,6 +56,10 @@ const TEXTS: &[(&str, &str)] = &[
         "Gives the ids of records and results 64 bits. Writes those tables anew; nobody can use them meanwhile",
         "レコードと結果の ID を 64 ビットにする。表を書き直し、そのあいだ表は使えない",
     ),
+    (
+        "Waits for a database that does not answer yet, instead of giving up after ten seconds",
+        "まだ応答しないデータベースを、10 秒であきらめずに待つ",
+    ),
     ("Creates API tokens", "API トークンを作ります"),
     ("Manages data sources", "データソースを管理します"),
     ("Manages aggregations", "集約を管理します"),

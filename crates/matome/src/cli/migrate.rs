@@ -20,6 +20,9 @@ pub struct MigrateArgs {
     /// Gives the ids of records and results 64 bits. Writes those tables anew; nobody can use them meanwhile.
     #[arg(long)]
     pub widen_ids: bool,
+    /// Waits for a database that does not answer yet, instead of giving up after ten seconds.
+    #[arg(long)]
+    pub wait: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }
