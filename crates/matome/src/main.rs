@@ -13,6 +13,7 @@ mod failure;
 mod housekeeping;
 mod isolated;
 mod log_file;
+mod log_level;
 mod message;
 mod migrate;
 mod output;
@@ -232,18 +233,10 @@ fn start_logging(cli: &Cli) -> Result<Option<Export>, Failure> {
         _ => None,
     };
     let level = of_worker.or(cli.everywhere.log_level.as_deref()).filter(|level| !level.is_empty()).unwrap_or(default);
-    // The words of Python's logging, which the original design's `.env` files use.
-    let level = match level.to_ascii_lowercase().as_str() {
-        "warning" => "warn",
-        "critical" | "fatal" => "error",
-        _ => level,
-    };
+    let wrong = |help| Failure::new(Exit::Usage, Message::LogLevelWrong { level: level.to_owned() }).help(help);
+    let wanted = log_level::filter(level).map_err(wrong)?;
     // sqlx logs every statement at debug and slow ones at warn; neither is for users.
-    let filter = EnvFilter::try_new(format!("sqlx=error,{TARGET}=off,{level}")).map_err(|err| {
-        Failure::new(Exit::Usage, Message::LogLevelWrong { level: level.to_owned() })
-            .because(&err)
-            .help(Message::GiveLogLevel)
-    })?;
+    let filter = EnvFilter::new(format!("sqlx=error,{TARGET}=off,{wanted}"));
     // The file is the server's: commands beside it must not move it aside under its feet.
     let is_server = matches!(&cli.command, Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_));
     let file = cli.everywhere.log_file.as_deref().filter(|file| is_server && !file.as_os_str().is_empty());

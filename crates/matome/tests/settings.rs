@@ -81,6 +81,21 @@ fn what_the_files_say_reaches_the_commands() {
 }
 
 #[test]
+fn a_level_of_the_log_that_there_is_not_is_refused_instead_of_silencing_it() {
+    let dir = folder(&[]);
+    for args in [&["migrate", "--log-level", "infoo"][..], &["worker", "acquisition", "-l", "infoo"]] {
+        let output = matome(&dir, args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("`infoo` is no log level\nhelp: did you mean `info`?"), "{stderr}");
+    }
+    for level in ["INFO", "Warning", "matome_tasks=debug,warn"] {
+        let output = matome(&dir, &["migrate", "--log-level", level]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
 fn a_wrong_setting_ends_every_command_with_3_and_its_place() {
     for (name, text, says) in [
         (
@@ -98,6 +113,7 @@ fn a_wrong_setting_ends_every_command_with_3_and_its_place() {
             "aggregation_memory: 0\n",
             "matome.yaml:1: `aggregation_memory` cannot be `0`\nhelp: write a whole number",
         ),
+        (".env", "LOG_LEVEL=infoo\n", ".env:1: `log_level` cannot be `infoo`\nhelp: did you mean `info`?"),
     ] {
         let dir = folder(&[(name, text)]);
         for command in [&["config", "check"][..], &["source", "list"]] {

@@ -121,13 +121,19 @@ fn kind_of(value: &Value) -> &'static str {
 
 /// The name that was meant, or all that there are.
 pub fn nearest(name: &str, known: &[&str]) -> Message {
-    let distance = |other: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &other.to_lowercase());
-    match known.iter().map(|other| (distance(other), *other)).min() {
-        Some((distance, other)) if distance <= name.len().div_ceil(3).max(2) => {
-            Message::DidYouMean { name: other.to_owned() }
-        }
+    match known.iter().map(|other| (distance(name, other), *other)).min() {
+        Some((_, other)) if is_near(name, other) => Message::DidYouMean { name: other.to_owned() },
         _ => Message::KnownAre { names: known.join(", ") },
     }
+}
+
+/// Whether `name` may be a slip of the pen for `other`.
+pub fn is_near(name: &str, other: &str) -> bool {
+    distance(name, other) <= name.len().div_ceil(3).max(2)
+}
+
+fn distance(name: &str, other: &str) -> usize {
+    strsim::damerau_levenshtein(&name.to_lowercase(), &other.to_lowercase())
 }
 
 /// A relative path of a file means one beside that file.

@@ -15,9 +15,10 @@ use matome_model::field_error::Words;
 
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
-use files::{Entry, beside, nearest, place, read_env, read_secret, read_yaml};
-use setting::{FILES, OF_TOOLS, WITHOUT_EFFECT, by_key};
-pub use setting::{Kind, SETTINGS, Setting};
+use files::{Entry, beside, place, read_env, read_secret, read_yaml};
+pub use files::{is_near, nearest};
+use setting::{FILES, OF_TOOLS, WITHOUT_EFFECT};
+pub use setting::{Kind, SETTINGS, Setting, by_key};
 
 /// What was found about the settings, flags apart.
 #[derive(Debug, Default)]

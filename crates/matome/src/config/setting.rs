@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use matome_model::field_error::Words;
 use matome_model::schedule::parse_zone;
 
+use crate::cli::{ACQUISITION_TASK, AGGREGATION_TASK};
+use crate::log_level;
+
 /// What form a value has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -23,6 +26,8 @@ pub enum Kind {
     /// A whole number of at least one.
     Count,
     Choice(&'static [&'static str]),
+    /// A level of the log, or a filter.
+    Log,
 }
 
 impl Kind {
@@ -31,6 +36,7 @@ impl Kind {
         match self {
             Self::Text | Self::Path | Self::Paths | Self::List => None,
             Self::Zone => parse_zone(value).err(),
+            Self::Log => log_level::filter(value).err().map(Words::from),
             Self::Origins => (value != "*" && !is_origin(value)).then(|| {
                 Words::new(
                     "write origins as a browser sends them, scheme and host with no path, such as \
@@ -132,7 +138,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("server", &["MATOME_URL", "MATOME_SERVER"], Kind::Text, ""),
     Setting { is_secret: true, ..setting("token", &["MATOME_TOKEN"], Kind::Text, "") },
     setting("lang", &["MATOME_LANG"], Kind::Choice(&["en", "ja"]), ""),
-    setting("log_level", &["LOG_LEVEL", "MATOME_LOG_LEVEL"], Kind::Text, ""),
+    setting("log_level", &["LOG_LEVEL", "MATOME_LOG_LEVEL"], Kind::Log, ""),
     setting("log_file", &["LOG_FILE", "MATOME_LOG_FILE"], Kind::Path, ""),
     setting("log_format", &["LOG_FORMAT", "MATOME_LOG_FORMAT"], Kind::Choice(&["text", "json"]), "text"),
     setting("color", &["MATOME_COLOR"], Kind::Choice(&["auto", "always", "never"]), "auto"),

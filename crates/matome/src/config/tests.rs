@@ -82,6 +82,8 @@ fn what_is_wrong_is_told_with_file_and_line() {
     refused(read(&folder("", "A=1\nMATOME_BINDD=x\n"), &[]), &[".env:2", "MATOME_BINDD", "`MATOME_BIND`"]);
     refused(read(&folder("", ""), &[("MATOME_DATADIR", "x")]), &["MATOME_DATADIR", "`MATOME_DATA_DIR`"]);
     refused(read(&folder("", ""), &[("LOG_FORMAT", "xml")]), &["$LOG_FORMAT", "text, json"]);
+    refused(read(&folder("", ""), &[("LOG_LEVEL", "infoo")]), &["$LOG_LEVEL", "infoo", "did you mean `info`?"]);
+    refused(read(&folder("log_level: loudly\n", ""), &[]), &["matome.yaml:1", "loudly", "error, warn, info"]);
     let missing = Config::read(&Environment::new(), &["--config-file=none.yaml".into()], Path::new("."));
     refused(missing, &["none.yaml"]);
 }
