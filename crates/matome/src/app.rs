@@ -454,11 +454,11 @@ async fn open_bus(storage: &StorageArgs, db: &Db) -> Result<Bus, Failure> {
 /// elsewhere to make another, it could never read what the API encrypts.
 pub async fn open_vault(storage: &StorageArgs, db: &Db, parts: &Parts) -> Result<Vault, Failure> {
     let mut reader = db.read().await?;
+    let file = storage.master_key_file.clone().unwrap_or_else(|| storage.data_dir.join("master.key"));
     let vault = match &storage.master_key_file {
         Some(file) => Vault::from_file(file)?,
         None => {
             make_data_dir(storage)?;
-            let file = storage.data_dir.join("master.key");
             let sealed = secrets::count_of_other_keys(&mut reader.conn(), None).await?;
             if sealed > 0 && !file.exists() {
                 let what = Message::KeyMissing { file: file.display().to_string(), n: sealed.to_string() };
@@ -471,6 +471,12 @@ pub async fn open_vault(storage: &StorageArgs, db: &Db, parts: &Parts) -> Result
         }
     };
     let others = secrets::count_of_other_keys(&mut reader.conn(), Some(&vault)).await?;
+    // With an API the secrets can be entered anew; a worker alone would take the tasks of sources from workers that have the key,
+    // and fail them.
+    if others > 0 && !parts.web && others == secrets::count_of_other_keys(&mut reader.conn(), None).await? {
+        let what = Message::KeyOpensNothing { file: file.display().to_string(), n: others.to_string() };
+        return Err(Failure::new(Exit::Config, what).help(Message::ShareKeyOrEnterAnew));
+    }
     if others > 0 {
         tracing::warn!(
             secrets = others,

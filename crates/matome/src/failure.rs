@@ -128,6 +128,9 @@ impl From<StoreError> for Failure {
                 Some(said(format!("{what}: {source}"))),
                 Message::CheckDataDir,
             ),
+            StoreError::MasterKey { path, .. } => {
+                (Exit::Config, Message::KeyUnusable { file: shown(path) }, causes, Message::MakeKey)
+            }
             StoreError::Corrupt { path, what } => {
                 (Exit::Config, Message::Corrupt { path: shown(path) }, Some(said(what)), Message::RestoreBackup)
             }

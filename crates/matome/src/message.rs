@@ -419,6 +419,20 @@ catalogue! {
          digits to it and enter the secrets anew",
         "バックアップから戻すか、--data-dir か --master-key-file で場所を指定してください。失われた場合は新しい 64 桁の \
          16 進数を書き、秘密の値を入力し直してください";
+    KeyUnusable { file } => "the master key `{file}` cannot be used", "マスターキー `{file}` を使えません";
+    MakeKey =>
+        "a master key is 64 hex digits in a file that this user can read; make one with `openssl rand -hex 32`, or restore the one \
+         that the secrets were written with",
+        "マスターキーは、このユーザーが読めるファイルにある 64 桁の 16 進数です。`openssl rand -hex 32` で作るか、秘密の値を書いたときの\
+         鍵を戻してください";
+    KeyOpensNothing { file, n } =>
+        "the master key `{file}` opens none of the secrets in the database ({n})",
+        "マスターキー `{file}` では、データベースの秘密の値 ({n} 個) を一つも読めません";
+    ShareKeyOrEnterAnew =>
+        "give the worker the key of `matome web`: the same --data-dir, or a copy of its master.key by MASTER_KEY_FILE; if that \
+         key is lost, enter a secret anew first",
+        "`matome web` と同じ鍵をワーカーに渡してください。同じ --data-dir を使うか、master.key の写しを MASTER_KEY_FILE で指定します。\
+         その鍵が失われた場合は、先に秘密の値を入力し直してください";
     CannotMake { dir } => "cannot make `{dir}`", "`{dir}` を作れません";
 
     // Copying to the other kind of database.

@@ -75,6 +75,15 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The file of the master key cannot be read, or there is no key in it.
+    #[error("the master key `{}` cannot be used", path.display())]
+    MasterKey {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// The file is not a database, or it is damaged.
     #[error("`{}` is not a readable database: {what}", path.display())]
     Corrupt {
@@ -137,6 +146,7 @@ impl StoreError {
             }
             Self::InUse { path } => format!("`{}` は別の matome プロセスが使っています", path.display()),
             Self::DataDir { path, what, .. } => format!("`{}` を使えません: {what}", path.display()),
+            Self::MasterKey { path, .. } => format!("マスターキー `{}` を使えません", path.display()),
             Self::Corrupt { path, what } => format!("`{}` はデータベースとして読めません: {what}", path.display()),
             Self::Inconsistent { column, what } => format!("列 `{column}` の内容を読めません: {what}"),
             Self::Secret { path, what } => format!("秘密の値 `{path}` を読めません: {what}"),

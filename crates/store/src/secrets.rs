@@ -63,10 +63,10 @@ impl Vault {
     /// # Errors
     /// When it cannot be read or holds no key.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let failed = |source| key_file_error(path, "reading the master key failed", source);
+        let failed = |source| StoreError::MasterKey { path: path.to_owned(), source };
         let text = fs::read_to_string(path).map_err(failed)?;
         let key = parse_key(text.trim()).ok_or_else(|| {
-            failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "a master key is 64 hex digits"))
+            failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "it does not hold 64 hex digits"))
         })?;
         Ok(Self::from_key(key))
     }
