@@ -302,6 +302,14 @@ catalogue! {
         "データソースから何がなくなったか分からないため、削除の印は付けていません。隔離されたレコードのキーが読めないか、データソースの一部を\
          飛ばしたためです";
     NothingQuarantined => "Nothing is in quarantine here.", "隔離されたレコードはありません。";
+    NotReplayed { n } =>
+        "left as they are: {n}; no JSON object, cut off, of a parent, or being replayed already; \
+         `matome quarantine replay ID` says which of it holds for a record",
+        "{n} 件はそのままです。JSON オブジェクトでない、途中で切れている、親のレコードである、既に再処理中である、のいずれかです。どれかは \
+         `matome quarantine replay ID` が述べます";
+    NotDiscarded { n } =>
+        "left as they are: {n}; being replayed, or not there (any more)",
+        "{n} 件はそのままです。再処理中か、(もう) ありません";
     DiscardRecords { n } =>
         "discard {n} records of the quarantine for good", "隔離された {n} 件のレコードを完全に削除します";
     DiscardOfSource { name } =>

@@ -112,6 +112,11 @@ async fn the_command_line_shows_corrects_and_discards() {
         let refused = home.run(&[&["quarantine", "replay", &id(width)], &with_root[..]].concat());
         assert_eq!(refused.status.code(), Some(6), "{}: {refused:?}", home.name);
         assert!(String::from_utf8_lossy(&refused.stderr).contains("no JSON object"), "{refused:?}");
+        let left = home
+            .run(&[&["quarantine", "replay", "--source", "people", "--reason", "csv_width"], &with_root[..]].concat());
+        assert!(left.status.success(), "{}: {left:?}", home.name);
+        let told = String::from_utf8_lossy(&left.stderr);
+        assert!(told.contains("left as they are: 1; no JSON object"), "{}: {told}", home.name);
         let raw = r#"{"id":"2","age":7}"#;
         let shown = ok(&["quarantine", "replay", &id(width), "--raw", raw, "--wait", "-o", "json"]);
         let shown: Value = serde_json::from_str(&shown).unwrap();

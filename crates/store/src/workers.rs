@@ -153,6 +153,20 @@ pub async fn declare_dead(conn: &mut Conn<'_>, boot: Uuid, beat_seq: i64, now: T
     Ok(conn.execute(DECLARE_DEAD, &[boot.into(), beat_seq.into(), now.into()]).await? > 0)
 }
 
+const NAMED: &str = "select role, host, pid from workers where boot = $1";
+
+/// What a worker is called, for people: its role, its name or that of its machine, and its process. Its boot id when it
+/// never registered.
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub async fn name(conn: &mut Conn<'_>, boot: Uuid) -> Result<String> {
+    match conn.fetch_optional(NAMED, &[boot.into()]).await? {
+        Some(row) => Ok(format!("{} {} (pid {})", row.text("role")?, row.text("host")?, row.int("pid")?)),
+        None => Ok(boot.to_string()),
+    }
+}
+
 const HOLDERS_GONE: &str = "select distinct l.lease_worker as boot from lanes l
 where l.lease_worker is not null
 and not exists (select 1 from workers w where w.boot = l.lease_worker and w.gone_at is null)";

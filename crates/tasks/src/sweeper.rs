@@ -90,7 +90,8 @@ impl Sweeper {
                 })
             });
             if let Some(taken) = declared.await? {
-                tracing::warn!(worker = %boot, tasks = taken.total(), "a worker is dead");
+                let (name, tasks) = (name(db, boot).await, taken.total());
+                tracing::warn!(worker = %boot, tasks, "the worker `{name}` is dead; its tasks go to others");
                 add(&mut stolen, taken);
             }
         }
@@ -102,8 +103,8 @@ impl Sweeper {
         for fence in self.overdue(&leases) {
             let taken = db.write(move |conn| Box::pin(async move { steal_lease(conn, &fence, now).await })).await?;
             if taken.total() > 0 {
-                let (lane_id, worker) = (fence.lane_id, fence.worker);
-                tracing::warn!(lane.id = lane_id, worker = %worker, "an attempt that does not end lost its lease");
+                let (lane_id, worker, name) = (fence.lane_id, fence.worker, name(db, fence.worker).await);
+                tracing::warn!(lane.id = lane_id, worker = %worker, "an attempt of `{name}` that does not end lost its lease");
             }
             add(&mut stolen, taken);
         }
@@ -155,9 +156,16 @@ async fn end_sessions(db: &Db, boot: Uuid, beat_seq: i64) -> Result<()> {
     let ended =
         db.write(move |conn| Box::pin(async move { workers::end_sessions(conn, boot, beat_seq).await })).await?;
     if ended > 0 {
-        tracing::warn!(worker = %boot, sessions = ended, "database sessions of a worker that stands still were ended");
+        let name = name(db, boot).await;
+        tracing::warn!(worker = %boot, sessions = ended, "database sessions of `{name}`, which stands still, were ended");
     }
     Ok(())
+}
+
+/// What a worker is called, for the log; its boot id when that cannot be read now.
+async fn name(db: &Db, boot: Uuid) -> String {
+    let read = async { workers::name(&mut db.read().await?.conn(), boot).await };
+    read.await.unwrap_or_else(|_| boot.to_string())
 }
 
 fn add(sum: &mut Stolen, more: Stolen) {

@@ -154,6 +154,10 @@ async fn many(
             sums.add(&client.post(&path, json!({ "ids": ids }).to_string()).await?.into_json()?)?;
         }
     }
+    if sums.skipped > 0 {
+        let n = sums.skipped.to_string();
+        console.notice(if action == "replay" { Message::NotReplayed { n } } else { Message::NotDiscarded { n } });
+    }
     let row = serde_json::value::to_raw_value(&json!({
         "done": sums.done, "skipped": sums.skipped, "tasks": sums.tasks,
     }));
