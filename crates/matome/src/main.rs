@@ -84,6 +84,9 @@ fn main() -> ExitCode {
         if let Command::Serve(_) | Command::Web(_) | Command::Worker(_) | Command::Beat(_) = &cli.command {
             commands::config::tell_what_has_no_effect(&config, &console);
         }
+        if let Command::Worker(args) = &cli.command {
+            commands::config::tell(&args.celery.without_effect(), &console);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|err| Failure::from_error(Exit::Failed, &err))?;
         let result = runtime.block_on(async {

@@ -281,6 +281,95 @@ async fn a_worker_elsewhere_asks_for_the_key_instead_of_making_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_line_of_celery_starts_a_worker_that_says_what_has_no_effect() {
+    let home = postgres_home().await;
+    let celery = [
+        "worker",
+        "-A",
+        "config",
+        "-Q",
+        "aggregation_queue",
+        "-n",
+        "sums@%n",
+        "-c",
+        "2",
+        "-l",
+        "INFO",
+        "-P",
+        "prefork",
+        "-E",
+        "-O",
+        "fair",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "--prefetch-multiplier=1",
+        "--max-tasks-per-child",
+        "100",
+    ];
+    let mut worker = home.ready_member(&celery, "takes tasks: aggregation");
+    for flag in ["-A", "-P", "-E", "-O", "--without-gossip", "--prefetch-multiplier", "--max-tasks-per-child"] {
+        assert_eq!(
+            worker.says(&format!("`{flag}` is set and has no effect: ")),
+            1,
+            "{:#?}",
+            worker.log.lock().unwrap()
+        );
+    }
+    assert_eq!(worker.terminate(), Some(0));
+    // What would be missed is refused.
+    for flag in ["-B", "--time-limit=60", "--autoscale=10,3", "--pidfile=x"] {
+        let output = home.run(&["worker", "aggregation", flag]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_died_is_told_by_its_name() {
+    let home = postgres_home().await;
+    let beat = home.beat();
+    let mut worker = home.ready_member(&["worker", "aggregation", "-n", "sums@here"], "takes tasks");
+    let pid = worker.child.id();
+    worker.kill();
+    beat.until_says(&format!("the worker `aggregation sums@here (pid {pid})` is dead"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_key_opens_no_secret_ends_with_code_3_instead_of_failing_tasks() {
+    let home = postgres_home().await;
+    let mut web = home.web().await;
+    let config = json!({ "url": "http://127.0.0.1:9/rows", "auth": { "type": "bearer", "token": "hush" } });
+    let source = web.source("secret", "api", config.clone()).await;
+    let file = |name: &str, text: &str| {
+        let path = home.dir.path().join(name);
+        write(&path, text);
+        path.display().to_string()
+    };
+    let (other, no_key) = (file("other.key", &"5a".repeat(32)), file("no.key", "secret\n"));
+    let worker = ["worker", "acquisition", "--master-key-file"];
+    let ended = |key: &str, says: &[&str]| {
+        let output = home.run(&[&worker[..], &[key]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(says.iter().all(|part| text.contains(part)) && text.contains("\nhelp: "), "{text}");
+    };
+    ended(&other, &["opens none of the secrets in the database (1)", "the key of `matome web`"]);
+    ended(&no_key, &["the master key `", "64 hex digits", "openssl rand -hex 32"]);
+    ended("/nowhere.key", &["the master key `/nowhere.key` cannot be used", "openssl rand -hex 32"]);
+    // Whoever sees no secrets needs no key, and with an API they can be entered anew.
+    home.worker("aggregation", 1);
+    assert_eq!(web.terminate(), Some(0));
+    let mut home = home;
+    home.extra = vec!["--master-key-file".to_owned(), other.clone()];
+    let web = home.web().await;
+    web.until_says("encrypted with another master key");
+    let anew = json!({ "config": config });
+    let (status, row) = web.send("PATCH", &format!("/api/acquisition/sources/{source}/"), Some(anew)).await;
+    assert_eq!(status, 200, "{row}");
+    home.worker("acquisition", 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_answers_on_an_address_of_its_own_when_asked() {
     let home = postgres_home().await;
     let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();

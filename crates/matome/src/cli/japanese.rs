@@ -276,6 +276,36 @@ const TEXTS: &[(&str, &str)] = &[
         "キューごとに同時に動かすタスクの数 [既定: --acquisition-slots と --aggregation-slots による]",
     ),
     ("As --log-level", "--log-level と同じ"),
+    ("Of Celery, without effect here: the application", "Celery のもので、ここでは効果なし: アプリケーション"),
+    (
+        "Of Celery, without effect here: how it runs tasks side by side",
+        "Celery のもので、ここでは効果なし: タスクを同時に動かす方法",
+    ),
+    ("Of Celery, without effect here: events for monitors", "Celery のもので、ここでは効果なし: 監視のためのイベント"),
+    (
+        "Of Celery, without effect here: how it hands tasks to its processes",
+        "Celery のもので、ここでは効果なし: プロセスへのタスクの渡し方",
+    ),
+    (
+        "Of Celery, without effect here: workers do not speak with each other",
+        "Celery のもので、ここでは効果なし: ワーカーどうしが話さない",
+    ),
+    (
+        "Of Celery, without effect here: workers do not wait for each other",
+        "Celery のもので、ここでは効果なし: ワーカーどうしが待ち合わせない",
+    ),
+    (
+        "Of Celery, without effect here: heartbeats to the broker",
+        "Celery のもので、ここでは効果なし: ブローカーへのハートビート",
+    ),
+    (
+        "Of Celery, without effect here: tasks that are fetched ahead",
+        "Celery のもので、ここでは効果なし: 先に取っておくタスクの数",
+    ),
+    (
+        "Of Celery, without effect here: tasks of one process",
+        "Celery のもので、ここでは効果なし: 一つのプロセスのタスクの数",
+    ),
     (
         "Address for /livez and /readyz [default: only a socket in the data directory, which `matome healthcheck` asks]",
         "/livez と /readyz のアドレス [既定: `matome healthcheck` が尋ねる、データディレクトリのソケットだけ]",

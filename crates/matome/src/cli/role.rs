@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use clap::Args;
+use matome_model::field_error::Words;
+use matome_model::say;
 use matome_model::task::Queue;
 
 use super::{AttemptArgs, EngineArgs, ListenArgs, ReachArgs, SlotArgs, StorageArgs, WatchArgs};
@@ -52,6 +54,84 @@ pub struct WorkerArgs {
     pub health: HealthArgs,
     #[command(flatten)]
     pub watch: WatchArgs,
+    #[command(flatten)]
+    pub celery: CeleryFlags,
+}
+
+/// Flags of Celery's worker that start scripts commonly have and that have nothing to do here: taken, so that such a script goes on.
+/// What would be missed, such as `-B` and `--time-limit`, is not among them.
+#[derive(Args, Clone, Debug)]
+pub struct CeleryFlags {
+    /// Of Celery, without effect here: the application.
+    #[arg(short = 'A', long = "app", value_name = "APP", hide = true)]
+    app: Option<String>,
+    /// Of Celery, without effect here: how it runs tasks side by side.
+    #[arg(short = 'P', long = "pool", value_name = "POOL", hide = true)]
+    pool: Option<String>,
+    /// Of Celery, without effect here: events for monitors.
+    #[arg(short = 'E', long = "task-events", hide = true)]
+    task_events: bool,
+    /// Of Celery, without effect here: how it hands tasks to its processes.
+    #[arg(short = 'O', long = "optimization", value_name = "PROFILE", hide = true)]
+    optimization: Option<String>,
+    /// Of Celery, without effect here: workers do not speak with each other.
+    #[arg(long, hide = true)]
+    without_gossip: bool,
+    /// Of Celery, without effect here: workers do not wait for each other.
+    #[arg(long, hide = true)]
+    without_mingle: bool,
+    /// Of Celery, without effect here: heartbeats to the broker.
+    #[arg(long, hide = true)]
+    without_heartbeat: bool,
+    /// Of Celery, without effect here: tasks that are fetched ahead.
+    #[arg(long, value_name = "N", hide = true)]
+    prefetch_multiplier: Option<String>,
+    /// Of Celery, without effect here: tasks of one process.
+    #[arg(long, value_name = "N", hide = true)]
+    max_tasks_per_child: Option<String>,
+}
+
+impl CeleryFlags {
+    /// Those that are given, and why they do nothing.
+    pub fn without_effect(&self) -> Vec<(&'static str, Words)> {
+        let no_application = say!(
+            "there is no Python application: the tasks are those of matome",
+            "Python のアプリケーションはありません。タスクは matome のものです"
+        );
+        let slots = say!(
+            "tasks run side by side in one process, as many as -c says",
+            "タスクは一つのプロセスの中で、-c の数だけ同時に動きます"
+        );
+        let one_each = || {
+            say!(
+                "a worker takes one task for each free slot, from the database",
+                "ワーカーは、空いているスロット一つにつき一つのタスクをデータベースから取ります"
+            )
+        };
+        let by_database = || {
+            say!(
+                "workers know of each other through the database, with heartbeats of their own",
+                "ワーカーはデータベースと独自のハートビートで互いを知ります"
+            )
+        };
+        let watched = say!("tasks are watched through API and metrics", "タスクは API とメトリクスで見られます");
+        let isolated = say!(
+            "a worker need not begin anew, and a task that may kill its process runs in one of its own",
+            "ワーカーは作り直すに及ばず、プロセスを終わらせかねないタスクは自分だけのプロセスで動きます"
+        );
+        let given = [
+            ("-A", self.app.is_some(), no_application),
+            ("-P", self.pool.is_some(), slots),
+            ("-E", self.task_events, watched),
+            ("-O", self.optimization.is_some(), one_each()),
+            ("--without-gossip", self.without_gossip, by_database()),
+            ("--without-mingle", self.without_mingle, by_database()),
+            ("--without-heartbeat", self.without_heartbeat, by_database()),
+            ("--prefetch-multiplier", self.prefetch_multiplier.is_some(), one_each()),
+            ("--max-tasks-per-child", self.max_tasks_per_child.is_some(), isolated),
+        ];
+        given.into_iter().filter(|(_, is_given, _)| *is_given).map(|(name, _, why)| (name, why)).collect()
+    }
 }
 
 impl WorkerArgs {

@@ -2,6 +2,7 @@
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use matome_model::field_error::Words;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
@@ -59,7 +60,12 @@ fn flag(setting: &Setting, flags: &ArgMatches) -> Option<Vec<String>> {
 
 /// Names the variables of the original design that this version does not use.
 pub fn tell_what_has_no_effect(config: &Config, console: &Console) {
-    for (name, why) in &config.without_effect {
+    tell(&config.without_effect, console);
+}
+
+/// Names what is set and changes nothing, with the reason.
+pub fn tell(without_effect: &[(&str, Words)], console: &Console) {
+    for (name, why) in without_effect {
         let note = console.text(Message::HasNoEffect { name: (*name).to_owned() });
         console.notice(Message::NoteOf { note, why: console.text(why.clone()) });
     }
