@@ -153,6 +153,8 @@ catalogue! {
     NotReady { url } => "`{url}` does not say that it is ready", "`{url}` が準備完了を返しません";
     SeeLog => "look at its log, or name another server with --url",
         "そのログを見るか、--url で別のサーバーを指定してください";
+    DoctorWarnsOnce => "1 warning", "警告が 1 件あります";
+    DoctorFailsOnce => "1 thing does not work", "動かないものが 1 件あります";
     DoctorWarns { n } => "{n} warnings", "警告が {n} 件あります";
     DoctorFails { n } => "{n} things do not work", "動かないものが {n} 件あります";
     SeeFixes => "the column `fix` says what to do about each", "それぞれの対処は「対処」の列にあります";

@@ -99,7 +99,9 @@ fn a_backup_has_a_manifest_and_the_key_only_when_asked_for() {
     let with_key = home.dir.path().join("with-key");
     backed_up(&home, &with_key, &["--with-key"]);
     let key = with_key.join("master.key");
-    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    for file in ["master.key", "matome.db", "manifest.json"] {
+        assert_eq!(std::fs::metadata(with_key.join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
     assert_eq!(std::fs::read(&key).unwrap(), std::fs::read(home.data_dir().join("master.key")).unwrap());
     assert_eq!(std::fs::metadata(&with_key).unwrap().permissions().mode() & 0o777, 0o700);
 

@@ -103,6 +103,8 @@ async fn each_exit_code_means_what_the_help_says() {
     assert_eq!(partly.unwrap().status.code(), Some(8));
 
     assert!(says(&home.run(&["source", "lst"]), 2).contains("help: did you mean `list`?"));
+    // Nobody can have meant `bench`.
+    assert!(says(&home.run(&["nosuch"]), 2).contains("no command `nosuch`\nhelp: `matome --help` describes it"));
     assert!(
         says(&home.run(&["source", "list", "--serch", "x"]), 2)
             .contains("`--serch` here\nhelp: did you mean `--search`?")
@@ -117,6 +119,7 @@ async fn each_exit_code_means_what_the_help_says() {
     says(&home.run(&["source", "list", "--server", "http://127.0.0.1:1"]), 7);
     let warned = home.run(&["doctor", "--strict", "--bind", "0.0.0.0:8000"]);
     assert_eq!(warned.status.code(), Some(9), "{warned:?}");
+    assert!(text(&warned.stderr).starts_with("error: 1 warning\n"), "{warned:?}");
 
     let server = home.serve().await;
     let base = server.base.as_str();

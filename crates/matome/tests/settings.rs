@@ -50,6 +50,9 @@ fn a_flag_goes_before_the_environment_before_dotenv_before_yaml_before_the_defau
     assert_eq!(of("log_format"), ("text", ".env:1"));
     assert_eq!(of("bind"), ("127.0.0.1:2", ".env:3"));
     assert_eq!(of("acquisition_slots"), ("8", "default"));
+    assert_eq!(of("celery_acquisition_task"), ("apps.data_acquisition.tasks.fetch_data", "default"));
+    assert_eq!(of("celery_aggregation_task"), ("apps.data_aggregation.tasks.combine_data", "default"));
+    assert_eq!(of("allowed_hosts"), (".localhost,127.0.0.1,::1", "default"));
     assert_eq!(of("database_url").0, "postgres://me:***@db.example/name");
     let yaml_only =
         matome(&dir, &["config", "show", "--origin", "-o", "json", "--env-file", "/dev/null"]).output().unwrap();
@@ -58,6 +61,14 @@ fn a_flag_goes_before_the_environment_before_dotenv_before_yaml_before_the_defau
             key == "log_format" && value == "json" && origin.ends_with("matome.yaml:2")
         })
     );
+}
+
+#[test]
+fn the_hosts_that_a_server_answers_to_by_itself_are_shown_with_its_own_address() {
+    let dir = folder(&[(".env", "MATOME_BIND=192.0.2.7:8000\n")]);
+    let rows = shown(&matome(&dir, &["config", "show", "--origin", "-o", "json"]).output().unwrap());
+    let (_, hosts, origin) = rows.iter().find(|(key, _, _)| key == "allowed_hosts").unwrap();
+    assert_eq!((hosts.as_str(), origin.as_str()), (".localhost,127.0.0.1,::1,192.0.2.7", "default"));
 }
 
 #[test]

@@ -233,6 +233,10 @@ pub struct RedisArgs {
     pub celery_aggregation_task: Option<String>,
 }
 
+/// The Python tasks of the original design.
+pub const ACQUISITION_TASK: &str = "apps.data_acquisition.tasks.fetch_data";
+pub const AGGREGATION_TASK: &str = "apps.data_aggregation.tasks.combine_data";
+
 /// Whether something is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
 pub enum Switch {
@@ -264,8 +268,8 @@ impl RedisArgs {
     /// The Python task that stands for the tasks of `queue`.
     pub fn called_task(&self, queue: Queue) -> String {
         let (named, default) = match queue {
-            Queue::Acquisition => (&self.celery_acquisition_task, "apps.data_acquisition.tasks.fetch_data"),
-            Queue::Aggregation => (&self.celery_aggregation_task, "apps.data_aggregation.tasks.combine_data"),
+            Queue::Acquisition => (&self.celery_acquisition_task, ACQUISITION_TASK),
+            Queue::Aggregation => (&self.celery_aggregation_task, AGGREGATION_TASK),
         };
         named.clone().unwrap_or_else(|| default.to_owned())
     }

@@ -2,6 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::config::is_near;
 use crate::failure::{Exit, Failure, said};
 use crate::message::Message;
 
@@ -37,8 +38,9 @@ pub fn failure(err: &clap::Error) -> Option<Failure> {
     }
     let suggested =
         [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand].into_iter().find_map(|kind| err.get(kind));
-    let help = match (suggested, text(ContextKind::ValidValue)) {
-        (Some(names), _) => Message::DidYouMean { name: best(names) },
+    let given = text(ContextKind::InvalidSubcommand).or_else(|| text(ContextKind::InvalidArg)).unwrap_or_default();
+    let help = match (suggested.and_then(|names| best(&given, names)), text(ContextKind::ValidValue)) {
+        (Some(name), _) => Message::DidYouMean { name },
         (None, Some(names)) if !names.is_empty() => Message::KnownAre { names },
         _ => Message::SeeHelp { command: command(err) },
     };
@@ -53,12 +55,15 @@ fn context(value: &ContextValue) -> String {
     }
 }
 
-/// The best suggestion; clap puts it last.
-fn best(suggested: &ContextValue) -> String {
-    match suggested {
-        ContextValue::Strings(names) => names.last().cloned().unwrap_or_default(),
+/// The best suggestion; clap puts it last, and makes some that nobody can have meant.
+fn best(given: &str, suggested: &ContextValue) -> Option<String> {
+    let name = match suggested {
+        ContextValue::Strings(names) => names.last().cloned()?,
         other => context(other),
-    }
+    };
+    let [given, meant] = [given, &name].map(|text| text.trim_start_matches('-'));
+    let is_part = meant.starts_with(given) || given.starts_with(meant);
+    (is_part || is_near(given, meant)).then_some(name)
 }
 
 /// The command that was meant: the words of its usage line before the first argument.

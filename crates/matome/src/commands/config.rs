@@ -1,5 +1,7 @@
 //! `matome config ...`
 
+use std::net::SocketAddr;
+
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use matome_model::field_error::Words;
@@ -7,7 +9,7 @@ use serde_json::json;
 use serde_json::value::to_raw_value;
 
 use crate::cli::{ConfigCommand, OutputArgs};
-use crate::config::{Config, SETTINGS, Setting, shown};
+use crate::config::{Config, SETTINGS, Setting, by_key, shown};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::message::Message;
@@ -44,10 +46,23 @@ fn row(setting: &Setting, config: &Config, flags: &ArgMatches) -> Row {
     let (values, origin) = match (given, config.get(setting.key)) {
         (Some(values), _) => (values, format!("--{}", setting.key.replace('_', "-"))),
         (None, Some(found)) => (found.values.clone(), found.origin.clone()),
-        (None, None) => (vec![setting.default.to_owned()], "default".to_owned()),
+        (None, None) => (default(setting, config, flags), "default".to_owned()),
     };
     let row = json!({ "key": setting.key, "value": shown(setting, &values), "origin": origin });
     to_raw_value(&row).expect("text is JSON")
+}
+
+/// What holds when nobody says anything.
+fn default(setting: &Setting, config: &Config, flags: &ArgMatches) -> Vec<String> {
+    let mut values = vec![setting.default.to_owned()];
+    if setting.key == "allowed_hosts" {
+        // A server answers to the address that it listens on, too.
+        let bind = by_key("bind").expect("a setting");
+        let given = flag(bind, flags).or_else(|| config.get(bind.key).map(|found| found.values.clone()));
+        let address = given.and_then(|values| values.first()?.parse::<SocketAddr>().ok());
+        values.extend(address.filter(|address| !address.ip().is_loopback()).map(|address| address.ip().to_string()));
+    }
+    values
 }
 
 /// The value of the flag, when it was given on the command line.

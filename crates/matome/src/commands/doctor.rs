@@ -89,17 +89,25 @@ pub async fn run(args: DoctorArgs, config: &Config, console: &Console) -> Result
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     match (count(Severity::Error), count(Severity::Warning)) {
         (0, 0) => Ok(()),
-        (0, warnings) if args.strict => {
-            Err(Failure::new(Exit::Differences, Message::DoctorWarns { n: warnings.to_string() })
-                .help(Message::SeeFixes))
-        }
+        (0, warnings) if args.strict => Err(Failure::new(Exit::Differences, warns(warnings)).help(Message::SeeFixes)),
         (0, warnings) => {
-            console.notice(Message::DoctorWarns { n: warnings.to_string() });
+            console.notice(warns(warnings));
             Ok(())
         }
         (errors, _) => {
-            Err(Failure::new(Exit::Failed, Message::DoctorFails { n: errors.to_string() }).help(Message::SeeFixes))
+            let what = match errors {
+                1 => Message::DoctorFailsOnce,
+                n => Message::DoctorFails { n: n.to_string() },
+            };
+            Err(Failure::new(Exit::Failed, what).help(Message::SeeFixes))
         }
+    }
+}
+
+fn warns(warnings: usize) -> Message {
+    match warnings {
+        1 => Message::DoctorWarnsOnce,
+        n => Message::DoctorWarns { n: n.to_string() },
     }
 }
 

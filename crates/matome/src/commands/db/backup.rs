@@ -1,8 +1,8 @@
 //! `matome db backup`: a copy of the database as it is now, while others work on it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub async fn run(
         }
         None => copy_file(&file, &copy, console).await?,
     };
+    // The directory is closed to others; a copy of it may not be.
+    fs::set_permissions(&copy, Permissions::from_mode(0o600)).map_err(failed)?;
     let total = fs::metadata(&copy).map_or(0, |meta| meta.len());
     if plan.with_key {
         copy_key(storage, &part.0.join(KEY))?;
