@@ -22,6 +22,11 @@ async fn a_database_at_work_after_a_kill_and_at_rest_has_nothing_broken() {
         assert!(table.starts_with("invariant\tstatus\twhat\twhere\nstorage\tok\t"), "{}: {table}", home.name);
         assert!(!table.contains("violated"), "{}: {table}", home.name);
         home.ok(&["db", "check", "--full"]);
+        let told = home.ok(&["db", "check", "-o", "json", "--lang", "ja"]);
+        for verdict in serde_json::from_str::<Vec<Value>>(&told).unwrap() {
+            let what = verdict["what"].as_str().unwrap();
+            assert!(what.chars().any(|c| ('\u{3040}'..='\u{30ff}').contains(&c)), "{verdict}");
+        }
         server.kill();
         home.ok(&["db", "check", "--full"]);
         // It left the directory as it was: the next process still learns of the kill, and starts.

@@ -6,6 +6,7 @@ mod content;
 mod invariants;
 
 use futures::TryStreamExt as _;
+use matome_model::field_error::Words;
 
 use crate::db::{Conn, Dialect, Snapshot};
 use crate::error::{Result, StoreError};
@@ -21,7 +22,7 @@ pub struct Verdict {
     /// Its name, a word for programs.
     pub invariant: &'static str,
     /// What must hold, for people.
-    pub rule: &'static str,
+    pub rule: Words,
     /// How often it does not.
     pub violations: u64,
     /// Where, the first few.
@@ -29,7 +30,8 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn new(invariant: &'static str, rule: &'static str) -> Self {
+    fn new(invariant: &'static str, (english, japanese): (&str, &str)) -> Self {
+        let rule = Words::new(english, japanese);
         Self { invariant, rule, violations: 0, places: Vec::new() }
     }
 

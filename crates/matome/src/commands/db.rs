@@ -5,6 +5,8 @@ mod copy;
 mod manifest;
 mod restore;
 
+use matome_model::language::Language;
+use matome_model::say;
 use matome_store::check::{Verdict, check};
 use matome_store::db::Snapshot;
 use serde_json::json;
@@ -40,7 +42,7 @@ pub async fn run(command: DbCommand, console: &Console) -> Result<(), Failure> {
 
 async fn run_check(storage: &StorageArgs, console: &Console, full: bool, output: &OutputArgs) -> Result<(), Failure> {
     let verdicts = check(&mut snapshot(storage).await?, full).await?;
-    let rows: Vec<Row> = verdicts.iter().map(|verdict| row(verdict, output.output)).collect();
+    let rows: Vec<Row> = verdicts.iter().map(|verdict| row(verdict, output.output, console.language)).collect();
     print_rows(console, output, &rows, COLUMNS)?;
     match broken(&verdicts) {
         None => Ok(()),
@@ -67,17 +69,20 @@ async fn snapshot(storage: &StorageArgs) -> Result<Snapshot, Failure> {
     Ok(Snapshot::of_file(&file).await?)
 }
 
-fn row(verdict: &Verdict, output: Format) -> Row {
+fn row(verdict: &Verdict, output: Format, language: Language) -> Row {
     let status = if verdict.holds() { "ok" } else { "violated" };
     let places = match (output, verdict.violations.saturating_sub(verdict.places.len() as u64)) {
         (Format::Json | Format::Ndjson | Format::Yaml, _) => json!(verdict.places),
         (_, 0) => json!(verdict.places.join("; ")),
-        (_, more) => json!(format!("{}; and {more} more", verdict.places.join("; "))),
+        (_, more) => {
+            let more = say!("and {more} more", "ほか {more} 件");
+            json!(format!("{}; {}", verdict.places.join("; "), more.text(language)))
+        }
     };
     let row = json!({
         "invariant": verdict.invariant,
         "status": status,
-        "what": verdict.rule,
+        "what": verdict.rule.text(language),
         "count": verdict.violations,
         "where": places,
     });

@@ -23,7 +23,8 @@ const SAMPLE: i64 = 1_000;
 /// A table whose rows carry a hash of their content.
 pub(super) struct Content {
     pub(super) name: &'static str,
-    pub(super) rule: &'static str,
+    /// In English and in Japanese.
+    pub(super) rule: (&'static str, &'static str),
     all: &'static str,
     next: &'static str,
     ends: &'static str,
@@ -33,7 +34,7 @@ pub(super) struct Content {
 // Rows of the original application may have no hash, or one of their own until they are filled.
 pub(super) const RECORDS: Content = Content {
     name: "record_hash",
-    rule: "data_hash is the SHA-256 of a record's canonical form",
+    rule: ("data_hash is the SHA-256 of a record's canonical form", "data_hash は、レコードの正準形の SHA-256 である"),
     all: "select id, raw_data, data_hash from acquired_data where data_hash is not null and not exists (
     select 1 from adoptions w where w.kind = 'source' and w.object_id = acquired_data.source_id
         and acquired_data.id > w.done_id and acquired_data.id <= w.up_to_id)",
@@ -47,7 +48,10 @@ order by id limit 1",
 
 pub(super) const QUARANTINE: Content = Content {
     name: "quarantine_bytes",
-    rule: "a record in quarantine has its bytes, or the beginning of them, as its hash says",
+    rule: (
+        "a record in quarantine has its bytes, or the beginning of them, as its hash says",
+        "隔離されたレコードには、ハッシュのとおりのバイト列か、その先頭がある",
+    ),
     all: "select id, raw, raw_length, raw_hash from quarantine",
     next: "select id, raw, raw_length, raw_hash from quarantine where id >= $1 order by id limit 1",
     ends: "select min(id) as low, max(id) as high from quarantine",
