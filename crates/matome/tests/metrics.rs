@@ -7,9 +7,9 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use support::redis::RedisServer;
-use support::{Server, homes, postgres_home, until, write};
+use support::{Server, homes, postgres_home, until, upstream, write};
 
 /// Samples by name and labels.
 fn samples(text: &str) -> BTreeMap<String, f64> {
@@ -32,7 +32,9 @@ async fn metrics_address(server: &Server) -> String {
 
 /// The counters that alerts watch.
 fn watched() -> Vec<String> {
-    let mut counters = vec!["matome_leases_stolen_total".to_owned(), "matome_heartbeat_errors_total".to_owned()];
+    let mut counters = ["matome_leases_stolen_total", "matome_heartbeat_errors_total", "matome_clock_jumps_total"]
+        .map(str::to_owned)
+        .to_vec();
     for outcome in ["succeeded", "failed", "cancelled", "retry", "released", "yielded", "lease_lost"] {
         for queue in ["acquisition", "aggregation"] {
             counters.push(format!("matome_tasks_finished_total{{queue=\"{queue}\",outcome=\"{outcome}\"}}"));
@@ -188,5 +190,150 @@ async fn metrics_of_tasks_have_the_names_of_celery_exporter_when_they_are_asked_
         let announced: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE celery_")).collect();
         let once: BTreeSet<&str> = announced.iter().copied().collect();
         assert_eq!(announced.len(), once.len(), "{announced:?}");
+    }
+}
+
+/// What a name in a query can stand for: the labels of its series.
+type Series = BTreeMap<String, Vec<BTreeMap<String, String>>>;
+
+/// The labels in braces, `a="b",c="d"`.
+fn labels(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.strip_suffix('"').unwrap_or(text).split("\",").filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| pair.split_once("=\"").unwrap_or_else(|| panic!("`{pair}` is no label")))
+        .map(|(name, value)| (name.trim().to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn series(text: &str) -> Series {
+    let mut series = Series::new();
+    for key in samples(text).into_keys() {
+        let (name, rest) = key.split_once('{').unwrap_or((key.as_str(), "}"));
+        series.entry(name.to_owned()).or_default().push(labels(rest.strip_suffix('}').unwrap()));
+    }
+    series
+}
+
+/// The metrics of ours that a query names, each with what stands in its braces.
+fn selectors(query: &str) -> Vec<(&str, &str)> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (at, _) in query.match_indices("matome_").filter(|(at, _)| !query[..*at].ends_with(is_word)) {
+        let rest = &query[at..];
+        let (name, rest) = rest.split_at(rest.find(|c| !is_word(c)).unwrap_or(rest.len()));
+        let braces = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        found.push((name, braces.map_or("", |(inside, _)| inside)));
+    }
+    found
+}
+
+/// The words between `start` and `end`, wherever these stand.
+fn between<'t>(text: &'t str, start: &str, end: &str) -> Vec<&'t str> {
+    text.split(start).skip(1).filter_map(|rest| rest.split_once(end)).map(|(inside, _)| inside).collect()
+}
+
+/// What a query, or the text beside it, asks for that no series has.
+fn unanswered(series: &Series, query: &str, text: &str) -> Vec<String> {
+    // Prometheus itself adds these.
+    let is_added = |label: &str| label == "instance" || label == "job";
+    let grouped: BTreeSet<&str> =
+        between(query, " by (", ")").into_iter().flat_map(|list| list.split(',').map(str::trim)).collect();
+    let mut missing = Vec::new();
+    let mut all_labels = BTreeSet::new();
+    for (name, braces) in selectors(query) {
+        let Some(known) = series.get(name) else {
+            missing.push(format!("no `{name}`"));
+            continue;
+        };
+        let has = |label: &str| known.iter().any(|labels| labels.contains_key(label));
+        all_labels.extend(known.iter().flat_map(BTreeMap::keys).map(String::as_str));
+        for matcher in braces.split(',').filter(|matcher| !matcher.is_empty()) {
+            let (label, value) = matcher.split_once('=').unwrap();
+            // Of a pattern, such as `5..`, there may be nothing yet.
+            let is_there = match value.strip_prefix('"').filter(|_| !label.ends_with('!')) {
+                Some(value) => known
+                    .iter()
+                    .any(|labels| labels.get(label.trim()).is_some_and(|has| has == value.trim_end_matches('"'))),
+                None => has(label.trim_end_matches('!').trim()),
+            };
+            if !is_there {
+                missing.push(format!("no `{name}{{{matcher}}}`"));
+            }
+        }
+        missing.extend(
+            grouped
+                .iter()
+                .filter(|label| !is_added(label) && !has(label))
+                .map(|label| format!("`{name}` has no `{label}`")),
+        );
+    }
+    let named = between(text, "{{", "}}").into_iter().map(|label| label.trim().trim_start_matches("$labels."));
+    let is_plain = !["sum", "max", "histogram_quantile"].iter().any(|function| query.starts_with(function));
+    let is_shown =
+        |label: &str| grouped.contains(label) || (is_plain && (is_added(label) || all_labels.contains(label)));
+    missing.extend(
+        named
+            .filter(|label| !is_shown(label) && !label.starts_with("$value"))
+            .map(|label| format!("`{label}` is not in the answer")),
+    );
+    missing
+}
+
+/// Every query in a file, with its texts.
+fn queries(value: &Value, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(query) = members.get("expr").and_then(Value::as_str) {
+                let texts = ["annotations", "legendFormat"].map(|name| members.get(name).map(Value::to_string));
+                found.push((query.to_owned(), texts.into_iter().flatten().collect()));
+            }
+            members.values().for_each(|member| queries(member, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| queries(item, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_and_dashboard_ask_for_series_that_a_live_server_has() {
+    let redis = RedisServer::start(&[]);
+    let mut home = postgres_home().await.reaching(upstream(20).await);
+    home.redis_url = Some(redis.url());
+    home.extra.extend(["--metrics-bind".to_owned(), "127.0.0.1:0".to_owned()]);
+    let rows = home.extra[1].rsplit_once(':').unwrap().1.to_owned();
+    let server = home.serve().await;
+    let url = metrics_address(&server).await;
+    let config = json!({ "url": format!("http://127.0.0.1:{rows}/rows"), "records": "$.results" });
+    let source = server.source("rows", "api", config).await;
+    server.run("acquisition", source).await;
+    let sum = server.aggregation("sum", "select sum(n) as n from rows").await;
+    server.run("aggregation", sum).await;
+    let redis_is_used = async || scrape(&server, &url).await.contains("matome_redis_ping_seconds_count");
+    until("Redis is used", redis_is_used).await;
+    let found = series(&scrape(&server, &url).await);
+
+    let text =
+        |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap();
+    let rules: Value = yaml_serde::from_str(&text("deploy/prometheus/matome.rules.yaml")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text("deploy/grafana/matome.json")).unwrap();
+    for (file, value) in [("rules", rules), ("dashboard", dashboard)] {
+        let mut asked = Vec::new();
+        queries(&value, &mut asked);
+        assert!(asked.len() > 10, "{file}: {asked:?}");
+        for (query, text) in asked {
+            let missing = unanswered(&found, &query, &text);
+            assert!(missing.is_empty(), "{file}: `{query}` ({text}): {missing:?}");
+        }
+    }
+    // What this finds.
+    for (query, text) in [
+        ("sum(rate(matome_tasks_finished_total{outcome=\"fail\"}[5m]))", ""),
+        ("sum by (lane) (matome_tasks_running)", ""),
+        ("matome_db_connections{kind=~\"u.*\"}", ""),
+        ("matome_tasks_finished", ""),
+        ("sum by (queue) (matome_tasks_running)", "{{ $labels.role }}"),
+        ("max(matome_db_full)", "{{instance}}"),
+    ] {
+        assert_eq!(unanswered(&found, query, text).len(), 1, "{query}");
     }
 }
