@@ -83,6 +83,7 @@ fn reason(err: &ConnectorError) -> &'static str {
         ConnectorError::NoCursor { .. } => "cursor",
         ConnectorError::TooMuch { .. } => "read_limit",
         ConnectorError::Closed { .. } | ConnectorError::Frames { .. } => "connection",
+        ConnectorError::TurnedAway { .. } => "refused",
         ConnectorError::Silent { .. } => "silence",
         ConnectorError::NoStream { .. } => "no_stream",
         ConnectorError::Checkpoint(_) => "checkpoint",

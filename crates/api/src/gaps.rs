@@ -46,6 +46,7 @@ pub(crate) fn schemas() -> Value {
             "gaps": {"type": "array", "items": described(json!({
                 "from": time, "until": time,
                 "reason": {"type": "string", "enum": ["closed", "broken", "silence", "unreadable", "stopped"]},
+                "code": {"type": ["integer", "null"]}, "message": {"type": ["string", "null"]},
             }))},
         })),
     })

@@ -309,6 +309,22 @@ pub enum ConnectorError {
         /// What it says about it.
         reason: String,
     },
+    /// The source ended each of several connections soon, by a code which says that it does not want them.
+    #[error(
+        "{position}: the source closes each connection soon after it stands{}, {times} times in a row; look at `auth`, \
+         `secrets` and what `subscribe` asks for",
+        closed(*code, reason)
+    )]
+    TurnedAway {
+        /// The last connection.
+        position: Box<Position>,
+        /// The code of its end.
+        code: Option<u16>,
+        /// What the source says about it.
+        reason: String,
+        /// How many there were.
+        times: u32,
+    },
     /// A connection on which nothing comes.
     #[error(
         "{position}: nothing came for {} s (`heartbeat.silence_secs`), so the connection was given up",
@@ -467,6 +483,7 @@ impl ConnectorError {
             | Self::Regress { .. }
             | Self::NoCursor { .. }
             | Self::TooMuch { .. }
+            | Self::TurnedAway { .. }
             | Self::NoStream { .. }
             | Self::Checkpoint(_) => Advice::Fail,
         }
@@ -489,6 +506,7 @@ impl ConnectorError {
             | Self::Spent { position, .. }
             | Self::Regress { position, .. }
             | Self::Closed { position, .. }
+            | Self::TurnedAway { position, .. }
             | Self::Silent { position, .. }
             | Self::Frames { position, .. }
             | Self::NoStream { position, .. }

@@ -92,6 +92,14 @@ pub(super) fn of(error: &ConnectorError) -> String {
             let code = super::closed(*code, reason).replace("code", "コード");
             format!("{}: データソースが接続を閉じました{code}", at(position))
         }
+        E::TurnedAway { position, code, reason, times } => {
+            let code = super::closed(*code, reason).replace("code", "コード");
+            format!(
+                "{}: データソースが接続のたびにすぐ閉じます{code}。{times} 回続きました。`auth`、`secrets`、`subscribe` で求めるものを\
+                 確かめてください",
+                at(position)
+            )
+        }
         E::Silent { position, silence } => format!(
             "{}: {} 秒のあいだ何も届かなかったため (`heartbeat.silence_secs`)、接続を打ち切りました",
             at(position),

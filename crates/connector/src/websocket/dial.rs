@@ -56,6 +56,12 @@ impl Lost {
         }
     }
 
+    /// Whether the source says by the code of its end that it does not want this client: the policy is not kept (1008), not
+    /// authorized (3000), forbidden (3003), or a reason of its own (4000 to 4999).
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Closed { code: Some(1008 | 3000 | 3003 | 4000..=4999), .. })
+    }
+
     /// The error that a read ends with when there is no other connection.
     pub(super) fn into_error(self, position: Position) -> ConnectorError {
         let position = Box::new(position);

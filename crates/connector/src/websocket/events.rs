@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::dial::Lost;
 use super::message::{KEPT_BYTES, Message};
+use super::socket::HELD_BYTES;
 
 /// So much of a line is held whatever the limit of data is.
 const LINE_BYTES: usize = 8 * 1024;
@@ -37,7 +38,14 @@ impl Events {
             };
             self.heard = Instant::now();
             match piece {
-                Some(bytes) => self.parser.feed(&bytes),
+                Some(bytes) => {
+                    self.parser.feed(&bytes);
+                    // Its beginning is held, but its end may never come.
+                    let size = self.parser.unfinished();
+                    if size > HELD_BYTES {
+                        return Err(Lost::TooLong(size));
+                    }
+                }
                 None => return Err(Lost::Closed { code: None, reason: String::new() }),
             }
         }
@@ -83,6 +91,11 @@ impl EventParser {
             has_new_id: false,
             ready: std::collections::VecDeque::new(),
         }
+    }
+
+    /// How much of a line and of an event came that have not ended yet.
+    fn unfinished(&self) -> usize {
+        self.line_size + self.data_size
     }
 
     pub(super) fn take(&mut self) -> Option<Message> {

@@ -24,6 +24,8 @@ use crate::record::{Batch, DocumentError, Item, ReadStats};
 const HEARD_EVERY: Duration = Duration::from_secs(30);
 /// A wait that a source asks for is waited for up to this; a longer one ends the attempt, and the task goes on after it.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// So many connections in a row that the source ends by a code which says that it does not want them are the last ones.
+const REFUSALS: u32 = 3;
 
 pub(super) struct StreamReader {
     config: Arc<WebsocketConfig>,
@@ -38,10 +40,16 @@ pub(super) struct StreamReader {
     connections: u64,
     /// Messages of this connection.
     messages: u64,
-    /// Tries since the last message.
+    /// When this connection stood, and whether a record came on it.
+    stood: Option<Instant>,
+    has_given: bool,
+    /// Tries since the last connection that was of use.
     failures: u32,
-    /// Why there is no connection.
+    /// Those of them, the latest, that the source has refused.
+    refusals: u32,
+    /// Why there is no connection, and what the source said about it.
     lost: &'static str,
+    closed: (Option<u16>, Option<String>),
     last_error: Option<ConnectorError>,
     /// Until when nothing is tried, if the source said so.
     not_before: Option<Instant>,
@@ -122,8 +130,12 @@ impl StreamReader {
             connection: None,
             connections: 0,
             messages: 0,
+            stood: None,
+            has_given: false,
             failures: 0,
+            refusals: 0,
             lost: "stopped",
+            closed: (None, None),
             last_error: None,
             not_before: None,
             waiting: VecDeque::new(),
@@ -241,11 +253,12 @@ impl StreamReader {
             biased;
             () = self.request.cancel.cancelled() => Came::Stop,
             () = until(ends_at) => Came::Stop,
+            // Before what comes: a source that sends without a pause, were it pings alone, keeps no page back.
+            () = tokio::time::sleep_until(due) => Came::Due,
             came = connection.next() => match came {
                 Ok(message) => Came::Message(message),
                 Err(lost) => Came::Lost(lost),
             },
-            () = tokio::time::sleep_until(due) => Came::Due,
         }
     }
 
@@ -270,8 +283,14 @@ impl StreamReader {
         if decoded.is_passed_over {
             self.state.passed_over += 1;
         }
-        if !decoded.items.is_empty() {
-            self.failures = 0;
+        self.has_given |= !decoded.items.is_empty();
+        // A greeting that says why there will be nothing may be taken for a record; what moves on is none.
+        if decoded
+            .token
+            .as_deref()
+            .is_some_and(|token| self.state.token.as_deref().is_none_or(|of| of.get() != token.get()))
+        {
+            (self.failures, self.refusals) = (0, 0);
         }
         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(decoded.items.len());
         decoded.items.drain(..skipped);
@@ -322,7 +341,16 @@ impl StreamReader {
             }
             page.items.push(rejected(Vec::new(), reason, detail, &place));
         }
+        let has_lasted = self.stood.take().is_some_and(|stood| stood.elapsed() > self.config.reconnect.longest);
+        if has_lasted && self.has_given {
+            (self.failures, self.refusals) = (0, 0);
+        }
         self.failures += 1;
+        self.refusals = if lost.is_refusal() { self.refusals + 1 } else { 0 };
+        self.closed = match &lost {
+            Lost::Closed { code, reason } => (*code, Some(reason.clone()).filter(|reason| !reason.is_empty())),
+            _ => (None, None),
+        };
         let error = lost.into_error(place.position());
         tracing::info!(document = %self.document, reason = self.lost, "the connection of a stream was lost: {error}");
         self.last_error = Some(error);
@@ -345,6 +373,11 @@ impl StreamReader {
     /// Opens a connection, after the wait that is due; `false` when the read is over.
     async fn connect(&mut self) -> Result<bool, ConnectorError> {
         loop {
+            if let Some(ConnectorError::Closed { position, code, reason }) =
+                self.last_error.take_if(|_| self.refusals >= REFUSALS)
+            {
+                return Err(ConnectorError::TurnedAway { position, code, reason, times: self.refusals });
+            }
             if self.failures > self.config.reconnect.attempts {
                 return Err(self.last_error.take().unwrap_or(ConnectorError::Broken));
             }
@@ -416,15 +449,17 @@ impl StreamReader {
         if !resumes {
             self.state.taken = 0;
             if let Some(from) = self.state.heard.take() {
-                let gap = Gap { from, until: iso8601(self.clock.now()), reason: self.lost.to_owned() };
+                let (code, message) = std::mem::take(&mut self.closed);
+                let gap = Gap { from, until: iso8601(self.clock.now()), reason: self.lost.to_owned(), code, message };
                 tracing::warn!(
                     document = %self.document, from = gap.from, until = gap.until, reason = gap.reason,
-                    "a stream that cannot be resumed has a gap"
+                    code = gap.code, said = gap.message.as_deref(), "a stream that cannot be resumed has a gap"
                 );
                 self.state.add_gap(gap);
                 self.stats.gaps += 1;
             }
         }
+        (self.stood, self.has_given) = (Some(Instant::now()), false);
         self.heard();
         self.is_dirty = true;
     }

@@ -15,6 +15,12 @@ pub struct Gap {
     pub until: String,
     /// Why: `closed`, `broken`, `silence`, `unreadable` or `stopped` (no task was listening).
     pub reason: String,
+    /// The code with which the source closed a WebSocket (RFC 6455, section 7.4), if it gave one.
+    #[serde(default)]
+    pub code: Option<u16>,
+    /// What it said about it.
+    #[serde(default)]
+    pub message: Option<String>,
 }
 
 /// Where a stream is.

@@ -7,8 +7,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use matome_connector::ReadRequest;
 use matome_connector::websocket::gaps_of;
+use matome_connector::{Item, ReadRequest};
 
 use crate::peer::{after, connector, first, raws, read};
 
@@ -67,4 +67,39 @@ async fn events_are_chosen_by_type_and_204_ends_the_stream() {
     let source = connector(&[address], &config);
     let mut reader = source.read(ReadRequest::default()).await.unwrap();
     assert!(reader.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn events_that_are_too_long_or_have_no_end_are_told_and_the_next_is_read() {
+    let reasons = |batches: &[matome_connector::Batch]| {
+        let items = batches.iter().flat_map(|batch| &batch.items);
+        let reason = |item: &Item| match item {
+            Item::Rejected { reason, .. } => reason.as_str(),
+            Item::Record { .. } => "",
+        };
+        items.map(reason).collect::<Vec<_>>()
+    };
+    let address = serve(|_, _| events(format!("data: {{\"t\":\"{}\"}}\n\ndata: {{}}\n\n", "x".repeat(300_000)))).await;
+    let config = format!(r#"{{"url":"http://{address}/","max_message_bytes":100,{FAST}}}"#);
+    let batches = first(connector(&[address], &config).as_ref(), 2).await.unwrap();
+    assert_eq!(reasons(&batches)[..2], ["record_limit", ""]);
+    assert!(raws(&batches)[0].len() > 8 * 1024, "its beginning is kept");
+
+    // A line, and an event of many lines.
+    for piece in ["x".repeat(1 << 16), format!("data: {}\n", "x".repeat(1 << 16))] {
+        let asked = Arc::new(Mutex::new(0));
+        let address = serve(move |_, _| {
+            *asked.lock().unwrap() += 1;
+            if *asked.lock().unwrap() > 1 {
+                return events("data: {}\n\n".to_owned());
+            }
+            let piece = axum::body::Bytes::from(piece.clone());
+            let endless = futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
+            ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(endless)).into_response()
+        })
+        .await;
+        let config = format!(r#"{{"url":"http://{address}/",{FAST}}}"#);
+        let batches = first(connector(&[address], &config).as_ref(), 2).await.unwrap();
+        assert_eq!(reasons(&batches)[..2], ["record_limit", ""]);
+    }
 }

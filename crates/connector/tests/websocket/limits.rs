@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::SinkExt as _;
 use matome_connector::{Item, ReadRequest};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::peer::{Peer, failure, first, raws, told};
 
@@ -99,4 +103,71 @@ async fn a_reader_that_is_slow_makes_the_source_wait() {
         reader.next().await.unwrap().unwrap();
     }
     assert!(sent.load(Ordering::SeqCst) > waits, "and goes on");
+}
+
+/// A part of a message of text.
+fn part(text: impl Into<Vec<u8>>, is_first: bool, is_last: bool) -> Message {
+    let kind = if is_first { Data::Text } else { Data::Continue };
+    Message::Frame(Frame::message(text.into(), OpCode::Data(kind), is_last))
+}
+
+/// Corpus 119: fragments.
+#[tokio::test]
+async fn a_message_in_many_frames_is_one_and_may_not_grow_without_end() {
+    let peer = Peer::start(|mut accepted| async move {
+        let whole = format!(r#"{{"text":"{}"}}"#, "まとめ".repeat(100));
+        let bytes = whole.as_bytes();
+        for (at, byte) in bytes.iter().enumerate() {
+            let sent = accepted.socket.send(part([*byte], at == 0, at + 1 == bytes.len())).await;
+            // Pings may come in between.
+            let pinged = accepted.socket.send(Message::Ping(Vec::new().into())).await;
+            if sent.and(pinged).is_err() {
+                return;
+            }
+        }
+        if accepted.number > 1 {
+            return accepted.stay().await;
+        }
+        let mut is_first = true;
+        while accepted.socket.send(part(vec![b'x'; 1 << 20], is_first, false)).await.is_ok() {
+            is_first = false;
+        }
+    })
+    .await;
+    let config = r#"{"url":"ws://HOST/","reconnect":{"min_ms":1,"max_ms":2},"batch":{"wait_ms":20}}"#;
+    let batches = first(peer.connector(config).as_ref(), 3).await.unwrap();
+    assert_eq!(reasons(&batches), ["", "record_limit", ""]);
+    let whole = format!(r#"{{"text":"{}"}}"#, "まとめ".repeat(100));
+    assert_eq!(raws(&batches), [whole.as_str(), "", whole.as_str()]);
+    assert_eq!(peer.accepted.load(Ordering::SeqCst), 2);
+}
+
+/// Corpus 119: pings.
+#[tokio::test]
+async fn a_flood_of_pings_keeps_no_record_back_and_the_read_from_no_end() {
+    let peer = Peer::start(|mut accepted| async move {
+        accepted.send(r#"{"n":1}"#).await;
+        // Nothing that the client answers is read.
+        loop {
+            let sent = match accepted.socket.feed(Message::Ping(Vec::new().into())).await {
+                Ok(()) if rand::random::<u8>() == 0 => accepted.socket.flush().await,
+                fed => fed,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let connector = peer.connector(r#"{"url":"ws://HOST/","batch":{"wait_ms":200}}"#);
+    let request = ReadRequest::default();
+    let cancel = request.cancel.clone();
+    let mut reader = connector.read(request).await.unwrap();
+    let batch = tokio::time::timeout(Duration::from_secs(20), reader.next()).await.expect("the page is due");
+    assert_eq!(raws(&[batch.unwrap().unwrap()]), [r#"{"n":1}"#]);
+    let end = async {
+        cancel.cancel();
+        while reader.next().await.unwrap().is_some() {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), end).await.expect("the read ends");
 }

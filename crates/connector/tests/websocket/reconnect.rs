@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::SinkExt as _;
-use matome_connector::ReadRequest;
 use matome_connector::websocket::gaps_of;
+use matome_connector::{Advice, ConnectorError, ReadRequest};
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -166,19 +166,68 @@ async fn a_heartbeat_of_its_own_is_sent_instead_of_pings() {
 }
 
 #[tokio::test]
-async fn tries_without_a_record_in_between_come_to_an_end() {
+async fn a_source_that_greets_and_turns_away_is_given_up_whether_the_greeting_is_a_record_or_not() {
+    for (records, code) in [("$", 1008), ("$", 4001), ("$.data", 3000)] {
+        let peer = Peer::start(move |mut accepted| async move {
+            accepted.send(r#"{"error":"go away"}"#).await;
+            let frame = CloseFrame { code: code.into(), reason: "token s3cret is no good".into() };
+            let _ = accepted.socket.close(Some(frame)).await;
+            accepted.stay().await;
+        })
+        .await;
+        let config = format!(
+            r#"{{"url":"ws://HOST/","records":"{records}","auth":{{"type":"bearer","token":"s3cret"}},
+            "reconnect":{{"min_ms":1,"max_ms":5000}}}}"#
+        );
+        let connector = peer.connector(&config);
+        let mut reader = connector.read(ReadRequest::default()).await.unwrap();
+        let (mut batches, mut error) = (Vec::new(), None);
+        while error.is_none() {
+            match reader.next().await {
+                Ok(batch) => batches.extend(batch),
+                Err(told) => error = Some(told),
+            }
+        }
+        let error = error.unwrap();
+        let told = crate::peer::told(&error);
+        assert!(told.contains(&format!("code {code}: token *** is no good), 3 times")), "{told}");
+        assert!(told.contains(&format!("コード {code}")) && told.contains("look at `auth`"), "{told}");
+        assert!(!format!("{error:?}").contains("s3cret"));
+        assert_eq!(error.advice(), Advice::Fail);
+        assert_eq!(peer.accepted.load(Ordering::SeqCst), 3);
+        assert_eq!(raws(&batches).len(), if records == "$" { 3 } else { 0 }, "what came is handed on");
+        let (_, gaps) = gaps_of(&batches.last().unwrap().checkpoint);
+        assert_eq!((gaps[0].code, gaps[0].message.as_deref()), (Some(code), Some("token *** is no good")));
+    }
+}
+
+#[tokio::test]
+async fn connections_that_end_soon_are_no_reason_to_hurry_the_next() {
     let peer = Peer::start(|mut accepted| async move {
-        accepted.send(r#"{"error":"go away"}"#).await;
-        let frame = CloseFrame { code: 4001.into(), reason: "token s3cret is no good".into() };
+        accepted.send(format!(r#"{{"connection":{}}}"#, accepted.number)).await;
+        let _ = accepted.socket.close(None).await;
+        accepted.stay().await;
+    })
+    .await;
+    let config = r#"{"url":"ws://HOST/","reconnect":{"min_ms":1,"max_ms":5000,"attempts":4}}"#;
+    let error = crate::peer::failure(peer.connector(config).as_ref()).await;
+    assert!(matches!(error, ConnectorError::Closed { .. }), "{error}");
+    assert_eq!(error.advice(), Advice::Retry { after: None });
+    assert_eq!(peer.accepted.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn a_connection_that_moves_the_cursor_on_was_of_use_however_soon_and_by_whatever_code_it_ends() {
+    let peer = Peer::start(|mut accepted| async move {
+        let seq = accepted.parameter("after").map_or(0, |after| after.parse::<u64>().unwrap() + 1);
+        accepted.send(format!(r#"{{"seq":{seq}}}"#)).await;
+        let frame = CloseFrame { code: 4000.into(), reason: "one at a time".into() };
         let _ = accepted.socket.close(Some(frame)).await;
         accepted.stay().await;
     })
     .await;
-    let config = r#"{"url":"ws://HOST/","records":"$.data","auth":{"type":"bearer","token":"s3cret"},
-        "reconnect":{"min_ms":1,"max_ms":2,"attempts":3}}"#;
-    let error = crate::peer::failure(peer.connector(config).as_ref()).await;
-    let told = crate::peer::told(&error);
-    assert!(told.contains("code 4001: token *** is no good") && told.contains("コード 4001"), "{told}");
-    assert!(!format!("{error:?}").contains("s3cret"));
-    assert_eq!(peer.accepted.load(Ordering::SeqCst), 4);
+    let config = r#"{"url":"ws://HOST/","resume":{"cursor":"$.seq","param":"after"},"batch":{"wait_ms":5},
+        "reconnect":{"min_ms":1,"max_ms":5000,"attempts":2}}"#;
+    let batches = first(peer.connector(config).as_ref(), 12).await.unwrap();
+    assert_eq!(raws(&batches).len(), 12);
 }
