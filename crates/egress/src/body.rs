@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::write::MultiGzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
 /// Output beyond this share of the input is a bomb, not data.
@@ -18,7 +19,7 @@ const MADE_BYTES: usize = 64 * 1024;
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// What a client says it can decompress.
-pub(crate) const ACCEPTED: &str = "gzip, br, zstd";
+pub(crate) const ACCEPTED: &str = "gzip, br, zstd, deflate";
 
 /// Why a piece was refused.
 #[derive(Debug)]
@@ -38,6 +39,12 @@ enum Codec {
     Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     Brotli {
         state: Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>,
+        ended: bool,
+    },
+    /// With the header and the checksum of zlib, as RFC 9110 has it, or bare, as some send it; its first two bytes tell.
+    Deflate {
+        head: Vec<u8>,
+        decoder: Option<Decompress>,
         ended: bool,
     },
     /// One or more frames; `ended`: the last one is whole.
@@ -83,6 +90,7 @@ impl Inflate {
                 let state = Box::new(BrotliState::new_strict(alloc(), alloc(), alloc()));
                 Codec::Brotli { state, ended: false }
             }
+            "deflate" => Codec::Deflate { head: Vec::new(), decoder: None, ended: false },
             "zstd" => {
                 let mut decoder = Decoder::new().ok()?;
                 decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)).ok()?;
@@ -98,6 +106,7 @@ impl Inflate {
         match self.codec {
             Codec::Gzip(_) => "gzip",
             Codec::Brotli { .. } => "br",
+            Codec::Deflate { .. } => "deflate",
             Codec::Zstd { .. } => "zstd",
         }
     }
@@ -116,6 +125,18 @@ impl Inflate {
                     output.extend_from_slice(&made);
                 }
                 Codec::Brotli { state, ended } => brotli(state, ended, step, &mut self.budget, &mut output)?,
+                Codec::Deflate { head, decoder: None, ended } => {
+                    head.extend_from_slice(step);
+                    if let [first, second, ..] = head[..] {
+                        let has_header = first & 0x0f == 8 && u16::from_be_bytes([first, second]) % 31 == 0;
+                        let mut decoder = Decompress::new(has_header);
+                        deflate(&mut decoder, ended, head, &mut self.budget, &mut output)?;
+                        self.codec = Codec::Deflate { head: Vec::new(), decoder: Some(decoder), ended: *ended };
+                    }
+                }
+                Codec::Deflate { decoder: Some(decoder), ended, .. } => {
+                    deflate(decoder, ended, step, &mut self.budget, &mut output)?;
+                }
                 Codec::Zstd { decoder, ended } => zstd(decoder, ended, step, &mut self.budget, &mut output)?,
             }
         }
@@ -132,7 +153,7 @@ impl Inflate {
                 decoder.try_finish().map_err(InflateError::Corrupt)?;
                 Ok(std::mem::take(decoder.get_mut()))
             }
-            Codec::Brotli { ended, .. } | Codec::Zstd { ended, .. } => {
+            Codec::Brotli { ended, .. } | Codec::Deflate { ended, .. } | Codec::Zstd { ended, .. } => {
                 if *ended {
                     Ok(Vec::new())
                 } else {
@@ -140,6 +161,36 @@ impl Inflate {
                 }
             }
         }
+    }
+}
+
+fn deflate(
+    decoder: &mut Decompress,
+    ended: &mut bool,
+    mut input: &[u8],
+    budget: &mut Budget,
+    output: &mut Vec<u8>,
+) -> Result<(), InflateError> {
+    let mut piece = [0; MADE_BYTES];
+    while !*ended {
+        let before = (decoder.total_in(), decoder.total_out());
+        let status = decoder.decompress(input, &mut piece, FlushDecompress::None);
+        let status = status.map_err(|_| corrupt("it is no deflate"))?;
+        // Both are no longer than these.
+        let count = |more: u64| usize::try_from(more).unwrap_or(usize::MAX);
+        let (taken, made) = (count(decoder.total_in() - before.0), count(decoder.total_out() - before.1));
+        budget.make(made)?;
+        output.extend_from_slice(piece.get(..made).unwrap_or_default());
+        input = input.get(taken..).unwrap_or_default();
+        *ended = status == Status::StreamEnd;
+        // A full piece may have left something behind in the decoder.
+        if taken == 0 && made == 0 || input.is_empty() && made < MADE_BYTES {
+            break;
+        }
+    }
+    match *ended && !input.is_empty() {
+        true => Err(corrupt("something stands behind its end")),
+        false => Ok(()),
     }
 }
 
@@ -280,9 +331,31 @@ mod tests {
             assert!(matches!(broken, Err(InflateError::Corrupt(_))), "{encoding}");
             assert_eq!(inflate_as(encoding, &[]).unwrap(), b"", "{encoding}");
         }
-        assert!(Inflate::of("deflate").is_none());
+        assert!(Inflate::of("compress").is_none());
         let behind = [STANDARD.decode(BROTLI).unwrap(), b"more".to_vec()].concat();
         assert!(matches!(inflate_as("br", &[&behind]), Err(InflateError::Corrupt(_))));
+    }
+
+    #[test]
+    fn deflate_inflates_with_the_header_of_zlib_and_without() {
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), Compression::default());
+        zlib.write_all(&text()).unwrap();
+        let mut bare = flate2::write::DeflateEncoder::new(Vec::new(), Compression::default());
+        bare.write_all(&text()).unwrap();
+        for bytes in [zlib.finish().unwrap(), bare.finish().unwrap()] {
+            assert_eq!(inflate_as("deflate", &[&bytes]).unwrap(), text());
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(inflate_as("deflate", &single).unwrap(), text());
+            for end in [1, 20, bytes.len() - 1] {
+                let cut = inflate_as("deflate", &[&bytes[..end]]);
+                assert!(matches!(cut, Err(InflateError::Corrupt(_))), "up to {end}");
+            }
+            let behind = [&bytes[..], b"more"].concat();
+            assert!(matches!(inflate_as("deflate", &[&behind]), Err(InflateError::Corrupt(_))));
+        }
+        let broken = inflate_as("deflate", &[b"this is not compressed at all"]);
+        assert!(matches!(broken, Err(InflateError::Corrupt(_))));
+        assert_eq!(inflate_as("deflate", &[]).unwrap(), b"");
     }
 
     #[test]
@@ -293,9 +366,13 @@ mod tests {
     }
 
     #[test]
-    fn bombs_of_brotli_and_zstd_are_stopped_soon_after_the_grace() {
+    fn bombs_of_the_others_are_stopped_soon_after_the_grace() {
         let zeros = zstd::encode_all(&vec![0; 64 * 1024 * 1024][..], 3).unwrap();
-        for (encoding, bytes) in [("br", STANDARD.decode(BROTLI_BOMB).unwrap()), ("zstd", zeros)] {
+        let mut deflated = flate2::write::ZlibEncoder::new(Vec::new(), Compression::default());
+        deflated.write_all(&vec![0; 64 * 1024 * 1024]).unwrap();
+        let deflated = deflated.finish().unwrap();
+        for (encoding, bytes) in [("br", STANDARD.decode(BROTLI_BOMB).unwrap()), ("zstd", zeros), ("deflate", deflated)]
+        {
             let mut inflate = Inflate::of(encoding).unwrap();
             assert!(matches!(inflate.push(&bytes), Err(InflateError::Ratio)), "{encoding}");
             assert!(inflate.budget.made < 2 * 1024 * 1024, "{encoding}: {}", inflate.budget.made);

@@ -123,14 +123,19 @@ async fn gzip_is_inflated_within_limits() {
     let encoded = |body: Vec<u8>| ([(header::CONTENT_ENCODING, "gzip")], body);
     let bomb = gzip(&vec![b'0'; 32 * 1024 * 1024]);
     let cut = gzip(b"a body of some length")[..20].to_vec();
+    let mut deflated = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    deflated.write_all("日本語".as_bytes()).unwrap();
+    let deflated = deflated.finish().unwrap();
     let router = Router::new()
         .route("/plain", get(move || async move { encoded(gzip("日本語".as_bytes())) }))
         .route("/bomb", get(move || async move { encoded(bomb) }))
         .route("/cut", get(move || async move { encoded(cut) }))
-        .route("/other", get(|| async { ([(header::CONTENT_ENCODING, "deflate")], "x") }));
+        .route("/deflate", get(move || async move { ([(header::CONTENT_ENCODING, "deflate")], deflated) }))
+        .route("/other", get(|| async { ([(header::CONTENT_ENCODING, "compress")], "x") }));
     let address = serve(router).await;
     let client = allowing(&[address]);
     assert_eq!(text(&client, request(address, "/plain")).await.unwrap(), "日本語");
+    assert_eq!(text(&client, request(address, "/deflate")).await.unwrap(), "日本語");
     assert!(matches!(text(&client, request(address, "/bomb")).await, Err(EgressError::TooLarge { .. })));
     assert!(matches!(text(&client, request(address, "/cut")).await, Err(EgressError::Encoding { .. })));
     assert!(matches!(text(&client, request(address, "/other")).await, Err(EgressError::Encoding { .. })));
