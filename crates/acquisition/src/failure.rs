@@ -61,6 +61,7 @@ fn reason(err: &ConnectorError) -> &'static str {
             PlaceFault::Lost => "connection",
         },
         ConnectorError::Egress { .. } | ConnectorError::Unreached { .. } if err.is_denied() => "denied",
+        ConnectorError::Egress { .. } | ConnectorError::Certificates { .. } if err.is_of_tls() => "tls",
         ConnectorError::Unreached { .. } => "unreached",
         ConnectorError::Database { fault, .. } => match fault {
             DatabaseFault::Auth => "auth",
@@ -71,6 +72,7 @@ fn reason(err: &ConnectorError) -> &'static str {
             DatabaseFault::Lost => "connection",
         },
         ConnectorError::Egress { .. } => "request",
+        ConnectorError::Certificates { .. } => "tls",
         ConnectorError::Status { status, .. } => match status.as_u16() {
             401 | 403 => "auth",
             _ => "http_status",

@@ -13,7 +13,6 @@ mod server;
 mod session;
 mod sqlite;
 mod state;
-mod trust;
 mod value;
 
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use matome_egress::Dialer;
 pub(crate) use config::parse as parse_config;
 pub use config::{DatabaseConfig, Engine, Place, Relation};
 pub use incremental::{Incremental, Nulls};
-pub use server::{ClientCertificate, Server, Tls, TlsMode};
+pub use server::{Server, Tls, TlsMode};
 
 use crate::error::ConnectorError;
 use crate::file::FileRoots;

@@ -172,6 +172,14 @@ pub enum ConnectorError {
         /// How, in English and in Japanese.
         change: (&'static str, &'static str),
     },
+    /// A certificate or a key that a config names is none.
+    #[error("{position}: {problem}")]
+    Certificates {
+        /// Where they are for.
+        position: Box<Position>,
+        /// What is wrong.
+        problem: Words,
+    },
     /// A document that can not be taken apart.
     #[error("{position}: {problem}")]
     Document {
@@ -419,6 +427,17 @@ impl ConnectorError {
         matches!(source, EgressError::Denied { .. })
     }
 
+    /// Whether TLS did not come about.
+    pub fn is_of_tls(&self) -> bool {
+        match self {
+            Self::Egress { source, .. } => {
+                matches!(source, EgressError::Handshake { .. } | EgressError::Certificates { .. } | EgressError::Tls(_))
+            }
+            Self::Certificates { .. } | Self::Database { fault: DatabaseFault::Tls, .. } => true,
+            _ => false,
+        }
+    }
+
     /// What the worker should do.
     pub fn advice(&self) -> Advice {
         let retry = Advice::Retry { after: None };
@@ -431,9 +450,11 @@ impl ConnectorError {
             | Self::Place { fault: PlaceFault::Lost, .. } => retry,
             Self::Egress { source, .. } | Self::Unreached { source, .. } => match source {
                 EgressError::Closed { wait, .. } => Advice::Retry { after: Some(*wait) },
+                EgressError::Handshake { fault, .. } if fault.may_pass() => retry,
                 EgressError::Resolve { .. }
                 | EgressError::Connection { .. }
                 | EgressError::Dial { .. }
+                | EgressError::Unanswered { .. }
                 | EgressError::Timeout { .. }
                 | EgressError::Slow { .. } => retry,
                 EgressError::Denied { .. }
@@ -441,6 +462,8 @@ impl ConnectorError {
                 | EgressError::Redirects { .. }
                 | EgressError::TooLarge { .. }
                 | EgressError::Encoding { .. }
+                | EgressError::Handshake { .. }
+                | EgressError::Certificates { .. }
                 | EgressError::Client(_)
                 | EgressError::Tls(_) => Advice::Fail,
             },
@@ -474,6 +497,7 @@ impl ConnectorError {
             | Self::TooManyFiles { .. }
             | Self::FileTooLarge { .. }
             | Self::Changed { .. }
+            | Self::Certificates { .. }
             | Self::Document { .. }
             | Self::Place { .. }
             | Self::Database { .. }
@@ -493,6 +517,7 @@ impl ConnectorError {
     pub fn position(&self) -> Option<&Position> {
         match self {
             Self::Io { position, .. }
+            | Self::Certificates { position, .. }
             | Self::Document { position, .. }
             | Self::Place { position, .. }
             | Self::Egress { position, .. }

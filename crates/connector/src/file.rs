@@ -100,7 +100,8 @@ impl Connector for FileConnector {
 /// Proposes what `config` leaves open, by the files that it names beneath `roots`, or elsewhere by `means`.
 pub(crate) async fn propose(roots: Arc<FileRoots>, means: Means, config: String) -> Result<Proposal, ConnectorError> {
     validate_for_probe(SourceType::File, &config).map_err(ConnectorError::Config)?;
-    let Some((place, timeout)) = config::place_of(&config) else { return Err(ConnectorError::Draft) };
+    let Some((place, tls, timeout)) = config::place_of(&config) else { return Err(ConnectorError::Draft) };
+    let means = means.with(&tls, &roots, place.origins())?;
     let cancel = CancellationToken::new();
     // What is waited for ends with whoever waits for the look.
     let _waits = cancel.clone().drop_guard();
@@ -126,8 +127,14 @@ pub(crate) fn of_address(config: &str) -> Option<String> {
 }
 
 /// Whether the document that `config` names by its address is a file, by what its server says, and how that is told.
-pub(crate) async fn is_file(means: Means, config: &str) -> Result<(bool, Option<Words>), ConnectorError> {
-    let Some((Place::Http(place), timeout)) = config::place_of(config) else { return Ok((false, None)) };
+pub(crate) async fn is_file(
+    roots: &FileRoots,
+    means: Means,
+    config: &str,
+) -> Result<(bool, Option<Words>), ConnectorError> {
+    let Some((place, tls, timeout)) = config::place_of(config) else { return Ok((false, None)) };
+    let means = means.with(&tls, roots, place.origins())?;
+    let Place::Http(place) = place else { return Ok((false, None)) };
     let told = place.look(Reach::new(means, timeout, None, CancellationToken::new())).await?;
     Ok(address::judge(place.url.path(), &told))
 }

@@ -18,6 +18,7 @@ mod registry;
 mod schema;
 mod secrets;
 mod sigv4;
+pub mod tls;
 pub mod websocket;
 
 pub use config::{

@@ -45,17 +45,20 @@ impl Registry {
             ParsedConfig::Draft => Err(ConnectorError::Draft),
             // What was sent is in the store, which nobody here knows.
             ParsedConfig::Push(_) => Err(ConnectorError::Pushed),
-            ParsedConfig::File(config) => Ok(Box::new(FileConnector::new(*config, self.roots.clone(), self.means()))),
+            ParsedConfig::File(config) => {
+                let means = self.means().with(&config.tls, &self.roots, config.place.origins())?;
+                Ok(Box::new(FileConnector::new(*config, self.roots.clone(), means)))
+            }
             ParsedConfig::Database(config) => {
                 Ok(Box::new(DatabaseConnector::new(*config, self.roots.clone(), self.client.dialer())))
             }
             ParsedConfig::Api(config) => {
-                let (client, clock) = (self.client.clone(), self.clock.clone());
-                Ok(Box::new(ApiConnector::new(*config, client, clock, self.tokens.clone())))
+                let client = config.tls.client(&self.client, &self.roots, config.origins())?;
+                Ok(Box::new(ApiConnector::new(*config, client, self.clock.clone(), self.tokens.clone())))
             }
             ParsedConfig::Websocket(config) => {
-                let (client, clock) = (self.client.clone(), self.clock.clone());
-                Ok(Box::new(WebsocketConnector::new(*config, client, clock, self.tokens.clone())))
+                let client = config.tls.client(&self.client, &self.roots, config.origins())?;
+                Ok(Box::new(WebsocketConnector::new(*config, client, self.clock.clone(), self.tokens.clone())))
             }
         }
     }
@@ -70,7 +73,7 @@ impl Registry {
         }
         let Some(of_file) = file::of_address(config) else { return (api, config.to_owned(), None) };
         let finding = |option, words: Option<Words>| words.map(|words| Finding { option, value: None, words });
-        match file::is_file(self.means(), &of_file).await {
+        match file::is_file(&self.roots, self.means(), &of_file).await {
             Ok((true, words)) => (file, of_file, finding("path", words)),
             Ok((false, words)) => (api, config.to_owned(), finding("url", words)),
             // Whoever looks at it says why.
@@ -91,8 +94,12 @@ impl Registry {
     ) -> Result<Proposal, ConnectorError> {
         match source_type {
             SourceType::Api => {
-                let (client, clock) = (self.client.clone(), self.clock.clone());
-                Probe::new(client, clock, self.tokens.clone(), time).run(config).await
+                let client = match validate_config(source_type, config) {
+                    Ok(ParsedConfig::Api(config)) => config.tls.client(&self.client, &self.roots, config.origins())?,
+                    // Whoever looks at it says why.
+                    _ => self.client.clone(),
+                };
+                Probe::new(client, self.clock.clone(), self.tokens.clone(), time).run(config).await
             }
             SourceType::File => file::propose(self.roots.clone(), self.means(), config.to_owned()).await,
             SourceType::Database | SourceType::Websocket | SourceType::Push => Err(ConnectorError::Draft),

@@ -12,6 +12,7 @@ mod common;
 mod database;
 mod file;
 mod push;
+mod tls;
 mod websocket;
 
 use matome_model::source::SourceType;

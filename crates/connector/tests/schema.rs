@@ -40,6 +40,17 @@ fn configs() -> Vec<(SourceType, Value)> {
         config["tls"] = tls;
         found.push((SourceType::Database, config));
     }
+    for (source_type, name, place) in [
+        (SourceType::Api, "url", "https://h/"),
+        (SourceType::Websocket, "url", "wss://h/"),
+        (SourceType::File, "path", "https://h/a.csv"),
+    ] {
+        for tls in
+            [json!({"cert": "c", "key": "k", "ca": "a"}), json!({"cert_file": "c", "key_file": "k", "ca_file": "a"})]
+        {
+            found.push((source_type, json!({name: place, "tls": tls})));
+        }
+    }
     let more = [
         (
             SourceType::File,
@@ -292,6 +303,9 @@ fn everything_is_described_and_secrets_are_only_written() {
         "api.auth(hmac).secret",
         "database.password",
         "database.tls.key",
+        "api.tls.key",
+        "file.tls.key",
+        "websocket.tls.key",
         "push.webhook.secret",
     ] {
         assert!(wanted(secret), "{secret} of {secrets:?}");

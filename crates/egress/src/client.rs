@@ -2,28 +2,29 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Upgraded, redirect};
-use rustls::ClientConfig;
 use url::Url;
 
 use crate::body::{ACCEPTED, Inflate, InflateError, RATIO_LIMIT};
 use crate::budgets::Rate;
-use crate::dial::Dialer;
+use crate::dial::{self, Dialer};
 use crate::error::{EgressError, shown};
 use crate::pace::{Pace, SharedPace};
 use crate::policy::Policy;
 use crate::resolver::{self, Resolver, System};
-use crate::tls;
+use crate::tls::{Certificates, Tls, TlsFault};
 
 /// How many redirects of one request are followed.
 const REDIRECT_LIMIT: usize = 5;
 /// How long the resolver, and then each connection, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long is looked, once nothing came, whether the host takes connections at all.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// All names and values of an answer's headers together.
 const HEADER_LIMIT_BYTES: usize = 64 * 1024;
 /// So many bytes of a body have to come in the time that each of its pieces is waited for; else a server could hold a
@@ -143,9 +144,11 @@ pub struct Response {
 /// The origins that were reached lately, by host, port and whether TLS is spoken.
 type Origins = HashMap<(String, u16, bool), Bound>;
 
-/// One origin, and the client that is bound to the addresses it was found to have.
+/// One origin, the addresses that it was found to have, and the client that is bound to them.
+#[derive(Clone)]
 struct Bound {
     since: Instant,
+    addresses: Arc<[SocketAddr]>,
     client: reqwest::Client,
 }
 
@@ -156,7 +159,7 @@ pub struct HttpClient {
     resolver: Arc<dyn Resolver>,
     pace: Arc<Pace>,
     origins: Arc<Mutex<Origins>>,
-    verifying: Arc<OnceLock<ClientConfig>>,
+    tls: Arc<Tls>,
 }
 
 impl HttpClient {
@@ -167,7 +170,15 @@ impl HttpClient {
 
     /// As [`HttpClient::new`], with another resolver than the machine's.
     pub fn with_resolver(policy: Policy, resolver: Arc<dyn Resolver>) -> Self {
-        Self { policy, resolver, pace: Arc::default(), origins: Arc::default(), verifying: Arc::default() }
+        Self { policy, resolver, pace: Arc::default(), origins: Arc::default(), tls: Arc::default() }
+    }
+
+    /// The same, with connections of its own that have these certificates besides those of the machine.
+    ///
+    /// # Errors
+    /// [`EgressError::Certificates`] when one can not be read, or is for another key.
+    pub fn with_certificates(&self, certificates: &Certificates) -> Result<Self, EgressError> {
+        Ok(Self { origins: Arc::default(), tls: Arc::new(Tls::with(certificates)?), ..self.clone() })
     }
 
     /// Connections for other protocols, to what this client may reach.
@@ -219,7 +230,7 @@ impl HttpClient {
         let mut rate = request.rate;
         for _ in 0..=REDIRECT_LIMIT {
             check_scheme(&mut url)?;
-            let client = self.client_for(&url).await?;
+            let bound = self.client_for(&url, request.timeout).await?;
             let turn = self.pace.turn(url.host_str().unwrap_or_default(), rate.take()).await;
             turn.map_err(|wait| EgressError::Closed { url: shown(&url), wait })?;
             let mut headers = request.headers.clone();
@@ -231,14 +242,16 @@ impl HttpClient {
                 }
             }
             headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static(ACCEPTED));
-            let mut sending = client.request(request.method.clone(), url.clone()).headers(headers);
+            let mut sending = bound.client.request(request.method.clone(), url.clone()).headers(headers);
             if let Some(body) = &request.body {
                 sending = sending.body(body.clone());
             }
-            let answer = tokio::time::timeout(request.timeout, sending.send())
-                .await
-                .map_err(|_| EgressError::Timeout { url: shown(&url), timeout: request.timeout })?
-                .map_err(|error| connection(&url, "the request", error))?;
+            let answer = match tokio::time::timeout(request.timeout, sending.send()).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) if error.is_timeout() => return Err(bound.silent(&url, CONNECT_TIMEOUT).await),
+                Ok(Err(error)) => return Err(connection(&url, "the request", error)),
+                Err(_) => return Err(bound.silent(&url, request.timeout).await),
+            };
             self.check_peer(&answer, &url)?;
             match redirect_target(&answer, &url)? {
                 Some(target) if request.method == Method::GET => url = target,
@@ -263,19 +276,21 @@ impl HttpClient {
     }
 
     /// The client for the origin of `url`, whose addresses are checked already.
-    async fn client_for(&self, url: &Url) -> Result<reqwest::Client, EgressError> {
+    async fn client_for(&self, url: &Url, timeout: Duration) -> Result<Bound, EgressError> {
         let refused = |reason| EgressError::Url { url: shown(url), reason };
         let host = url.host().ok_or_else(|| refused("it names no host"))?;
         let port = url.port_or_known_default().ok_or_else(|| refused("it names no port"))?;
         let secure = url.scheme() == "https";
         let key = (host.to_string(), port, secure);
         if let Some(bound) = self.lock().get(&key).filter(|bound| bound.since.elapsed() < RESOLUTION_LIFETIME) {
-            return Ok(bound.client.clone());
+            return Ok(bound.clone());
         }
-        let addresses = resolver::resolve(&self.policy, &*self.resolver, &host, port, CONNECT_TIMEOUT).await?;
+        let timeout = timeout.min(CONNECT_TIMEOUT);
+        let addresses = resolver::resolve(&self.policy, &*self.resolver, &host, port, timeout).await?;
+        let addresses: Arc<[SocketAddr]> = addresses.into();
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls(secure)?)
-            .dns_resolver(Arc::new(Checked { host: key.0.clone(), addresses }))
+            .tls_backend_preconfigured(self.tls.config_for(url)?)
+            .dns_resolver(Arc::new(Checked { host: key.0.clone(), addresses: addresses.to_vec() }))
             .redirect(redirect::Policy::none())
             .no_proxy()
             .no_gzip()
@@ -292,25 +307,28 @@ impl HttpClient {
         if origins.len() >= ORIGIN_LIMIT {
             origins.clear();
         }
-        origins.insert(key, Bound { since: Instant::now(), client: client.clone() });
-        Ok(client)
-    }
-
-    fn tls(&self, secure: bool) -> Result<ClientConfig, EgressError> {
-        if !secure {
-            return tls::unused().map_err(EgressError::Tls);
-        }
-        // Reading the machine's certificates takes milliseconds; only the first https request pays.
-        if let Some(config) = self.verifying.get() {
-            return Ok(config.clone());
-        }
-        let config = tls::verifying().map_err(EgressError::Tls)?;
-        Ok(self.verifying.get_or_init(|| config).clone())
+        let bound = Bound { since: Instant::now(), addresses, client };
+        origins.insert(key, bound.clone());
+        Ok(bound)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Origins> {
         // The map is whole after any panic: it is only ever inserted into.
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bound {
+    /// What it means that nothing came from `url` for this time. The transport does not say how far it got, so that is looked at
+    /// once more: many a firewall drops what it does not let through.
+    async fn silent(&self, url: &Url, timeout: Duration) -> EgressError {
+        match tokio::time::timeout(LOOK_TIMEOUT, dial::first_of(&self.addresses)).await {
+            Ok(Ok(_)) => EgressError::Timeout { url: shown(url), timeout },
+            _ => {
+                let port = url.port_or_known_default().unwrap_or_default();
+                EgressError::Unanswered { peer: format!("{}:{port}", url.host_str().unwrap_or_default()), timeout }
+            }
+        }
     }
 }
 
@@ -357,7 +375,16 @@ fn connection(url: &Url, action: &'static str, error: reqwest::Error) -> EgressE
         return EgressError::Timeout { url: shown(url), timeout: CONNECT_TIMEOUT };
     }
     // The transport's own message would repeat the address with its query.
-    EgressError::Connection { url: shown(url), action, source: error.without_url() }
+    let error = error.without_url();
+    let fault = match url.scheme() == "https" && error.is_connect() {
+        true => TlsFault::of_opening(&error),
+        // Later it is what got lost on the way.
+        false => TlsFault::of(&error).filter(|fault| *fault != TlsFault::NoTls),
+    };
+    if let Some(fault) = fault {
+        return EgressError::Handshake { url: shown(url), fault, source: error };
+    }
+    EgressError::Connection { url: shown(url), action, source: error }
 }
 
 impl Response {

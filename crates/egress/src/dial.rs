@@ -47,7 +47,7 @@ impl Dialer {
         let addresses = resolver::resolve(&self.policy, &*self.resolver, &named, port, timeout).await?;
         let shown = format!("{host}:{port}");
         match tokio::time::timeout(timeout, first_of(&addresses)).await {
-            Err(_) => Err(EgressError::Timeout { url: shown, timeout }),
+            Err(_) => Err(EgressError::Unanswered { peer: shown, timeout }),
             Ok(Err(source)) => Err(EgressError::Dial { peer: shown, source }),
             Ok(Ok(stream)) => Ok(stream),
         }
@@ -63,7 +63,8 @@ fn parse(text: &str) -> Result<Host<String>, EgressError> {
     Host::parse(text).map_err(|_| EgressError::Url { url: text.to_owned(), reason: "it is no host name" })
 }
 
-async fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+/// The connection to the first of these that takes one.
+pub(crate) async fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no address");
     for address in addresses {
         let connected = async {

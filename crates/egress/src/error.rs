@@ -7,6 +7,7 @@ use matome_model::field_error::Words;
 use url::Url;
 
 use crate::policy::EgressRule;
+use crate::tls::TlsFault;
 
 /// A request that could not be made or whose answer could not be read.
 ///
@@ -64,6 +65,17 @@ pub enum EgressError {
         #[source]
         source: reqwest::Error,
     },
+    /// TLS did not come about.
+    #[error("`{url}`: {}", fault.words().english)]
+    Handshake {
+        /// The address without its query.
+        url: String,
+        /// Why.
+        fault: TlsFault,
+        /// The transport's error.
+        #[source]
+        source: reqwest::Error,
+    },
     /// No connection of a protocol other than HTTP.
     #[error("no connection to `{peer}`")]
     Dial {
@@ -73,8 +85,20 @@ pub enum EgressError {
         #[source]
         source: std::io::Error,
     },
-    /// Nothing came for too long.
-    #[error("`{url}` did not answer within {} s", timeout.as_secs_f64())]
+    /// Nobody takes the connection.
+    #[error(
+        "no connection to `{peer}` within {} s: nothing answers there; look at the address and the port, and whether a \
+         firewall is on the way",
+        timeout.as_secs_f64()
+    )]
+    Unanswered {
+        /// Host and port.
+        peer: String,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// Nothing came for too long on a connection that stands.
+    #[error("`{url}` was connected to, but sent nothing within {} s", timeout.as_secs_f64())]
     Timeout {
         /// The address without its query.
         url: String,
@@ -123,6 +147,15 @@ pub enum EgressError {
     /// The HTTP client could not be set up.
     #[error("the http client can not be set up")]
     Client(#[source] reqwest::Error),
+    /// A certificate or a key that was given for connections.
+    #[error("`tls.{option}` or `tls.{option}_file` can not be used")]
+    Certificates {
+        /// `ca`, `cert` or `key`.
+        option: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// TLS could not be set up.
     #[error("tls can not be set up")]
     Tls(#[source] rustls::Error),
@@ -161,9 +194,15 @@ impl EgressError {
                 };
                 format!("`{url}`: {action}に失敗しました")
             }
+            Self::Handshake { url, fault, .. } => format!("`{url}`: {}", fault.words().japanese),
             Self::Dial { peer, .. } => format!("`{peer}` に接続できません"),
+            Self::Unanswered { peer, timeout } => format!(
+                "`{peer}` に {} 秒以内に接続できませんでした。応答がありません。アドレスとポート、途中のファイアウォールを確かめて\
+                 ください",
+                timeout.as_secs_f64()
+            ),
             Self::Timeout { url, timeout } => {
-                format!("`{url}` が {} 秒以内に応答しませんでした", timeout.as_secs_f64())
+                format!("`{url}` に接続しましたが、{} 秒以内に何も届きませんでした", timeout.as_secs_f64())
             }
             Self::Slow { url, bytes, timeout } => {
                 format!("`{url}` の応答が遅すぎます: {} 秒で {bytes} バイト", timeout.as_secs_f64())
@@ -179,6 +218,9 @@ impl EgressError {
             }
             Self::Encoding { url, encoding, .. } => format!("`{url}` の応答を展開できません ({encoding})"),
             Self::Client(_) => "HTTP クライアントを用意できません".to_owned(),
+            Self::Certificates { option, .. } => {
+                format!("`tls.{option}` か `tls.{option}_file` を使えません")
+            }
             Self::Tls(_) => "TLS を用意できません".to_owned(),
         }
     }

@@ -24,4 +24,4 @@ pub use policy::{EgressRule, EgressRuleError, Policy};
 pub use reqwest::header;
 pub use reqwest::{Method, StatusCode, Upgraded};
 pub use resolver::Resolver;
-pub use tls::trusted_certificates;
+pub use tls::{Certificates, TlsFault, trusted_certificates};

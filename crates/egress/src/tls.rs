@@ -1,21 +1,78 @@
-//! TLS for outgoing connections: rustls with ring, the system's certificates, the bundled ones when it has none.
+//! TLS for outgoing connections: rustls with ring, and the authorities of this machine, or those of Mozilla's list when it has
+//! none. A source may bring certificates of its own.
 
-use std::sync::Arc;
+mod fault;
+mod verifier;
 
+use std::error::Error;
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use url::{Origin, Url};
 
-/// Verifies peers against the machine's certificates (so a company's own authority works), or against
-/// Mozilla's bundled list on machines that have none.
-///
-/// # Errors
-/// When the crypto provider and the protocol versions do not fit, which a build decides.
-pub(crate) fn verifying() -> Result<ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+use crate::error::EgressError;
+use verifier::Verifier;
+
+pub use fault::TlsFault;
+
+/// Certificates (PEM) that connections have besides those of the machine.
+#[derive(Clone, Default)]
+pub struct Certificates {
+    /// Authorities that are trusted.
+    pub authorities: Vec<u8>,
+    /// What is shown to a server that asks who connects, and its key.
+    pub own: Option<(Vec<u8>, Vec<u8>)>,
+    /// To whom that is shown; nobody else learns of it.
+    pub shown_to: Vec<Origin>,
+}
+
+/// How connections know whom they reach, and what they show of themselves.
+#[derive(Default)]
+pub(crate) struct Tls {
+    verifying: OnceLock<ClientConfig>,
+    showing: Option<(ClientConfig, Vec<Origin>)>,
+}
+
+impl Tls {
+    pub(crate) fn with(certificates: &Certificates) -> Result<Self, EgressError> {
+        let mut roots = machine_roots();
+        for authority in CertificateDer::pem_slice_iter(&certificates.authorities) {
+            let authority = authority.map_err(|source| unusable("ca", source))?;
+            roots.add(authority).map_err(|source| unusable("ca", source))?;
+        }
+        let showing = match &certificates.own {
+            None => None,
+            Some((chain, key)) => {
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+                let chain = chain.map_err(|source| unusable("cert", source))?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|source| unusable("key", source))?;
+                let own = Some((chain, key));
+                Some((verifying(roots.clone(), own)?, certificates.shown_to.clone()))
+            }
+        };
+        Ok(Self { verifying: OnceLock::from(verifying(roots, None)?), showing })
     }
-    with_roots(roots)
+
+    /// For the origin of `url`.
+    pub(crate) fn config_for(&self, url: &Url) -> Result<ClientConfig, EgressError> {
+        if url.scheme() != "https" {
+            return unused();
+        }
+        if let Some((config, shown_to)) = &self.showing
+            && shown_to.contains(&url.origin())
+        {
+            return Ok(config.clone());
+        }
+        // Reading the machine's certificates takes milliseconds; only the first https request pays.
+        if let Some(config) = self.verifying.get() {
+            return Ok(config.clone());
+        }
+        let config = verifying(machine_roots(), None)?;
+        Ok(self.verifying.get_or_init(|| config).clone())
+    }
 }
 
 /// The certificates of this machine's authorities (DER), for drivers that speak TLS themselves and know Mozilla's list.
@@ -23,14 +80,41 @@ pub fn trusted_certificates() -> Vec<Vec<u8>> {
     rustls_native_certs::load_native_certs().certs.into_iter().map(|der| der.to_vec()).collect()
 }
 
-/// For clients that only ever speak plain HTTP: verifies nobody, so a TLS connection could not be made.
-pub(crate) fn unused() -> Result<ClientConfig, rustls::Error> {
-    with_roots(RootCertStore::empty())
+/// So that a company's own authority works.
+fn machine_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
 }
 
-fn with_roots(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+fn verifying(
+    roots: RootCertStore,
+    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<ClientConfig, EgressError> {
     // The provider is named here: a process-wide default would be global state, and may be missing.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let known = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+    let known = known.map_err(|source| unusable("ca", source))?;
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(EgressError::Tls)?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(known)));
+    match own {
+        None => Ok(builder.with_no_client_auth()),
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|source| unusable("key", source)),
+    }
+}
+
+/// For clients that only ever speak plain HTTP: verifies nobody, so a TLS connection could not be made.
+fn unused() -> Result<ClientConfig, EgressError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(EgressError::Tls)?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn unusable(option: &'static str, source: impl Error + Send + Sync + 'static) -> EgressError {
+    EgressError::Certificates { option, source: Box::new(source) }
 }

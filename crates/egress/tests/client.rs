@@ -9,7 +9,7 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
-use matome_egress::{EgressError, HttpClient, Policy, Request};
+use matome_egress::{EgressError, HttpClient, Policy, Request, TlsFault};
 use url::Url;
 
 async fn serve(router: Router) -> SocketAddr {
@@ -178,9 +178,33 @@ async fn a_closed_port_is_a_connection_error_without_the_query() {
 }
 
 #[tokio::test]
-async fn tls_towards_a_server_without_it_is_a_connection_error() {
+async fn tls_towards_a_server_without_it_is_told_so() {
     let address = serve(Router::new().route("/", get(|| async { "hello" }))).await;
     let url = Url::parse(&format!("https://{address}/")).unwrap();
     let error = text(&allowing(&[address]), Request::new(url)).await.unwrap_err();
-    assert!(matches!(error, EgressError::Connection { .. }), "{error}");
+    assert!(matches!(error, EgressError::Handshake { fault: TlsFault::NoTls, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_host_that_takes_no_connection_is_told_from_one_that_says_nothing() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap();
+    let hasty = |address| Request { timeout: Duration::from_millis(500), ..request(address, "/") };
+    let error = text(&allowing(&[silent]), hasty(silent)).await.unwrap_err();
+    assert!(matches!(error, EgressError::Timeout { .. }), "{error}");
+    // As many wait to be accepted as may, so the next ones are not answered, as behind a firewall.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    let connect = || tokio::time::timeout(Duration::from_millis(500), tokio::net::TcpStream::connect(address));
+    while let Ok(Ok(stream)) = connect().await {
+        waiting.push(stream);
+    }
+    let error = text(&allowing(&[address]), hasty(address)).await.unwrap_err();
+    assert!(error.to_string().starts_with(&format!("no connection to `{address}` within 0.5 s")), "{error}");
+    let dialler = allowing(&[address]).dialer();
+    let error = dialler.connect("127.0.0.1", address.port(), Duration::from_millis(500)).await.unwrap_err();
+    assert!(matches!(error, EgressError::Unanswered { .. }), "{error}");
 }

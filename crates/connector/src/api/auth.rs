@@ -7,7 +7,7 @@ use matome_egress::Request;
 use matome_egress::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use matome_model::field_error::Words;
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Origin, Url};
 
 use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome, url};
 use super::signing::Signing;
@@ -120,6 +120,15 @@ impl Auth {
         };
         fields.absorb(auth);
         parsed
+    }
+
+    /// Where tokens are got, or somebody logs in.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        Some(match self.login()? {
+            Login::ClientCredentials(of) => of.token_url.origin(),
+            Login::RefreshToken(of) => of.token_url.origin(),
+            Login::Session(of) => of.login_url.origin(),
+        })
     }
 
     /// What the token that is sent is got with, if one is.

@@ -13,6 +13,7 @@ use super::parents::Parent;
 use super::rate::RateConfig;
 use super::template::{Known, Placeholder};
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
+use crate::tls::TlsOptions;
 
 /// An `api` source.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct ApiConfig {
     pub incremental: Option<Incremental>,
     /// `auth`: credentials, for the origin of `url`.
     pub auth: Option<Auth>,
+    /// `tls`: certificates beside those of the machine.
+    pub tls: TlsOptions,
     /// `errors`: what to make of some answers; the first that holds decides.
     pub errors: Vec<Rule>,
     /// `rate`: how often may be asked.
@@ -41,6 +44,11 @@ impl ApiConfig {
             // A scheme that `url` may not have.
             Origin::Opaque(_) => None,
         }
+    }
+
+    /// Who may see what the source shows of itself.
+    pub(crate) fn origins(&self) -> Vec<Origin> {
+        std::iter::once(self.list.origin().clone()).chain(self.auth.as_ref().and_then(Auth::origin)).collect()
     }
 
     /// What is read, in text: a checkpoint of another scope says nothing about it. Has no secrets.
@@ -77,6 +85,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
         fields.raw("parent");
     }
     let auth = Auth::parse(&mut fields);
+    let tls = TlsOptions::parse(&mut fields);
     let errors = Rule::parse_all(&mut fields);
     let rate = RateConfig::parse(&mut fields);
     if list.as_ref().is_some_and(|list| list.document.is_some())
@@ -96,7 +105,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
     fields.finish()?;
     let Some(mut list) = list else { return Err(Vec::new()) };
     list.carry_cursor(incremental.as_ref().and_then(|incremental| incremental.param.clone()));
-    Ok(ApiConfig { list, parent, incremental, auth, errors, rate, common })
+    Ok(ApiConfig { list, parent, incremental, auth, tls, errors, rate, common })
 }
 
 fn check_incremental(fields: &mut Fields, list: &List, incremental: &Incremental, has_parent: bool, dedupe: Dedupe) {

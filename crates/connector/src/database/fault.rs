@@ -1,10 +1,9 @@
 //! What databases and their drivers complain about, with what to do, in both languages. No message has a secret.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matome_egress::EgressError;
+use matome_egress::{EgressError, TlsFault};
 use matome_model::field_error::Words;
 use matome_model::say;
 use sqlx::error::DatabaseError;
@@ -73,8 +72,8 @@ impl Faults {
     pub(super) fn slow(&self, patience: Duration) -> ConnectorError {
         let secs = patience.as_secs();
         let problem = say!(
-            "the server did not answer within {secs} s (`timeout_secs`)",
-            "サーバーが {secs} 秒以内 (`timeout_secs`) に応答しませんでした"
+            "the server took the connection and did not answer within {secs} s (`timeout_secs`)",
+            "サーバーに接続しましたが、{secs} 秒以内 (`timeout_secs`) に応答がありませんでした"
         );
         self.problem(DatabaseFault::Lost, problem)
     }
@@ -117,6 +116,11 @@ impl Faults {
 
     /// What the driver says about a statement; `before`: characters of it in front of the query of the config.
     pub(super) fn of_query(&self, error: sqlx::Error, before: impl Into<Option<usize>>) -> ConnectorError {
+        if let Some(tls) = TlsFault::of(&error) {
+            let fault = if tls.may_pass() { DatabaseFault::Lost } else { DatabaseFault::Tls };
+            let (position, problem) = (Box::new(self.at(0)), tls.words());
+            return ConnectorError::Database { position, fault, problem, source: Some(error) };
+        }
         let (fault, problem, source) = match error {
             sqlx::Error::Database(said) => {
                 let (fault, problem) = self.said(&*said, before.into());
@@ -129,21 +133,6 @@ impl Faults {
                 );
                 (DatabaseFault::Tls, problem, None)
             }
-            error if chain_has(&error, "received fatal alert: CertificateRequired") => {
-                let problem = Words::new(
-                    "the server wants to see a certificate of the client; give `tls.cert_file` and `tls.key_file`",
-                    "サーバーがクライアントの証明書を求めています。`tls.cert_file` と `tls.key_file` を指定してください",
-                );
-                (DatabaseFault::Tls, problem, Some(error))
-            }
-            error if chain_has(&error, "received fatal alert") => {
-                let problem = Words::new(
-                    "the server breaks TLS off; look at `tls.cert_file` and `tls.key_file` if it wants to see a certificate",
-                    "サーバーが TLS を打ち切りました。証明書を求めるサーバーなら `tls.cert_file` と `tls.key_file` を確かめてください",
-                );
-                (DatabaseFault::Tls, problem, Some(error))
-            }
-            error if is_of_certificate(&error) => (DatabaseFault::Tls, of_certificate(&error), Some(error)),
             error @ sqlx::Error::Tls(_) => {
                 (DatabaseFault::Tls, Words::new("TLS failed", "TLS が失敗しました"), Some(error))
             }
@@ -270,17 +259,6 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn chain_has(error: &dyn Error, part: &str) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.to_string().contains(part) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
 /// Messages of these protocols begin with their length; what begins with text seems to be longer than any.
 fn is_of_another_protocol(error: &sqlx::Error) -> bool {
     const LONGEST: u64 = 1 << 30;
@@ -300,24 +278,4 @@ fn another_protocol() -> Words {
         "what answers there does not speak the protocol of this database; look at `host`, `port` and `engine`",
         "応答した相手はこのデータベースのプロトコルを話しません。`host`、`port`、`engine` を確かめてください",
     )
-}
-
-fn is_of_certificate(error: &sqlx::Error) -> bool {
-    chain_has(error, "invalid peer certificate")
-}
-
-fn of_certificate(error: &sqlx::Error) -> Words {
-    if chain_has(error, "NotValidForName") || chain_has(error, "not valid for name") {
-        Words::new(
-            "the server's certificate is for another name; give as `host` a name that it has",
-            "サーバーの証明書は別の名前のものです。証明書にある名前を `host` に指定してください",
-        )
-    } else if chain_has(error, "UnknownIssuer") {
-        Words::new(
-            "nobody known here has signed the server's certificate; give the certificate of its authority as `tls.ca_file`",
-            "サーバーの証明書の発行者が知られていません。発行した認証局の証明書を `tls.ca_file` に指定してください",
-        )
-    } else {
-        Words::new("the server's certificate is not accepted", "サーバーの証明書を受け入れられません")
-    }
 }

@@ -23,8 +23,8 @@ use super::order::{Column, From, Order, Part, Row};
 use super::reader::{Sink, Stop};
 use super::relay::Relay;
 use super::server::{Server, TlsMode};
-use super::trust::Certificates;
 use crate::error::{ConnectorError, DatabaseFault};
+use crate::tls::Pem;
 
 pub(super) use fault::said;
 use form::Form;
@@ -81,7 +81,7 @@ impl Mysql {
         config: &DatabaseConfig,
         server: &Server,
         dialer: &Dialer,
-        certificates: Certificates,
+        certificates: Pem,
         faults: &Faults,
     ) -> Result<Self, ConnectorError> {
         const SOCKET: &str = "mysqld.sock";
@@ -245,7 +245,7 @@ fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-fn options(server: &Server, certificates: Certificates) -> MySqlConnectOptions {
+fn options(server: &Server, certificates: Pem) -> MySqlConnectOptions {
     let mut options = MySqlConnectOptions::new()
         .host(&server.host)
         .port(server.port)

@@ -20,8 +20,8 @@ use super::order::{Column, Order, Part, Row};
 use super::reader::{Sink, Stop};
 use super::relay::Relay;
 use super::server::{Server, TlsMode};
-use super::trust::Certificates;
 use crate::error::ConnectorError;
+use crate::tls::Pem;
 
 /// A longer record goes to quarantine (`model::canonical::Limits`), so no more of it than its beginning is fetched.
 const ROW_LIMIT_BYTES: u64 = 8 << 20;
@@ -72,7 +72,7 @@ impl Postgres {
         config: &DatabaseConfig,
         server: &Server,
         dialer: &Dialer,
-        certificates: Certificates,
+        certificates: Pem,
         faults: &Faults,
     ) -> Result<Self, ConnectorError> {
         let patience = config.common.timeout;
@@ -155,7 +155,7 @@ impl Postgres {
     }
 }
 
-fn options(server: &Server, certificates: Certificates, relay: &Relay) -> PgConnectOptions {
+fn options(server: &Server, certificates: Pem, relay: &Relay) -> PgConnectOptions {
     // Each of these is said, because the driver would take what is not said from the environment of this process.
     let mut options = PgConnectOptions::new_without_pgpass()
         .socket(relay.dir())

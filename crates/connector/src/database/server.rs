@@ -6,6 +6,10 @@ use url::Url;
 
 use super::config::{Engine, no_nul};
 use crate::config::Fields;
+use crate::error::ConnectorError;
+use crate::file::FileRoots;
+use crate::record::Position;
+use crate::tls::{Pem, TlsOptions, machine_authorities};
 
 /// A server, and who asks it.
 #[derive(Clone, Debug)]
@@ -29,29 +33,19 @@ pub struct Server {
 pub struct Tls {
     /// `mode`: `verify-full` (default), `require` or `disable`.
     pub mode: TlsMode,
-    /// `ca_file`: certificates (PEM) of authorities to trust besides, beneath a file root.
-    pub ca_file: Option<String>,
-    /// What is shown to a server that asks who connects.
-    pub client: Option<ClientCertificate>,
+    /// `ca_file` or `ca`, and what is shown to a server that asks who connects.
+    pub certificates: TlsOptions,
 }
 
-/// A certificate (PEM) of the client, with its key.
-#[derive(Clone, Debug)]
-pub enum ClientCertificate {
-    /// `cert_file` and `key_file`, beneath a file root.
-    Files {
-        /// `cert_file`: the certificate, and those between it and its authority.
-        cert: String,
-        /// `key_file`.
-        key: String,
-    },
-    /// `cert` and `key` themselves.
-    Texts {
-        /// `cert`.
-        cert: String,
-        /// `key`: a secret.
-        key: SecretString,
-    },
+impl Tls {
+    /// The certificates of a connection: those that the server's own is checked with, none where it is not, and what is shown to it.
+    pub(super) fn read(&self, roots: &FileRoots, position: &Position) -> Result<Pem, ConnectorError> {
+        let mut pem = self.certificates.read(roots, position)?;
+        if self.mode == TlsMode::VerifyFull {
+            pem.authorities = [machine_authorities(), pem.authorities].concat();
+        }
+        Ok(pem)
+    }
 }
 
 /// `tls.mode`.
@@ -65,32 +59,41 @@ pub enum TlsMode {
     Disable,
 }
 
-/// `url`, and the engine that its scheme names.
+/// `url`, and the engine that its scheme names, also where something else is wrong with it.
 pub(super) fn url(fields: &mut Fields) -> Option<(Engine, Url)> {
     let text = fields.string("url")?;
-    let url = Url::parse(&text);
-    let engine = url.as_ref().ok().and_then(|url| Engine::of_scheme(url.scheme()));
-    let wrong = match url {
-        Ok(url) if engine.is_none() || url.host_str().is_none_or(str::is_empty) => Words::new(
+    let url = match Url::parse(&text) {
+        Ok(url) => url,
+        Err(error) => {
+            let words = Words::new(
+                format!("Not an address: {error}. Write for example `postgres://host:5432/database`."),
+                format!("アドレスではありません: {error}。例: `postgres://host:5432/database`。"),
+            );
+            fields.fail("url", words);
+            return None;
+        }
+    };
+    let engine = Engine::of_scheme(url.scheme()).filter(|_| url.host_str().is_some_and(|host| !host.is_empty()));
+    if engine.is_none() {
+        let words = Words::new(
             "Give the address of a server, such as `postgres://host:5432/database` or `mysql://host:3306/database`.",
             "サーバーのアドレスを指定してください。例: `postgres://host:5432/database`、`mysql://host:3306/database`。",
-        ),
-        Ok(url) if url.password().is_some() => Words::new(
+        );
+        fields.fail("url", words);
+    } else if url.password().is_some() {
+        let words = Words::new(
             "Leave the password out and give it as `password`: there it is encrypted and never shown.",
             "パスワードは外して `password` に書いてください。そこでは暗号化され、表示されません。",
-        ),
-        Ok(url) if url.query().is_some() || url.fragment().is_some() => Words::new(
+        );
+        fields.fail("url", words);
+    } else if url.query().is_some() || url.fragment().is_some() {
+        let words = Words::new(
             "Leave out what begins with `?` or `#`; use `tls` and `options`.",
             "`?` や `#` から後は外し、`tls` と `options` を使ってください。",
-        ),
-        Ok(url) => return engine.map(|engine| (engine, url)),
-        Err(error) => Words::new(
-            format!("Not an address: {error}. Write for example `postgres://host:5432/database`."),
-            format!("アドレスではありません: {error}。例: `postgres://host:5432/database`。"),
-        ),
-    };
-    fields.fail("url", wrong);
-    None
+        );
+        fields.fail("url", words);
+    }
+    engine.map(|engine| (engine, url))
 }
 
 /// A server, out of the options beside `url`.
@@ -153,45 +156,26 @@ fn percent_decoded(text: &str) -> String {
 }
 
 fn tls(fields: &mut Fields) -> Tls {
-    let mut tls = Tls { mode: TlsMode::VerifyFull, ca_file: None, client: None };
+    let mut tls = Tls { mode: TlsMode::VerifyFull, certificates: TlsOptions::default() };
     let Some(mut own) = fields.nested("tls") else { return tls };
     let words = [("verify-full", TlsMode::VerifyFull), ("require", TlsMode::Require), ("disable", TlsMode::Disable)];
     tls.mode = own.choice("mode", &words).unwrap_or(TlsMode::VerifyFull);
-    tls.ca_file = own.string("ca_file");
-    if tls.ca_file.is_some() && tls.mode != TlsMode::VerifyFull {
+    let authorities = TlsOptions::AUTHORITIES.into_iter().find(|name| own.has(name));
+    let client = TlsOptions::CLIENT.into_iter().find(|name| own.has(name));
+    tls.certificates = TlsOptions::parse_inside(&mut own);
+    if let Some(name) = authorities.filter(|_| tls.mode != TlsMode::VerifyFull) {
         let words = Words::new(
             "Certificates are looked at with the mode `verify-full` only.",
             "証明書を確かめるのはモード `verify-full` だけです。",
         );
-        own.fail("ca_file", words);
+        own.fail(name, words);
     }
-    tls.client = client(&mut own, tls.mode);
-    fields.absorb(own);
-    tls
-}
-
-fn client(own: &mut Fields, mode: TlsMode) -> Option<ClientCertificate> {
-    const NAMES: [&str; 4] = ["cert", "key", "cert_file", "key_file"];
-    let given: Vec<&str> = NAMES.into_iter().filter(|name| own.has(name)).collect();
-    let [cert, key, cert_file, key_file] = NAMES.map(|name| if own.has(name) { own.string(name) } else { None });
-    let first = *given.first()?;
-    if mode == TlsMode::Disable {
+    if let Some(name) = client.filter(|_| tls.mode == TlsMode::Disable) {
         own.fail(
-            first,
+            name,
             Words::new("Without TLS no certificate is shown.", "TLS を使わないときは、証明書を見せません。"),
         );
-        return None;
     }
-    match given.as_slice() {
-        ["cert", "key"] => Some(ClientCertificate::Texts { cert: cert?, key: key?.into() }),
-        ["cert_file", "key_file"] => Some(ClientCertificate::Files { cert: cert_file?, key: key_file? }),
-        _ => {
-            let words = Words::new(
-                "A certificate goes with its key: `cert` and `key`, or `cert_file` and `key_file`.",
-                "証明書と鍵は一緒に指定してください: `cert` と `key`、または `cert_file` と `key_file`。",
-            );
-            own.fail(first, words);
-            None
-        }
-    }
+    fields.absorb(own);
+    tls
 }

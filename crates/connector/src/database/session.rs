@@ -9,7 +9,6 @@ use super::order::{Column, Order, Part};
 use super::postgres::Postgres;
 use super::reader::{Sink, Stop};
 use super::sqlite::Sqlite;
-use super::trust::Certificates;
 use crate::error::ConnectorError;
 use crate::file::FileRoots;
 
@@ -28,7 +27,7 @@ impl Session {
     ) -> Result<Self, ConnectorError> {
         Ok(match &config.place {
             Place::Server(server) => {
-                let certificates = Certificates::of(&server.tls, roots, faults)?;
+                let certificates = server.tls.read(roots, &faults.at(0))?;
                 match config.engine {
                     Engine::Mysql => {
                         Self::Mysql(Box::new(Mysql::open(config, server, dialer, certificates, faults).await?))

@@ -51,7 +51,9 @@ pub(super) fn of(error: &ConnectorError) -> String {
              ときのファイルを初めから読みます。ファイルは別の名前で書き、完成してから名前を変えてください",
             change.1
         ),
-        E::Document { position, problem } => format!("{}: {}", at(position), problem.japanese),
+        E::Certificates { position, problem } | E::Document { position, problem } => {
+            format!("{}: {}", at(position), problem.japanese)
+        }
         E::Place { position, problem, .. } => format!("{}: {}", at(position), problem.japanese),
         E::Egress { position, .. } => format!("{}: 要求が失敗しました", at(position)),
         E::Unreached { position, .. } => format!("{}: 接続できません", at(position)),

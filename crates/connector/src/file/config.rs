@@ -23,6 +23,7 @@ use super::text::Charset;
 use super::xml::XmlPath;
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 use crate::json::JsonPath;
+use crate::tls::TlsOptions;
 
 /// How the bytes of a file, or of what is sent, are records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +223,8 @@ pub struct FileConfig {
     pub path: String,
     /// Where that is.
     pub place: Place,
+    /// `tls`: certificates beside those of the machine, where TLS is spoken.
+    pub tls: TlsOptions,
     /// The extensions of files that are read if `path` is a directory; of a format that none says, all are.
     pub extensions: Vec<&'static str>,
     /// How its files are taken apart; `format` by the extension of `path` if absent.
@@ -242,6 +245,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let common = parse_common(&mut fields, Dedupe::Rows);
     let path = fields.required_string("path");
     let place = path.as_deref().and_then(|path| Place::parse(&mut fields, path));
+    let tls = tls(&mut fields, place.as_ref());
     let name = place.as_ref().zip(path.as_deref()).map(|(place, path)| place.named(path).to_owned());
     let extension = name.as_deref().map(extension).unwrap_or_default();
     let has_format = fields.has("format");
@@ -286,16 +290,36 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     fields.finish()?;
     // What is missing here has left an error, so that `finish` has returned already.
     let (Some(path), Some(place), Some(_)) = (path, place, format) else { return Err(Vec::new()) };
-    Ok(FileConfig { path, place, extensions, document: Arc::new(document), compression, only_changed, member, common })
+    Ok(FileConfig {
+        path,
+        place,
+        tls,
+        extensions,
+        document: Arc::new(document),
+        compression,
+        only_changed,
+        member,
+        common,
+    })
 }
 
-/// Where the files of a config are that may lack its format, and how long each answer of that is waited for; nothing if it does
-/// not say.
-pub(super) fn place_of(config: &str) -> Option<(Place, Duration)> {
+/// The certificates of a place elsewhere; the others have no such option.
+fn tls(fields: &mut Fields, place: Option<&Place>) -> TlsOptions {
+    match place {
+        Some(place) if place.has_tls() => TlsOptions::parse(fields),
+        _ => TlsOptions::default(),
+    }
+}
+
+/// Where the files of a config are that may lack its format, its certificates, and how long each answer of that is waited for;
+/// nothing if it does not say.
+pub(super) fn place_of(config: &str) -> Option<(Place, TlsOptions, Duration)> {
     let mut fields = Fields::parse(config).ok()?;
     let common = parse_common(&mut fields, Dedupe::Rows);
     let path = fields.required_string("path")?;
-    Some((Place::parse(&mut fields, &path)?, common.timeout))
+    let place = Place::parse(&mut fields, &path)?;
+    let tls = tls(&mut fields, Some(&place));
+    Some((place, tls, common.timeout))
 }
 
 /// The pattern of `member`, which only an archive has.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::auth::auth;
 use super::common::with_common;
 use super::file::document;
+use super::tls::tls;
 use super::{Node, Options, flag, kind, kinds, list, names, object, scalar, scalars, text, value_path, whole, word};
 use crate::api::CursorKind;
 
@@ -16,6 +17,7 @@ pub(super) fn config() -> Node {
         ("parent", parent()),
         ("incremental", incremental()),
         ("auth", auth()),
+        ("tls", tls()),
         ("errors", list(rule(), "What some answers mean; the first rule that holds decides.").with("maxItems", 100)),
         ("rate", rate()),
     ]);

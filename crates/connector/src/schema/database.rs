@@ -1,6 +1,7 @@
 //! The options of `database`.
 
 use super::common::with_common;
+use super::tls::certificates;
 use super::{Node, either, list, object, scalar, secret, text, whole, word};
 use crate::database::Engine;
 
@@ -85,12 +86,10 @@ fn tls() -> Node {
                 )
                 .default("verify-full"),
             ),
-            ("ca_file", text("A file beneath a file root with the authority to trust.")),
-            ("cert", text("A client certificate (PEM), with `key`.")),
-            ("key", secret("Its key (PEM).")),
-            ("cert_file", text("A file beneath a file root with a client certificate, with `key_file`.")),
-            ("key_file", text("The file with its key.")),
-        ],
+        ]
+        .into_iter()
+        .chain(certificates())
+        .collect(),
         &[],
     )
 }

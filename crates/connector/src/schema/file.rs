@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::auth::auth;
 use super::common::with_common;
+use super::tls::tls;
 use super::{Node, Options, either, flag, list, names, object, scalars, secret, text, whole, word};
 use crate::file::{COLUMN_LIMIT, ColumnType, Compression, Format};
 
@@ -71,6 +72,7 @@ fn elsewhere() -> Options {
     let endpoint = || text("The address of another store of the kind.");
     vec![
         ("auth", auth()),
+        ("tls", tls()),
         ("headers", scalars("`http`, `https`: headers to send; credentials belong into `auth`.")),
         (
             "s3",

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::api::inclusive;
 use super::auth::auth;
 use super::common::with_common;
+use super::tls::tls;
 use super::{Node, list, names, object, scalar, scalars, secret, text, value_path, whole, word};
 
 pub(super) fn config() -> Node {
@@ -18,6 +19,7 @@ pub(super) fn config() -> Node {
         ("records", text("`json`: where in a message the records are, a JSON path. A message that has nothing there is passed over.").default("$")),
         ("headers", scalars("Headers to send; credentials belong into `auth`.")),
         ("auth", auth()),
+        ("tls", tls()),
         ("secrets", names(secret("A secret."), "Secrets that stand for `{secret.NAME}` in messages that are sent.")),
         ("subscribe", list(message(), "Messages that are sent after connecting; `{now}` and `{secret.NAME}` may stand in them.").with("maxItems", 100)),
         ("events", list(text("A type."), "Server-sent events: the types to read. By default all.").with("minItems", 1)),

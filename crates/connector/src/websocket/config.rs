@@ -10,7 +10,7 @@ use matome_model::schedule::{Misfire, Overlap};
 use matome_model::source::Dedupe;
 use secrecy::SecretString;
 use serde_json::value::RawValue;
-use url::Url;
+use url::{Origin, Url};
 
 use crate::api::{
     Auth, JsonTemplate, Known, Placeholder, Template, Unfit, Values, belongs_into_auth, header_templates,
@@ -18,6 +18,7 @@ use crate::api::{
 };
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 use crate::json::JsonPath;
+use crate::tls::TlsOptions;
 
 /// A message may have so many bytes unless its source says otherwise.
 const MESSAGE_BYTES: u64 = 1 << 20;
@@ -42,6 +43,8 @@ pub struct WebsocketConfig {
     pub(super) headers: Vec<(HeaderName, Template)>,
     /// `auth`: credentials, for the origin of `url`.
     pub auth: Option<Auth>,
+    /// `tls`: certificates beside those of the machine.
+    pub tls: TlsOptions,
     /// `secrets`: what stands for `{secret.NAME}` in messages that are sent.
     pub(super) secrets: BTreeMap<String, SecretString>,
     /// `subscribe`: what is sent after connecting.
@@ -171,6 +174,11 @@ impl Outgoing {
 }
 
 impl WebsocketConfig {
+    /// Who may see what the source shows of itself.
+    pub(crate) fn origins(&self) -> Vec<Origin> {
+        std::iter::once(self.url.origin()).chain(self.auth.as_ref().and_then(Auth::origin)).collect()
+    }
+
     /// What is listened to, in text: a checkpoint of another scope says nothing about it. Has no secrets.
     pub(super) fn scope(&self) -> String {
         let by_name = Values { by_name: true, ..Values::default() };
@@ -213,6 +221,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<WebsocketConfig, Vec<FieldErro
     let is_events = url.as_ref().is_some_and(|(_, is_events)| *is_events);
     let headers = header_templates(&mut fields, Known::default());
     let auth = Auth::parse(&mut fields);
+    let tls = TlsOptions::parse(&mut fields);
     if is_events && fields.has("subscribe") {
         fields.raw("subscribe");
         fields.fail("subscribe", only_for_sockets());
@@ -263,6 +272,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<WebsocketConfig, Vec<FieldErro
         is_events,
         headers,
         auth,
+        tls,
         secrets,
         subscribe,
         format,

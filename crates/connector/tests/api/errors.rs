@@ -118,3 +118,23 @@ async fn credentials_that_the_server_repeats_in_its_message_are_taken_out() {
     let error = failure(&*server.connector(&config)).await;
     assert!(error.to_string().ends_with("unknown token Bearer ***"), "{error}");
 }
+
+#[tokio::test]
+async fn a_host_that_is_unknown_closed_or_silent_is_told_and_asked_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap();
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for (host, english, japanese) in [
+        ("nowhere.invalid".to_owned(), "`nowhere.invalid` can not be resolved", "アドレスを調べられません"),
+        (closed.to_string(), "refused", "要求に失敗しました"),
+        (silent.to_string(), "was connected to, but sent nothing within 1 s", "に接続しましたが"),
+    ] {
+        let config = format!(r#"{{"url":"http://{host}/rows","timeout_secs":1}}"#);
+        let error = failure(&*crate::support::connector(&[silent, closed], &config)).await;
+        let told: String =
+            error.causes().iter().map(|cause| format!("{} {}\n", cause.english, cause.japanese)).collect();
+        assert!(told.contains(english) && told.contains(japanese), "{told}");
+        assert_eq!(&*error.position().unwrap().document, format!("http://{host}/rows"));
+        assert_eq!(error.advice(), Advice::Retry { after: None });
+    }
+}

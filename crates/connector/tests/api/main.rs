@@ -18,3 +18,6 @@ mod reading;
 #[path = "../../../egress/tests/spelling/mod.rs"]
 mod spelling;
 mod support;
+#[path = "../tls/mod.rs"]
+mod tls;
+mod tls_of_sources;

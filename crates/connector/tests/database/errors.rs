@@ -186,7 +186,9 @@ fn each_wrong_option_is_told_at_its_field() {
         (json!({"table": "a\0b"}), "table", "NUL"),
         (json!({"tls": {"mode": "prefer"}}), "tls.mode", "`verify-full`"),
         (json!({"tls": {"mode": "disable", "ca_file": "a.pem"}}), "tls.ca_file", "`verify-full` only"),
-        (json!({"tls": {"ca": "x"}}), "tls.ca", "Unknown option"),
+        (json!({"tls": {"cas": "x"}}), "tls.cas", "Unknown option"),
+        (json!({"tls": {"ca": "x", "ca_file": "x"}}), "tls.ca", "not both"),
+        (json!({"tls": {"mode": "require", "ca": "x"}}), "tls.ca", "`verify-full` only"),
         (json!({"tls": {"cert": "x"}}), "tls.cert", "goes with its key"),
         (json!({"tls": {"cert": "x", "key_file": "x"}}), "tls.cert", "`cert_file` and `key_file`"),
         (json!({"tls": {"mode": "disable", "cert_file": "x", "key_file": "x"}}), "tls.cert_file", "Without TLS"),
@@ -228,6 +230,11 @@ fn each_wrong_option_is_told_at_its_field() {
         let errors = faults(&with(config.clone()));
         assert!(errors.iter().any(|(at, text)| at == place && text.contains(part)), "{config}: {errors:?}");
         assert!(errors.iter().all(|(_, text)| !text.contains("s3cret")), "{errors:?}");
+    }
+    // What a scheme says is not asked for once more because of something else.
+    for url in ["postgres://u@h/d?sslmode=prefer", "mysql://u@h/d?charset=utf8", "postgres://u:s3cret@h/d"] {
+        let errors = faults(&json!({"url": url, "table": "t"}));
+        assert_eq!(errors.iter().map(|(at, _)| at.as_str()).collect::<Vec<_>>(), ["url"], "{url}: {errors:?}");
     }
     let url = json!({"url": "postgresql://some%20one@[::1]:5433/d%2Fb", "table": "t", "password": "s3cret"});
     assert!(matches!(connector(&url), _));

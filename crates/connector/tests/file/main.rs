@@ -13,4 +13,6 @@ mod remote;
 mod resume;
 mod support;
 mod tables;
+#[path = "../tls/mod.rs"]
+mod tls;
 mod xml;

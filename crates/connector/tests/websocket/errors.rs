@@ -76,10 +76,41 @@ async fn addresses_that_are_denied_refused_or_unknown_are_told() {
     }
     let unknown = failure(connector(&[], r#"{"url":"ws://nowhere.invalid/"}"#).as_ref()).await;
     assert!(told(&unknown).contains("can not be resolved"), "{}", told(&unknown));
-    // What is no TLS.
+}
+
+#[tokio::test]
+async fn what_speaks_no_tls_is_told_whether_it_says_so_or_goes_away() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
+    let error = failure(connector(&[address], &format!(r#"{{"url":"wss://{address}/"}}"#)).as_ref()).await;
+    let words = told(&error);
+    assert!(words.contains("does not speak TLS; look at the port, or give the address without TLS"), "{words}");
+    assert!(words.contains("相手が TLS を話しません"), "{words}");
+    assert_eq!(error.advice(), Advice::Fail);
+    // A server that is about to end would look the same, so it is asked again.
     let peer = Peer::start(|accepted| accepted.stay()).await;
     let error = failure(peer.connector(r#"{"url":"wss://HOST/"}"#).as_ref()).await;
-    assert!(!told(&error).is_empty());
+    let words = told(&error);
+    assert!(words.contains("ended before TLS stood") && words.contains("may not speak TLS"), "{words}");
+    assert_eq!(error.advice(), Advice::Retry { after: None });
+}
+
+#[tokio::test]
+async fn a_host_that_says_nothing_is_told_to_have_been_reached() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    for scheme in ["ws", "wss", "http"] {
+        let config = format!(r#"{{"url":"{scheme}://{address}/","timeout_secs":1}}"#);
+        let error = failure(connector(&[address], &config).as_ref()).await;
+        let words = told(&error);
+        assert!(
+            words.contains("was connected to, but sent nothing within 1 s") && words.contains("に接続しましたが"),
+            "{words}"
+        );
+        assert_eq!(&*error.position().unwrap().document, format!("{scheme}://{address}/"));
+        assert_eq!(error.advice(), Advice::Retry { after: None });
+    }
 }
 
 #[tokio::test]

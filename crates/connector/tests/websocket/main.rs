@@ -8,3 +8,6 @@ mod limits;
 mod peer;
 mod reconnect;
 mod stream;
+#[path = "../tls/mod.rs"]
+mod tls;
+mod tls_of_sources;

@@ -10,6 +10,7 @@ use matome_model::say;
 use matome_model::source::HostUse;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use url::Origin;
 
 use super::Location;
 use super::azure::AzurePlace;
@@ -17,11 +18,12 @@ use super::gcs::GcsPlace;
 use super::http::{Http, HttpPlace};
 use super::s3::S3Place;
 use super::sftp::SftpPlace;
-use crate::api::Tokens;
+use crate::api::{Auth, Tokens};
 use crate::config::Fields;
 use crate::error::ConnectorError;
 use crate::file::roots::{self, FileRoots};
 use crate::keeper::SecretKeeper;
+use crate::tls::TlsOptions;
 
 /// What `path` may begin with.
 const KNOWN: &str = "`http://`, `https://`, `s3://`, `gs://`, `az://`, `sftp://`";
@@ -102,6 +104,24 @@ impl Place {
         Some(HostUse { host: host.to_owned(), concurrent: None })
     }
 
+    /// Who may see what the source shows of itself.
+    pub(crate) fn origins(&self) -> Vec<Origin> {
+        match self {
+            Self::Roots | Self::Sftp(_) => Vec::new(),
+            Self::Http(place) => {
+                std::iter::once(place.url.origin()).chain(place.auth.as_ref().and_then(Auth::origin)).collect()
+            }
+            Self::S3(place) => vec![place.base.origin()],
+            Self::Gcs(place) => vec![place.endpoint.origin()],
+            Self::Azure(place) => vec![place.base.origin()],
+        }
+    }
+
+    /// Whether TLS is spoken on the way there.
+    pub(in crate::file) fn has_tls(&self) -> bool {
+        !matches!(self, Self::Roots | Self::Sftp(_))
+    }
+
     /// Opens it for one read.
     pub(in crate::file) fn open(&self, roots: Arc<FileRoots>, reach: Reach) -> Arc<dyn Location> {
         match self {
@@ -135,6 +155,18 @@ pub struct Means {
     pub clock: Clock,
     /// The tokens of logins.
     pub tokens: Tokens,
+}
+
+impl Means {
+    /// The same with the certificates of a source, which are shown to `origins`.
+    pub(crate) fn with(
+        self,
+        tls: &TlsOptions,
+        roots: &FileRoots,
+        origins: Vec<Origin>,
+    ) -> Result<Self, ConnectorError> {
+        Ok(Self { client: tls.client(&self.client, roots, origins)?, ..self })
+    }
 }
 
 /// The means of one read, on the thread of that read.

@@ -203,8 +203,10 @@ impl Connection {
 /// Nothing came for too long.
 pub(super) fn silent(name: &Arc<str>, patience: Duration) -> ConnectorError {
     let seconds = patience.as_secs_f64();
-    let problem =
-        say!("the server did not answer within {seconds} s", "サーバーが {seconds} 秒以内に応答しませんでした");
+    let problem = say!(
+        "the server was connected to, but sent nothing within {seconds} s",
+        "サーバーに接続しましたが、{seconds} 秒以内に何も届きませんでした"
+    );
     ConnectorError::Place { position: at(name), fault: PlaceFault::Lost, problem }
 }
 

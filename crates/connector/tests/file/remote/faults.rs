@@ -171,6 +171,17 @@ async fn a_silent_and_a_slow_server_are_given_up() {
 }
 
 #[tokio::test]
+async fn a_port_where_nobody_listens_is_told_and_asked_again() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let config = format!(r#"{{"path":"http://{closed}/a.csv"}}"#);
+    let error = super::peer::read(&*super::peer::connector(&[closed], &config)).await.1.unwrap();
+    let told = super::peer::told(&error);
+    assert!(told.to_lowercase().contains("refused") && told.contains("要求に失敗しました"), "{told}");
+    assert_eq!(&*error.position().unwrap().document, format!("http://{closed}/a.csv"));
+    assert_eq!(error.advice(), Advice::Retry { after: None });
+}
+
+#[tokio::test]
 async fn what_is_compressed_on_its_way_is_read_as_it_was() {
     let packed = gzip(&body(1000));
     let peer = Peer::start(move |_, _| {

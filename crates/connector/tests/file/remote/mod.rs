@@ -10,3 +10,4 @@ mod same;
 mod sftp;
 mod stands;
 mod stores;
+mod tls;

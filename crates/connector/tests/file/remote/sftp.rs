@@ -153,6 +153,12 @@ async fn what_answers_is_an_ssh_server_that_may_be_reached() {
     assert!(matches!(error, ConnectorError::Place { .. }), "{error:?}");
     let (_, error) = super::peer::read(&*connector(&[], &config(web.address.port()).to_string())).await;
     assert!(error.as_ref().unwrap().is_denied(), "{error:?}");
+    // One that takes the connection and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = read(&config(silent.local_addr().unwrap().port())).await.1.unwrap();
+    assert!(matches!(error, ConnectorError::Place { fault: PlaceFault::Lost, .. }), "{error:?}");
+    assert!(told(&error).contains("was connected to, but sent nothing within 1 s"), "{}", told(&error));
+    assert!(error.position().is_some() && error.advice() == Advice::Retry { after: None });
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = read(&config(closed)).await.1.unwrap();
     assert!(matches!(error, ConnectorError::Unreached { .. }) && !error.is_denied(), "{error:?}");
