@@ -16,6 +16,7 @@ mod fetch;
 mod handler;
 mod keeper;
 mod listen;
+mod patience;
 mod prepare;
 mod probe;
 mod pushed;

@@ -9,6 +9,7 @@ use matome_model::source::SourceType;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::patience;
 use crate::sample::{Sample, SampleError, SampleStats, sample};
 
 /// What is proposed for a source.
@@ -76,10 +77,11 @@ pub async fn probe(
     count: usize,
     limit: Duration,
 ) -> Result<Probe, SampleError> {
+    let config = &patience::within(config, limit);
     let look = async {
         let (source_type, config, chosen) = match source_type {
             Some(source_type) => (source_type, config.to_owned(), None),
-            None => registry.choose(config).await,
+            None => registry.choose(config).await?,
         };
         // What is left of the time is for the sample.
         let proposal = registry.probe(source_type, &config, limit / 2).await?;

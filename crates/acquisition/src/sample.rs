@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::handler::{judge, stored_schema};
+use crate::patience;
 use crate::prepare::{Preparer, Refused};
 
 /// How long a sample listens to a stream.
@@ -169,7 +170,11 @@ pub async fn sample(
     count: usize,
     limit: Duration,
 ) -> Result<Sample, SampleError> {
-    let config = validate_config(source_type, config).map_err(ConnectorError::Config)?;
+    // A stream shows what comes in some seconds, were it nothing.
+    let stream_time = STREAM_TIME.min(limit / 2);
+    let patience = if source_type == SourceType::Websocket { stream_time } else { limit };
+    let config = patience::within(config, patience);
+    let config = validate_config(source_type, &config).map_err(ConnectorError::Config)?;
     let key = config.common().and_then(|common| common.key.clone());
     let quality = config.common().map(|common| common.quality.clone()).unwrap_or_default();
     let dedupe = config.common().map_or(Dedupe::None, |common| common.dedupe);
@@ -181,8 +186,6 @@ pub async fn sample(
     let count = count.max(1);
     let read = async {
         let started = Instant::now();
-        // A stream shows what comes in some seconds, were it nothing.
-        let stream_time = STREAM_TIME.min(limit / 2);
         let _timer = is_stream.then(|| Timer::start(stream_time, cancel.clone()));
         let request = ReadRequest { max_items: count, cancel, keeper, ..ReadRequest::default() };
         let mut reader = connector.read(request).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use matome_egress::HttpClient;
+use matome_egress::{EgressError, HttpClient};
 use matome_model::clock::Clock;
 use matome_model::field_error::Words;
 use matome_model::source::SourceType;
@@ -66,18 +66,27 @@ impl Registry {
     /// Which type of source is to read what is at the `url` of `config`: an API, unless what its server says, or its name, is that of a
     /// file, which a config with a `path` is for; and the config of that type, with how that is told. Where nothing is
     /// to be chosen, or the server does not say, it is as it was given.
-    pub async fn choose(&self, config: &str) -> (SourceType, String, Option<Finding>) {
+    ///
+    /// # Errors
+    /// When nobody answers in time: whoever asked again would wait as long once more.
+    pub async fn choose(&self, config: &str) -> Result<(SourceType, String, Option<Finding>), ConnectorError> {
         let (api, file) = (SourceType::Api, SourceType::File);
         if file::has_path(config) {
-            return (file, config.to_owned(), None);
+            return Ok((file, config.to_owned(), None));
         }
-        let Some(of_file) = file::of_address(config) else { return (api, config.to_owned(), None) };
+        let Some(of_file) = file::of_address(config) else { return Ok((api, config.to_owned(), None)) };
         let finding = |option, words: Option<Words>| words.map(|words| Finding { option, value: None, words });
         match file::is_file(&self.roots, self.means(), &of_file).await {
-            Ok((true, words)) => (file, of_file, finding("path", words)),
-            Ok((false, words)) => (api, config.to_owned(), finding("url", words)),
+            Ok((true, words)) => Ok((file, of_file, finding("path", words))),
+            Ok((false, words)) => Ok((api, config.to_owned(), finding("url", words))),
+            Err(
+                error @ ConnectorError::Egress {
+                    source: EgressError::Timeout { .. } | EgressError::Unanswered { .. },
+                    ..
+                },
+            ) => Err(error),
             // Whoever looks at it says why.
-            Err(_) => (api, config.to_owned(), None),
+            Err(_) => Ok((api, config.to_owned(), None)),
         }
     }
 

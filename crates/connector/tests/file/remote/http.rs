@@ -243,11 +243,11 @@ async fn what_an_address_gives_says_which_type_of_source_reads_it() {
     ] {
         let mut config = config;
         config["url"] = format!("http://{}{}", peer.address, config["url"].as_str().unwrap()).into();
-        let (chosen, of_type, finding) = registry.choose(&config.to_string()).await;
+        let (chosen, of_type, finding) = registry.choose(&config.to_string()).await.unwrap();
         assert_eq!((chosen, finding.is_some()), (source_type, is_told), "{config}");
         let of_type: serde_json::Value = serde_json::from_str(&of_type).unwrap();
         let place = if chosen == SourceType::File { "path" } else { "url" };
         assert_eq!(of_type[place], config["url"], "{of_type}");
     }
-    assert_eq!(registry.choose(r#"{"path":"a.csv"}"#).await.0, SourceType::File);
+    assert_eq!(registry.choose(r#"{"path":"a.csv"}"#).await.unwrap().0, SourceType::File);
 }
