@@ -17,16 +17,16 @@ use matome_store::db::Db;
 use matome_store::error::StoreError;
 use matome_store::hosts;
 use matome_store::inbox;
-use matome_store::secrets::{self, Vault};
+use matome_store::secrets::Vault;
 use matome_store::source_schemas;
 use matome_store::tasks::TaskRow;
 use matome_tasks::{Advice, ClaimedTask, Handler, StopReason, TaskContext, TaskError, TaskOutcome};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use tracing::Instrument as _;
 
 use crate::adopt::Fill;
 use crate::counts::{Counts, count_records};
+use crate::credentials::{RevealError, Revealed, reveal};
 use crate::drain::Drain;
 use crate::failure::from_connector;
 use crate::prepare::StoredSchema;
@@ -72,8 +72,7 @@ enum Only {
 /// What a task begins with.
 struct Loaded {
     source: DataSource,
-    /// With the secrets in place.
-    config: Box<RawValue>,
+    config: Revealed,
     /// Whether something waits in its inbox.
     is_waiting: bool,
     /// Records of the original application that have no identity yet.
@@ -102,6 +101,7 @@ impl AcquisitionHandler {
             TaskError::because(Advice::Fail, "payload", what, Some(&err))
         })?;
         let Loaded { source, config, is_waiting, adopted } = self.load(&task).await?;
+        let Revealed { config, owner } = config;
         let config = validate_config(source.source_type, config.get())
             .map_err(|errors| from_connector(&ConnectorError::Config(errors)))?;
         let Some(common) = config.common() else { return Err(from_connector(&ConnectorError::Draft)) };
@@ -164,7 +164,8 @@ impl AcquisitionHandler {
         self.settle_left(&task, &key, source.config_rev, &ctx, &mut counts).await?;
         let identity = (dedupe, record_key);
         let how = How { full: options.full, is_whole, confirm_deletes: options.confirm_deletes };
-        let read = self.begin(&task, &ctx, key, &source, identity, quality, how).await?;
+        let mut read = self.begin(&task, &ctx, key, &source, identity, quality, how).await?;
+        read.secrets_of = owner;
         // What was sent meanwhile waits for this task, however often it was begun.
         if read.begun.read_ended && !is_push {
             // One of them committed the last page and died before it could say so.
@@ -213,14 +214,17 @@ impl AcquisitionHandler {
                 say!("source {source_id} does not exist", "データソース {source_id} がありません"),
             ));
         };
-        match secrets::reveal(&mut conn, &self.vault, LaneKind::Source, source_id, &source.config).await {
+        match reveal(&mut conn, &self.vault, &source).await {
             Ok(config) => {
                 let is_waiting = inbox::is_waiting(&mut conn, source_id, &task.stream).await?;
                 let adopted = fill::pending(&mut conn, source_id).await?;
                 Ok(Loaded { source, config, is_waiting, adopted })
             }
-            Err(err @ StoreError::Secret { .. }) => Err(TaskError::from_store(Advice::Fail, "secret", &err)),
-            Err(err) => Err(err.into()),
+            Err(RevealError::Credentials(words)) => Err(TaskError::fail("config", words)),
+            Err(RevealError::Store(err @ StoreError::Secret { .. })) => {
+                Err(TaskError::from_store(Advice::Fail, "secret", &err))
+            }
+            Err(RevealError::Store(err)) => Err(err.into()),
         }
     }
 

@@ -10,6 +10,7 @@
 mod adopt;
 mod commit;
 mod counts;
+mod credentials;
 mod drain;
 mod failure;
 mod fetch;
@@ -27,6 +28,7 @@ mod sample;
 mod settle;
 mod sweep;
 
+pub use credentials::{RevealError, Revealed, reveal};
 pub use handler::AcquisitionHandler;
 pub use keeper::Keeper;
 pub use probe::{Column, Found, Probe, probe};

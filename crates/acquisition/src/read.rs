@@ -43,6 +43,8 @@ pub(crate) struct Read {
     /// Whether it reads what was sent.
     is_push: bool,
     pub(crate) how: How,
+    /// The source that has the secrets it is read with.
+    pub(crate) secrets_of: i64,
 }
 
 /// What is special about a read.
@@ -95,6 +97,7 @@ impl AcquisitionHandler {
         let occurrences = occurrences.map(|occurrences| Arc::new(Mutex::new(occurrences)));
         let keyed = keyed.map(|keyed| Arc::new(Mutex::new(keyed)));
         let is_push = source.source_type == SourceType::Push;
+        let secrets_of = source.id;
         Ok(Read {
             task_id: task.id,
             dedupe,
@@ -108,6 +111,7 @@ impl AcquisitionHandler {
             is_stream,
             is_push,
             how,
+            secrets_of,
         })
     }
 
@@ -166,7 +170,7 @@ impl AcquisitionHandler {
             max_items: self.db.page_rows(),
             max_bytes: self.db.page_bytes(),
             cancel,
-            keeper: Some(Arc::new(Keeper::new(self.db.clone(), self.vault.clone(), read.key.source_id))),
+            keeper: Some(Arc::new(Keeper::new(self.db.clone(), self.vault.clone(), read.secrets_of))),
         };
         let (sender, fetched) = mpsc::channel(1);
         let mut fetching = JoinSet::new();

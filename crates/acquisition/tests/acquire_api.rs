@@ -12,6 +12,7 @@ use matome_connector::{FileRoots, HttpClient, Policy, Registry};
 use matome_model::clock::Clock;
 use matome_model::source::SourceType;
 use matome_model::task::LaneKind;
+use matome_store::data_sources;
 use matome_store::secrets::{self, Vault};
 use matome_tasks::Advice;
 use matome_testbed::databases;
@@ -158,7 +159,7 @@ async fn strict(mut client: TcpStream, used: Arc<AtomicU64>) {
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_changes_outlives_the_process_that_used_it() {
+async fn a_refresh_token_that_changes_outlives_its_process_and_serves_every_source_that_names_its_owner() {
     for bed in databases().await {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -183,14 +184,36 @@ async fn a_refresh_token_that_changes_outlives_the_process_that_used_it() {
             })
         });
         saved.await.unwrap();
+        let found = data_sources::find(&mut bed.db.read().await.unwrap().conn(), source_id).await.unwrap();
+        let name = found.unwrap().name;
+        let of_the_same = |url: &str, name: &str| {
+            format!(r#"{{"url":"{url}/data?other","auth":{{"type":"same_as","source":"{name}"}}}}"#)
+        };
+        let mut others = Vec::new();
+        for config in
+            [of_the_same(&origin, &name), of_the_same("http://127.0.0.1:9", &name), of_the_same(&origin, "nobody")]
+        {
+            let dir = tempfile::TempDir::new().unwrap();
+            others.push(Bench::with_config(&bed.db, dir, SourceType::Api, &config).await);
+        }
         for process in 1..=3 {
             // A process of its own knows no access token.
             let policy = Policy::new(["127.0.0.1".parse().unwrap()]);
             bench.registry = Registry::new(FileRoots::default(), HttpClient::new(policy), Clock::system());
+            others[0].registry = bench.registry.clone();
             for _ in 0..2 {
-                bench.run().await.unwrap_or_else(|err| panic!("{}: {err:?}", bed.name));
+                // Whoever comes first gets it for both.
+                let both = if process == 2 { [&others[0], &bench] } else { [&bench, &others[0]] };
+                for bench in both {
+                    bench.run().await.unwrap_or_else(|err| panic!("{}: {err:?}", bed.name));
+                }
             }
             assert_eq!(used.load(Ordering::SeqCst), process, "{}: one for each process", bed.name);
+        }
+        for (other, part) in [(&others[1], "only, and this source is elsewhere"), (&others[2], "no source `nobody`")] {
+            let err = other.run().await.unwrap_err();
+            assert_eq!((err.advice, err.reason.as_str()), (Advice::Fail, "config"), "{}", bed.name);
+            assert!(err.message.english.contains(part), "{err:?}");
         }
         // What is stored is no longer what was set, and is not to be read.
         let mut reader = bed.db.read().await.unwrap();

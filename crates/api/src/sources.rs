@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::response::Response;
 use chrono::TimeDelta;
 use http::{Method, StatusCode};
-use matome_acquisition::{Keeper, sample};
+use matome_acquisition::{Keeper, RevealError, reveal, sample};
 use matome_connector::{Change, Deletes, FieldError, ParsedConfig, change, secret_paths, validate_config};
 use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::clock::{Timestamp, iso8601};
@@ -35,6 +35,7 @@ use crate::error::{ApiError, FieldErrors, Result};
 use crate::list::{List, time};
 use crate::message::{Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
+use crate::state::TrialError;
 use crate::tasks::accepted;
 use crate::trial;
 
@@ -656,19 +657,25 @@ async fn test_source(call: Call) -> Result<Response> {
     let mut fields = Fields::new(&body, true);
     let count = fields.integer("records", MAX_TEST_RECORDS).or(TEST_RECORDS);
     fields.errors.into_result()?;
+    let language = language_of(&call.headers);
     let (revealed, schema) = {
         let mut reader = call.state.db.read().await?;
         let mut conn = reader.conn();
         let schema = source_schemas::current(&mut conn, source.id, "").await?;
-        let revealed =
-            secrets::reveal(&mut conn, &call.state.vault, LaneKind::Source, source.id, &source.config).await?;
+        let revealed = match reveal(&mut conn, &call.state.vault, &source).await {
+            Ok(revealed) => revealed,
+            Err(RevealError::Store(err)) => return Err(err.into()),
+            Err(RevealError::Credentials(message)) => {
+                let error = TrialError { message, causes: Vec::new(), position: None };
+                return Ok(trial::answer(language, Err::<(), _>(error)));
+            }
+        };
         (revealed, schema)
     };
     let count = usize::try_from(count).unwrap_or_default();
     let limit = call.state.settings.trial_limit;
-    let keeper = Arc::new(Keeper::new(call.state.db.clone(), call.state.vault.clone(), source.id));
+    let keeper = Arc::new(Keeper::new(call.state.db.clone(), call.state.vault.clone(), revealed.owner));
     let (registry, source_type) = (&call.state.registry, source.source_type);
-    let tried = sample(registry, source_type, revealed.get(), schema, Some(keeper), count, limit).await;
-    let language = language_of(&call.headers);
+    let tried = sample(registry, source_type, revealed.config.get(), schema, Some(keeper), count, limit).await;
     Ok(trial::answer(language, tried.map(|sample| sample.spoken(language)).map_err(Into::into)))
 }

@@ -14,6 +14,7 @@ mod parents;
 mod probe;
 mod rate;
 mod reader;
+mod same_as;
 mod signing;
 mod state;
 mod template;
@@ -44,6 +45,7 @@ pub use pagination::{Pagination, TokenPlace};
 pub use parents::Parent;
 pub(crate) use probe::Probe;
 pub use rate::{RateConfig, RateHeaders};
+pub use same_as::{auth_is_of, with_auth_of};
 pub use signing::{Algorithm, Encoding, Signing, Stamp};
 pub use tokens::{Brings, ClientCredentials, RefreshToken, Session, Tokens};
 

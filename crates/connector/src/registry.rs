@@ -8,11 +8,11 @@ use matome_model::clock::Clock;
 use matome_model::field_error::Words;
 use matome_model::source::SourceType;
 
-use crate::api::{ApiConnector, Probe, Tokens};
+use crate::api::{ApiConnector, Auth, Probe, Tokens};
 use crate::config::{ParsedConfig, validate_config};
 use crate::database::DatabaseConnector;
 use crate::error::ConnectorError;
-use crate::file::{self, FileConnector, FileRoots, Means};
+use crate::file::{self, FileConnector, FileRoots, Means, Place};
 use crate::probe::{Finding, Proposal};
 use crate::read::Connector;
 use crate::websocket::WebsocketConnector;
@@ -46,6 +46,9 @@ impl Registry {
             // What was sent is in the store, which nobody here knows.
             ParsedConfig::Push(_) => Err(ConnectorError::Pushed),
             ParsedConfig::File(config) => {
+                if let Place::Http(place) = &config.place {
+                    Auth::check(place.auth.as_ref())?;
+                }
                 let means = self.means().with(&config.tls, &self.roots, config.place.origins())?;
                 Ok(Box::new(FileConnector::new(*config, self.roots.clone(), means)))
             }
@@ -53,10 +56,12 @@ impl Registry {
                 Ok(Box::new(DatabaseConnector::new(*config, self.roots.clone(), self.client.dialer())))
             }
             ParsedConfig::Api(config) => {
+                Auth::check(config.auth.as_ref())?;
                 let client = config.tls.client(&self.client, &self.roots, config.origins())?;
                 Ok(Box::new(ApiConnector::new(*config, client, self.clock.clone(), self.tokens.clone())))
             }
             ParsedConfig::Websocket(config) => {
+                Auth::check(config.auth.as_ref())?;
                 let client = config.tls.client(&self.client, &self.roots, config.origins())?;
                 Ok(Box::new(WebsocketConnector::new(*config, client, self.clock.clone(), self.tokens.clone())))
             }
@@ -104,7 +109,10 @@ impl Registry {
         match source_type {
             SourceType::Api => {
                 let client = match validate_config(source_type, config) {
-                    Ok(ParsedConfig::Api(config)) => config.tls.client(&self.client, &self.roots, config.origins())?,
+                    Ok(ParsedConfig::Api(config)) => {
+                        Auth::check(config.auth.as_ref())?;
+                        config.tls.client(&self.client, &self.roots, config.origins())?
+                    }
                     // Whoever looks at it says why.
                     _ => self.client.clone(),
                 };

@@ -51,6 +51,7 @@ pub fn secret_paths(config: &str) -> Vec<String> {
             Some("hmac") => &["secret"],
             Some("aws_sigv4") => &["secret_access_key", "session_token"],
             Some("session") => &["password"],
+            Some("same_as") => &[],
             _ => &[
                 "token",
                 "password",
@@ -119,6 +120,7 @@ mod tests {
                 vec!["/auth/secret_access_key", "/auth/session_token"],
             ),
             (r#"{"auth":{"type":"session","password":"x","token":"$.token"}}"#, vec!["/auth/password"]),
+            (r#"{"auth":{"type":"same_as","source":"orders"}}"#, vec![]),
             (r#"{"auth":{"type":"odd","token":"x","value":"y"}}"#, vec!["/auth/token", "/auth/value"]),
             (r#"{"labels":{"auth":{"token":"mine"},"password":"mine"}}"#, vec![]),
             (r#"{"host":"h","password":{"$secret":true}}"#, vec!["/password"]),

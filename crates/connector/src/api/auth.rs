@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use matome_egress::Request;
 use matome_egress::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use matome_model::field_error::Words;
+use matome_model::field_error::{FieldError, Words};
+use matome_model::say;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Origin, Url};
 
@@ -13,6 +14,7 @@ use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_b
 use super::signing::Signing;
 use super::tokens::{ClientCredentials, Login, RefreshToken, Session};
 use crate::config::Fields;
+use crate::error::ConnectorError;
 use crate::sigv4::AwsSigning;
 
 /// `auth`: the credentials of an API. Sent to the origin of `url` only.
@@ -54,6 +56,11 @@ pub enum Auth {
     Hmac(Box<Signing>),
     /// `{"type":"aws_sigv4","region":...,"service":...,"access_key_id":...,"secret_access_key":...}`.
     AwsSigV4(Box<AwsSigning>),
+    /// `{"type":"same_as","source":...}`: those of the source of this name; whoever reads puts them in its place.
+    SameAs {
+        /// The name.
+        source: String,
+    },
 }
 
 impl Auth {
@@ -74,6 +81,7 @@ impl Auth {
             ("session", 6),
             ("hmac", 7),
             ("aws_sigv4", 8),
+            ("same_as", 9),
         ];
         let parsed = match auth.choice("type", &kinds) {
             Some(0) => header_secret(&mut auth, "token", "Bearer ").map(|token| Self::Bearer { token }),
@@ -107,6 +115,7 @@ impl Auth {
             Some(5) => refresh_token(&mut auth),
             Some(6) => Session::parse(&mut auth).map(|session| Self::Session(Box::new(session))),
             Some(7) => Signing::parse(&mut auth).map(|signing| Self::Hmac(Box::new(signing))),
+            Some(9) => auth.required_string("source").map(|source| Self::SameAs { source }),
             Some(8) => AwsSigning::parse(&mut auth).map(|signing| Self::AwsSigV4(Box::new(signing))),
             Some(_) => {
                 let name = auth.required_string("name");
@@ -120,6 +129,19 @@ impl Auth {
         };
         fields.absorb(auth);
         parsed
+    }
+
+    /// That a request can be made with it.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Config`] when the credentials of another source are meant, and nobody has put them in its place.
+    pub(crate) fn check(auth: Option<&Self>) -> Result<(), ConnectorError> {
+        let Some(Self::SameAs { source }) = auth else { return Ok(()) };
+        let words = say!(
+            "Here is no source `{source}` to take credentials from: add this one first (`--url`), then test it.",
+            "ここには認証情報を借りるソース `{source}` がありません。先にこのソースを追加し (`--url`)、それから試してください。"
+        );
+        Err(ConnectorError::Config(vec![FieldError::new(&["auth", "source"], words)]))
     }
 
     /// Where tokens are got, or somebody logs in.
@@ -172,6 +194,7 @@ impl Auth {
             Self::RefreshToken(of) => of.client_secret.iter().chain([&of.refresh_token]).collect(),
             Self::Session(of) => vec![&of.password],
             Self::Hmac(of) => vec![&of.secret],
+            Self::SameAs { .. } => Vec::new(),
             Self::AwsSigV4(of) => [&of.key.secret].into_iter().chain(&of.key.session_token).collect(),
         }
     }

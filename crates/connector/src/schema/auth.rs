@@ -105,6 +105,12 @@ pub(super) fn auth() -> Node {
                 &["secret", "sign"],
             ),
             kind(
+                "same_as",
+                "The credentials of another source of the same origin, which alone has them.",
+                vec![("source", text("Its name.").example("orders"))],
+                &["source"],
+            ),
+            kind(
                 "aws_sigv4",
                 "Requests to AWS, and to what is compatible with it (Signature Version 4).",
                 vec![
