@@ -119,7 +119,7 @@ async fn redirects_are_checked_again() {
 }
 
 #[tokio::test]
-async fn gzip_is_inflated_within_limits() {
+async fn gzip_and_deflate_are_inflated_within_limits() {
     let encoded = |body: Vec<u8>| ([(header::CONTENT_ENCODING, "gzip")], body);
     let bomb = gzip(&vec![b'0'; 32 * 1024 * 1024]);
     let cut = gzip(b"a body of some length")[..20].to_vec();

@@ -42,6 +42,7 @@ fn required() -> impl Iterator<Item = u32> {
 /// The others, which end before there is a record to store: each with the test beside its connector. Of 79 (tar) and 120
 /// (connectors as subprocesses) there is nothing to test: neither is read.
 const ELSEWHERE: &[(u32, &str, &str)] = &[
+    (74, HTTP, "gzip_and_deflate_are_inflated_within_limits"),
     (75, COMPRESSED, "a_bomb_of_each_codec_is_stopped"),
     (75, COMPRESSED, "a_zstd_stream_that_asks_for_more_memory_than_it_may_have_is_refused"),
     (76, ARCHIVES, "the_names_of_members_lead_nowhere"),
@@ -50,6 +51,8 @@ const ELSEWHERE: &[(u32, &str, &str)] = &[
     (80, ARCHIVES, "archives_that_two_programs_would_read_differently_are_refused"),
     (119, LIMITS, "a_message_over_the_limit_goes_to_quarantine_and_the_connection_stays"),
     (119, LIMITS, "a_message_that_cannot_be_held_costs_the_connection_once_and_is_told"),
+    (119, LIMITS, "a_message_in_many_frames_is_one_and_may_not_grow_without_end"),
+    (119, LIMITS, "a_flood_of_pings_keeps_no_record_back_and_the_read_from_no_end"),
     (121, TYPES, "every_type_is_exact"),
     (122, TYPES, "a_number_of_a_thousand_digits_is_exact"),
     (123, TYPES, "every_type_is_exact"),
@@ -60,6 +63,7 @@ const ELSEWHERE: &[(u32, &str, &str)] = &[
     (128, ERRORS, "a_connection_that_is_lost_in_the_middle_goes_on_where_it_was"),
 ];
 const COMPRESSED: &str = include_str!("../../../connector/tests/file/compressed.rs");
+const HTTP: &str = include_str!("../../../egress/tests/client.rs");
 const ARCHIVES: &str = include_str!("../../../connector/tests/file/archives.rs");
 const LIMITS: &str = include_str!("../../../connector/tests/websocket/limits.rs");
 const TYPES: &str = include_str!("../../../connector/tests/database/types.rs");
