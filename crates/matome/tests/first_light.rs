@@ -143,7 +143,12 @@ async fn start_up_errors_say_what_and_what_to_do() {
     refused(&unmigrated.run(&["serve", "--bind", "127.0.0.1:0"]), 3, &["matome migrate"]);
 
     let unreachable = Home { database_url: Some("postgres://nobody@127.0.0.1:1/none".to_owned()), ..sqlite_home() };
-    refused(&unreachable.run(&["serve", "--bind", "127.0.0.1:0"]), 7, &["DATABASE_URL", "refused"]);
+    // Away for now is no reason to give up; a command that is waited for does.
+    let waiting = unreachable.member(&["serve", "--bind", "127.0.0.1:0"]);
+    waiting.until_says("waiting: the database is not reachable");
+    assert_eq!(waiting.says("check that the database runs and that DATABASE_URL is right"), 1);
+    drop(waiting);
+    refused(&unreachable.run(&["db", "check"]), 7, &["DATABASE_URL", "`127.0.0.1:1/none`: ", "refused"]);
     for url in ["mysql://u:hidden@127.0.0.1/x", "postgres://u:hidden@127.0.0.1:port/x"] {
         let wrong = Home { database_url: Some(url.to_owned()), ..sqlite_home() };
         let output = wrong.run(&["serve", "--bind", "127.0.0.1:0"]);
