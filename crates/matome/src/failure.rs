@@ -128,8 +128,11 @@ impl From<StoreError> for Failure {
                 Some(said(format!("{what}: {source}"))),
                 Message::CheckDataDir,
             ),
-            StoreError::MasterKey { path, .. } => {
-                (Exit::Config, Message::KeyUnusable { file: shown(path) }, causes, Message::MakeKey)
+            StoreError::MasterKey { path, source } => {
+                // The only error that is ours; what the operating system says stays as it is.
+                let is_no_key = source.kind() == std::io::ErrorKind::InvalidData;
+                let why = if is_no_key { Some(Message::NoKeyInFile) } else { causes };
+                (Exit::Config, Message::KeyUnusable { file: shown(path) }, why, Message::MakeKey)
             }
             StoreError::Corrupt { path, what } => {
                 (Exit::Config, Message::Corrupt { path: shown(path) }, Some(said(what)), Message::RestoreBackup)

@@ -430,6 +430,7 @@ catalogue! {
         "バックアップから戻すか、--data-dir か --master-key-file で場所を指定してください。失われた場合は新しい 64 桁の \
          16 進数を書き、秘密の値を入力し直してください";
     KeyUnusable { file } => "the master key `{file}` cannot be used", "マスターキー `{file}` を使えません";
+    NoKeyInFile => "it does not hold 64 hex digits", "64 桁の 16 進数がありません";
     MakeKey =>
         "a master key is 64 hex digits in a file that this user can read; make one with `openssl rand -hex 32`, or restore the one \
          that the secrets were written with",

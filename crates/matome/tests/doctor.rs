@@ -82,6 +82,8 @@ async fn a_server_database_that_is_away_or_not_migrated_is_an_error() {
     let home = postgres_home().await;
     let away = Home { database_url: Some("postgres://nobody@127.0.0.1:1/none".into()), ..sqlite_home() };
     assert_eq!(severity(&findings(&away, &[]).0, "M020"), "error");
+    let told = away.run(&["doctor", "-o", "json"]).stdout;
+    assert!(String::from_utf8_lossy(&told).contains("is not reachable: `127.0.0.1:1/none`: "), "it says where");
     let empty = Home { database_url: Some(matome_testbed::postgres_schema().await), ..sqlite_home() };
     assert_eq!(severity(&findings(&empty, &[]).0, "M021"), "error");
     assert_eq!(severity(&findings(&home, &[]).0, "M021"), "ok");

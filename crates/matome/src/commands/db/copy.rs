@@ -18,7 +18,7 @@ use super::manifest::DATABASE;
 use super::restore::Stage;
 use crate::cli::OutputArgs;
 use crate::console::{Console, Progress};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, of_postgres};
 use crate::message::Message;
 use crate::output::{Column, Row, print_rows};
 
@@ -62,7 +62,7 @@ pub async fn run(from: &str, to: &str, console: &Console, output: &OutputArgs) -
         return Err(Failure::new(Exit::Usage, Message::BothEmbedded).help(Message::UseBackup));
     }
     let mut snapshot = match &source {
-        End::Postgres(url) => Snapshot::of_postgres(url).await?,
+        End::Postgres(url) => Snapshot::of_postgres(url).await.map_err(|err| of_postgres(err, url))?,
         End::Dir(dir) => {
             let file = dir.join(DATABASE);
             if !file.exists() {
@@ -101,7 +101,7 @@ pub(super) async fn into_postgres(
     console: &Console,
 ) -> Result<Fingerprints, Failure> {
     let copied = whole(into(source, Target::Postgres(url), console).await?)?;
-    checked(&mut Snapshot::of_postgres(url).await?).await?;
+    checked(&mut Snapshot::of_postgres(url).await.map_err(|err| of_postgres(err, url))?).await?;
     Ok(copied)
 }
 
@@ -145,7 +145,12 @@ async fn into(source: &mut Snapshot, target: Target<'_>, console: &Console) -> R
         }
         progress.get_or_insert_with(|| console.progress("copy", "rows", Some(total))).at(done, now);
     };
-    Ok(copy(source, target, Clock::system().now(), &mut told).await?)
+    // The source was reached before.
+    let failure = |err| match target {
+        Target::Postgres(url) => of_postgres(err, url),
+        Target::File(_) => Failure::from(err),
+    };
+    copy(source, target, Clock::system().now(), &mut told).await.map_err(failure)
 }
 
 fn whole(outcome: Outcome) -> Result<Fingerprints, Failure> {

@@ -11,7 +11,7 @@ use matome_store::{about, secrets};
 use super::{Finding, Severity};
 use crate::cli::ServeArgs;
 use crate::client::{SOCKET, socket_answers};
-use crate::failure::Failure;
+use crate::failure::{Failure, of_postgres};
 use crate::message::Message;
 
 /// A database that answers a plain question slower than this makes everything slow.
@@ -31,9 +31,13 @@ pub async fn look(args: &ServeArgs) -> Vec<Finding> {
         }
         None => Snapshot::of_file(&file).await,
     };
+    let failure = |err| match &args.storage.database_url {
+        Some(url) => of_postgres(err, url),
+        None => Failure::from(err),
+    };
     let mut snapshot = match snapshot {
         Ok(snapshot) => snapshot,
-        Err(err) => return vec![Finding::of_failure("M020", Failure::from(err))],
+        Err(err) => return vec![Finding::of_failure("M020", failure(err))],
     };
     let connected = started.elapsed().as_millis();
     let about = match about::about(&mut snapshot.conn()).await {
