@@ -35,7 +35,7 @@ enum Then {
     Another,
     /// It is the last one.
     Nothing,
-    End(Fetched),
+    End(Box<Fetched>),
 }
 
 impl Gathered {
@@ -126,9 +126,9 @@ pub(crate) async fn fetch(
                     held => (held.replace(batch), Then::Another),
                 }
             }
-            Ok(None) if is_stream => (None, Then::End(Fetched::Ended)),
+            Ok(None) if is_stream => (None, Then::End(Box::new(Fetched::Ended))),
             Ok(None) => (Some(held.take().unwrap_or_else(|| Gathered::nothing(checkpoint.clone()))), Then::Nothing),
-            Err(err) => (held.take(), Then::End(Fetched::Failed(err))),
+            Err(err) => (held.take(), Then::End(Box::new(Fetched::Failed(err)))),
         };
         let mut ready = None;
         if let Some(page) = page {
@@ -153,7 +153,7 @@ pub(crate) async fn fetch(
             Then::Another => {}
             Then::Nothing => return,
             Then::End(end) => {
-                let _ = pages.send(end).await;
+                let _ = pages.send(*end).await;
                 return;
             }
         }
