@@ -10,7 +10,7 @@ use super::config::{DocumentConfig, Format};
 use super::csv::Csv;
 use super::fixed::Fixed;
 use super::lines::Lines;
-use super::text::{Charset, DECLARATION_BYTES, Decoding, is_marked, restore, tells_enough};
+use super::text::{Charset, DECLARATION_BYTES, Decoding, Told, is_marked, restore, tells_enough};
 use super::xml::Xml;
 use crate::json::Splitter;
 use crate::record::{Boundary, DocumentError, Found, Item, Parse};
@@ -54,7 +54,14 @@ impl Document {
             return Ok(());
         }
         let start = std::mem::take(&mut self.start);
-        let (decoding, mark) = Decoding::of(&self.config, &start);
+        let Told { decoding, mark, guess } = Told::by(&self.config, &start, last);
+        if let Some((guess, rival)) = guess.and_then(|guess| guess.rival.map(|rival| (guess, rival))) {
+            let (file, guessed, rival) = (&found.here(None).document, guess.encoding.name(), rival.name());
+            tracing::warn!(
+                file = %file,
+                "the encoding of `{file}` was taken for {guessed}, and {rival} fits nearly as well: say which it is with `encoding`"
+            );
+        }
         let parser = parser_of(&self.config, decoding.of_parser(self.config.format));
         if !matches!(decoding, Decoding::Stream(_)) {
             found.text_starts(mark as u64);

@@ -5,6 +5,7 @@ mod dialect;
 mod head;
 mod kind;
 
+use encoding_rs::Encoding;
 use matome_model::field_error::Words;
 use matome_model::say;
 use matome_model::source::{Dedupe, SourceType};
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 use super::config::{FileConfig, Format};
 use super::directory::{self, Named};
 use super::location::{Entry, Location, Place};
+use super::text::Guess;
 use crate::config::{ParsedConfig, validate_config};
 use crate::error::ConnectorError;
 use crate::probe::{Finding, Proposal, closed, elements, find, key, select};
@@ -150,12 +152,12 @@ impl Probe {
     fn text(&mut self, head: &Head, config: &FileConfig) -> String {
         let is_xml = config.document.format == Format::Xml;
         let declared = self.given.get("encoding").and_then(Value::as_str);
-        let (encoding, mut text) = head.text(declared, &config.document);
+        let (Guess { encoding, rival }, mut text) = head.text(declared, &config.document);
         if declared.is_none() && !is_xml && encoding != encoding_rs::UTF_8 {
             let name = encoding.name().to_ascii_lowercase();
             let (value, words) = match encoding_rs::Encoding::for_bom(&head.bytes) {
                 Some(_) => (None, say!("{name}, as the byte order mark says", "バイト順マークによると {name} です")),
-                None => (Some(name.into()), Words::new("as the text looks: a guess", "テキストの見た目からの推測です")),
+                None => (Some(name.into()), guessed(rival)),
             };
             self.add("encoding", value, words);
         }
@@ -240,6 +242,17 @@ impl Probe {
             Err(errors) if errors.iter().any(|error| error.path != ["format"]) => Err(ConnectorError::Config(errors)),
             Ok(_) | Err(_) => Ok(None),
         }
+    }
+}
+
+/// How an encoding was chosen that nothing says.
+fn guessed(rival: Option<&'static Encoding>) -> Words {
+    match rival.map(|rival| rival.name().to_ascii_lowercase()) {
+        None => Words::new("as the text looks: a guess", "テキストの見た目からの推測です"),
+        Some(rival) => say!(
+            "as the text looks: a guess, and {rival} fits nearly as well; look at the records",
+            "テキストの見た目からの推測です。{rival} もほぼ同じくらい合うので、レコードを確かめてください"
+        ),
     }
 }
 

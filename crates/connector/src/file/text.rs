@@ -1,16 +1,16 @@
-//! From bytes in some encoding to UTF-8; byte order marks; what the encoding of a text is when nobody says.
+//! From bytes in some encoding to UTF-8; byte order marks.
 
-use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+mod detection;
+
 use encoding_rs::{Decoder, DecoderResult, Encoding, ISO_2022_JP, UTF_8, UTF_16BE, UTF_16LE};
 
 use super::config::{DocumentConfig, Format};
+pub(super) use detection::{Guess, guess, japanese};
 
 /// How far a text is looked through for something that tells its encoding.
 pub(super) const LOOK_BYTES: usize = 1024 * 1024;
 /// An XML declaration that says the encoding ends within so many bytes.
 pub(super) const DECLARATION_BYTES: usize = 1024;
-/// How much of it is looked at once there is something to see.
-const SEEN_BYTES: usize = 64 * 1024;
 /// Stands for a byte that means nothing in its encoding; it comes in no UTF-8, so that a record with it is told from others.
 /// Two bytes behind it say which byte it was.
 pub(super) const MARK: u8 = 0xff;
@@ -35,19 +35,13 @@ pub(super) enum Decoding {
 }
 
 impl Decoding {
-    /// The decoding of a document that begins with `start`, and the length of its byte order mark.
-    pub(super) fn of(config: &DocumentConfig, start: &[u8]) -> (Self, usize) {
+    /// The decoding of a document in `encoding`.
+    fn of(config: &DocumentConfig, encoding: &'static Encoding) -> Self {
         if config.format == Format::Xml {
-            let (encoding, mark) = of_xml(config, start);
-            return (Self::Stream(Box::new(Stream::new(encoding))), mark);
+            return Self::Stream(Box::new(Stream::new(encoding)));
         }
-        let declared = || match config.encoding {
-            Charset::Declared(encoding) => encoding,
-            Charset::Detected => detect(start),
-        };
-        let (encoding, mark) = Encoding::for_bom(start).unwrap_or_else(|| (declared(), 0));
         if encoding == UTF_8 {
-            return (Self::Utf8, mark);
+            return Self::Utf8;
         }
         let shifts = [UTF_16LE, UTF_16BE, ISO_2022_JP].contains(&encoding);
         // Second bytes of Shift_JIS, Big5, GBK and GB18030 reach down to 0x30, never to a comma or a quote.
@@ -58,8 +52,8 @@ impl Decoding {
             Format::Json | Format::Xml | Format::Parquet | Format::Avro | Format::Excel => true,
         };
         match whole {
-            true => (Self::Stream(Box::new(Stream::new(encoding))), mark),
-            false => (Self::Records(encoding), mark),
+            true => Self::Stream(Box::new(Stream::new(encoding))),
+            false => Self::Records(encoding),
         }
     }
 
@@ -73,24 +67,38 @@ impl Decoding {
     }
 }
 
+/// What the beginning of a document says of its encoding.
+pub(super) struct Told {
+    pub(super) decoding: Decoding,
+    /// How long its byte order mark is.
+    pub(super) mark: usize,
+    /// How its encoding was guessed, if it was.
+    pub(super) guess: Option<Guess>,
+}
+
+impl Told {
+    /// Of a document that begins with `start`; `is_whole`: that is all of it.
+    pub(super) fn by(config: &DocumentConfig, start: &[u8], is_whole: bool) -> Self {
+        let (encoding, mark, guess) = match (config.format, Encoding::for_bom(start), config.encoding) {
+            (Format::Xml, ..) => {
+                let (encoding, mark) = of_xml(config, start);
+                (encoding, mark, None)
+            }
+            (_, Some((encoding, mark)), _) => (encoding, mark, None),
+            (_, None, Charset::Declared(encoding)) => (encoding, 0, None),
+            (_, None, Charset::Detected) => {
+                let guess = guess(start, is_whole);
+                (guess.encoding, 0, Some(guess))
+            }
+        };
+        Self { decoding: Decoding::of(config, encoding), mark, guess }
+    }
+}
+
 /// Whether what was read of a text is enough to tell its encoding.
 pub(super) fn tells_enough(start: &[u8]) -> bool {
     let plain = start.iter().position(|byte| !byte.is_ascii() || matches!(byte, 0 | 0x1b)).unwrap_or(start.len());
-    start.len() - plain >= SEEN_BYTES || start.len() >= LOOK_BYTES
-}
-
-/// What a text without a byte order mark looks like, by its beginning. Plain ASCII is UTF-8.
-pub(super) fn detect(start: &[u8]) -> &'static Encoding {
-    // The detector is made for pages of the web, which are never UTF-16 without a mark. Text of any language has many
-    // characters below U+0100 there: spaces, digits, line breaks, delimiters.
-    let count = |odd: usize| start.iter().skip(odd).step_by(2).take(4096).filter(|byte| **byte == 0).count();
-    let (even, odd, pairs) = (count(0), count(1), (start.len() / 2).min(4096));
-    if pairs > 0 && even.max(odd) * 10 >= pairs && even.min(odd) * 20 <= even.max(odd) {
-        return if odd > even { UTF_16LE } else { UTF_16BE };
-    }
-    let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
-    detector.feed(start, false);
-    detector.guess(None, Utf8Detection::Allow)
+    start.len() - plain >= detection::SEEN_BYTES || start.len() >= LOOK_BYTES
 }
 
 /// The encoding of an XML document that begins with `start`, and the length of its byte order mark.
@@ -225,25 +233,5 @@ mod tests {
                 assert_eq!(restore(&text, encoding), bytes, "{} by {length}", encoding.name());
             }
         }
-    }
-
-    #[test]
-    fn texts_are_detected_by_what_they_look_like() {
-        let japanese = "名前,住所,備考\nソース表,東京都千代田区,能登のソースは十分です。\n".repeat(3);
-        let french = "nom,ville\nÉlodie,Orléans\nFrançois,Besançon\nJérôme,Fécamp — 5 €\n".repeat(3);
-        for encoding in [encoding_rs::SHIFT_JIS, encoding_rs::EUC_JP, ISO_2022_JP, UTF_8] {
-            let (bytes, _, failed) = encoding.encode(&japanese);
-            assert!(!failed);
-            assert_eq!(detect(&bytes), encoding);
-        }
-        assert_eq!(detect(&encoding_rs::WINDOWS_1252.encode(&french).0), encoding_rs::WINDOWS_1252);
-        for text in [japanese.as_str(), french.as_str(), "a,b\n1,2\n"] {
-            assert_eq!(detect(&utf16(text, u16::to_le_bytes)), UTF_16LE, "{text}");
-            assert_eq!(detect(&utf16(text, u16::to_be_bytes)), UTF_16BE, "{text}");
-        }
-        assert_eq!(detect(b"plain\n"), UTF_8);
-        assert_eq!(detect(b""), UTF_8);
-        // A block of NUL in a log is no UTF-16.
-        assert_eq!(detect(&[b"{\"a\":1}\n".as_slice(), &[0; 512]].concat()), UTF_8);
     }
 }

@@ -52,6 +52,36 @@ async fn each_encoding_is_read_declared_and_detected() {
 }
 
 #[tokio::test]
+async fn short_files_are_read_in_what_they_are() {
+    let root = TempDir::new().unwrap();
+    let sjis = |text: &str| SHIFT_JIS.encode(text).0.into_owned();
+    let latin = |text: &str| WINDOWS_1252.encode(text).0.into_owned();
+    for (bytes, read) in [
+        (sjis("店,額\n東京,1"), r#"{"店":"東京","額":"1"}"#),
+        (sjis("ｺｰﾄﾞ,ｶﾅ\n1,ﾔﾏﾀﾞ"), r#"{"ｺｰﾄﾞ":"1","ｶﾅ":"ﾔﾏﾀﾞ"}"#),
+        (EUC_JP.encode("店,額\n東京,1").0.into_owned(), r#"{"店":"東京","額":"1"}"#),
+        (ISO_2022_JP.encode("店,額\n東京,1").0.into_owned(), r#"{"店":"東京","額":"1"}"#),
+        (utf16("店,額\n東京,1", u16::to_le_bytes), r#"{"店":"東京","額":"1"}"#),
+        (latin("a\ncafé"), r#"{"a":"café"}"#),
+        (latin("a\nnaïve;über"), r#"{"a":"naïve;über"}"#),
+    ] {
+        fs::write(root.path().join("a.csv"), &bytes).unwrap();
+        assert_eq!(records(&root, r#"{"path":"a.csv","encoding":"auto"}"#).await.unwrap(), [read]);
+    }
+    let zengin = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../matome/tests/fixtures/files/zengin.txt")).unwrap();
+    fs::write(root.path().join("zengin.txt"), zengin).unwrap();
+    let config = |encoding: &str| {
+        format!(
+            r#"{{"path":"zengin.txt","format":"fixed","encoding":"{encoding}","line_breaks":false,
+                "columns":[{{"width":5}},{{"name":"name","width":15}},{{"width":10}}]}}"#
+        )
+    };
+    let declared = records(&root, &config("shift_jis")).await.unwrap();
+    assert_eq!(declared[0], r#"{"name":"ﾐｽﾞﾎ"}"#);
+    assert_eq!(records(&root, &config("auto")).await.unwrap(), declared);
+}
+
+#[tokio::test]
 async fn what_tells_the_encoding_may_come_late() {
     let root = TempDir::new().unwrap();
     let plain = "{\"a\":\"plain\"}\n".repeat(20_000);

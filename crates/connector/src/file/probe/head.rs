@@ -12,7 +12,7 @@ use super::super::config::{DocumentConfig, Format};
 use super::super::directory;
 use super::super::location::{Entry, Location, Shared};
 use super::super::plan::beginning;
-use super::super::text::{LOOK_BYTES, detect, of_xml};
+use super::super::text::{Guess, LOOK_BYTES, guess, of_xml};
 use crate::error::ConnectorError;
 use crate::record::Position;
 
@@ -124,15 +124,18 @@ impl Head {
     }
 
     /// Its text, and the encoding that it is in: the one that is `declared`, else what it says or looks like.
-    pub(super) fn text(&self, declared: Option<&str>, document: &DocumentConfig) -> (&'static Encoding, String) {
+    pub(super) fn text(&self, declared: Option<&str>, document: &DocumentConfig) -> (Guess, String) {
         let declared = declared.and_then(|label| Encoding::for_label(label.as_bytes()));
-        let encoding = match declared {
-            Some(declared) => declared,
-            None if document.format == Format::Xml => of_xml(document, &self.bytes).0,
-            None => detect(&self.bytes),
+        let known = match declared {
+            None if document.format == Format::Xml => Some(of_xml(document, &self.bytes).0),
+            declared => declared,
         };
-        let (text, encoding, _) = encoding.decode(&self.bytes);
-        (encoding, text.into_owned())
+        let guess = match known {
+            Some(encoding) => Guess { encoding, rival: None },
+            None => guess(&self.bytes, self.is_whole),
+        };
+        let (text, encoding, _) = guess.encoding.decode(&self.bytes);
+        (Guess { encoding, ..guess }, text.into_owned())
     }
 }
 

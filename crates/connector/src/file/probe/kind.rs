@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::super::config::Format;
-use super::super::text::detect;
+use super::super::text::guess;
 use super::head::Head;
 use crate::probe::{closed, find};
 
@@ -40,7 +40,7 @@ pub(super) fn look(head: &Head, encoding: Option<&str>, implied: Option<Format>)
         return Kind::Said(Format::Avro);
     }
     let declared = encoding.and_then(|label| encoding_rs::Encoding::for_label(label.as_bytes()));
-    let (text, _, _) = declared.unwrap_or_else(|| detect(&head.bytes)).decode(&head.bytes);
+    let (text, _, _) = declared.unwrap_or_else(|| guess(&head.bytes, head.is_whole).encoding).decode(&head.bytes);
     if text.trim().is_empty() {
         return match implied {
             Some(_) => Kind::Rows,
