@@ -1,8 +1,10 @@
 //! The members of a zip archive, read one after the other where they are: nothing is unpacked to a disk, so that the
-//! name of a member leads nowhere.
+//! name of a member leads nowhere. What Windows and its programs pack in Japan has names in code page 932 without saying so.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Seek};
 
+use encoding_rs::Encoding;
 use globset::GlobMatcher;
 use zip::ZipArchive;
 use zip::read::{Config, ZipReadOptions};
@@ -10,11 +12,15 @@ use zip::result::ZipError;
 use zip::unstable::read::ZipIterable;
 
 use super::compression::{Bounded, Counted, Meter};
+use super::text::japanese;
 
 /// Members that an archive may have.
 const MEMBER_LIMIT: usize = 100_000;
 /// The directory of an archive is held in memory; a longer one is none.
 const DIRECTORY_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// So much of the names of members is looked at for what they are in.
+const NAMES_BYTES: usize = 64 * 1024;
 
 /// An open archive.
 pub(super) struct Archive<R> {
@@ -26,6 +32,8 @@ pub(super) struct Archive<R> {
 pub(super) struct Member {
     index: usize,
     pub(super) name: String,
+    /// The name as versions took it that knew UTF-8 and code page 437 only; their checkpoints have it.
+    pub(super) old_name: String,
 }
 
 impl<R: Read + Seek> Archive<R> {
@@ -47,9 +55,17 @@ impl<R: Read + Seek> Archive<R> {
         let mut members = Vec::new();
         let last = pattern.and_then(|pattern| pattern.glob().glob().rsplit('/').next());
         let hidden = last.is_some_and(|part| part.starts_with('.'));
+        let encoding = self.encoding()?;
+        let mut names = HashSet::new();
         for index in 0..self.zip.len() {
             let entry = self.zip.by_index_data(index).map_err(told)?;
-            let name = entry.name().map_err(told)?.into_owned();
+            let old_name = entry.name().map_err(told)?.into_owned();
+            let name = encoding.filter(|_| std::str::from_utf8(entry.name_raw()).is_err());
+            let name = name.map(|encoding| encoding.decode_without_bom_handling(entry.name_raw()).0.into_owned());
+            let name = name.unwrap_or_else(|| old_name.clone());
+            if !names.insert(name.clone()) {
+                return Err(bad("it has two members of the same name".to_owned()));
+            }
             let is_wanted = pattern.is_none_or(|pattern| pattern.is_match(&name));
             if entry.is_dir() || !is_wanted || (!hidden && is_hidden(&name)) {
                 continue;
@@ -60,10 +76,25 @@ impl<R: Read + Seek> Archive<R> {
             if entry.encrypted() {
                 return Err(bad(format!("its member `{name}` is encrypted")));
             }
-            members.push(Member { index, name });
+            members.push(Member { index, name, old_name });
         }
         members.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(members)
+    }
+
+    /// What names are in that are no UTF-8, if not in what the standard says. All of them tell it together.
+    fn encoding(&mut self) -> io::Result<Option<&'static Encoding>> {
+        let (mut bytes, mut standard) = (Vec::new(), String::new());
+        for index in 0..self.zip.len() {
+            let entry = self.zip.by_index_data(index).map_err(told)?;
+            if std::str::from_utf8(entry.name_raw()).is_err() && bytes.len() < NAMES_BYTES {
+                bytes.extend_from_slice(entry.name_raw());
+                bytes.push(b'\n');
+                standard += &entry.name().map_err(told)?;
+                standard.push('\n');
+            }
+        }
+        Ok(if bytes.is_empty() { None } else { japanese(&bytes, &standard) })
     }
 
     /// What is in a member.

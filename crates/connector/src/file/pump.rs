@@ -7,7 +7,7 @@ use std::sync::Arc;
 use matome_columnar::{Avro, Parquet};
 use tokio::sync::mpsc;
 
-use super::archive::Archive;
+use super::archive::{Archive, Member};
 use super::checkpoint::State;
 use super::compression::{CHUNK_BYTES, Codec, Counted, Input, Meter, fill, start_of};
 use super::config::{FileConfig, Format};
@@ -196,12 +196,17 @@ impl Pump {
     fn archive(&mut self, name: &Arc<str>, content: Shared, meter: &Meter, resume: Option<State>) -> Result<(), Stop> {
         let refuse = |error| failed(beginning(name), "decompressing it", error);
         let mut archive = Archive::open(content, meter.clone()).map_err(refuse)?;
-        let members = archive.members(self.config.member.as_ref()).map_err(refuse)?;
+        let mut members = archive.members(self.config.member.as_ref()).map_err(refuse)?;
         let mut skip = 0;
         let mut first = 0;
         if let Some(State { member: Some(member), records, .. }) = resume {
             skip = records;
-            first = members.iter().position(|other| other.name == member).unwrap_or_default();
+            if members.iter().all(|other| other.name != member) {
+                // A version that had other names read them in their order.
+                members.sort_by(|one, other| one.old_name.cmp(&other.old_name));
+            }
+            let is_it = |other: &Member| other.name == member || other.old_name == member;
+            first = members.iter().position(is_it).unwrap_or_default();
         }
         if members.is_empty() {
             let problem = (
