@@ -78,7 +78,7 @@ impl DocumentConfig {
         }
         let csv = CsvConfig::parse(fields, delimiter);
         let fixed = FixedConfig::parse(fields, format == Some(Format::Fixed));
-        let excel = excel(fields);
+        let excel = excel(fields, csv.header_row);
         // XML says itself how it is encoded.
         let usual = if format == Some(Format::Xml) { Charset::Detected } else { Charset::Declared(UTF_8) };
         let encoding = encoding(fields).unwrap_or(usual);
@@ -101,7 +101,8 @@ const OPTIONS: &[(&str, &[Format])] = &[
     ("line_breaks", &[Format::Fixed]),
     ("trim", &[Format::Fixed]),
     ("sheet", &[Format::Excel]),
-    ("header_row", &[Format::Excel]),
+    ("header_row", &[Format::Csv, Format::Excel]),
+    ("comment", &[Format::Csv]),
     ("encoding", &[Format::Ndjson, Format::Json, Format::Csv, Format::Fixed, Format::Xml]),
 ];
 
@@ -121,7 +122,7 @@ fn refuse_those_of_others(fields: &mut Fields, among: &[Format]) {
     }
 }
 
-fn excel(fields: &mut Fields) -> ExcelConfig {
+fn excel(fields: &mut Fields, header_row: u64) -> ExcelConfig {
     let usual = ExcelConfig::default();
     let sheet = match fields.value("sheet") {
         None => usual.sheet,
@@ -138,8 +139,7 @@ fn excel(fields: &mut Fields) -> ExcelConfig {
             }
         },
     };
-    let header_row = fields.integer("header_row", 1, 1 << 20).and_then(|number| u32::try_from(number).ok());
-    ExcelConfig { sheet, header_row: header_row.unwrap_or(usual.header_row) }
+    ExcelConfig { sheet, header_row: u32::try_from(header_row).unwrap_or(usual.header_row) }
 }
 
 /// An option that is true or false.

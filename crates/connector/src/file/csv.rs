@@ -22,6 +22,8 @@ const NUMBER_DIGITS: usize = 1_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// In a line that is no row.
+    Passed,
     FieldStart,
     Unquoted,
     Quoted,
@@ -163,6 +165,18 @@ impl Csv {
             Err((reason, detail)) => found.rejected(line, &self.raw, reason, detail),
         }
         Ok(())
+    }
+
+    /// Whether the line that begins with `first` is no row.
+    fn is_passed(&self, first: u8) -> bool {
+        self.line < self.config.header_row || self.config.comment == Some(first)
+    }
+
+    /// Whether all lines so far stand above the one with the header, or with the first row.
+    fn header_row_is_ahead(&self) -> bool {
+        let wanted = self.config.header_row;
+        let is_nothing_there = self.line == wanted && self.size == 0 && self.columns.is_none();
+        wanted > 1 && (self.line < wanted || is_nothing_there)
     }
 
     /// The names of the columns, from the first row.
@@ -318,9 +332,22 @@ impl Parse for Csv {
             }
             if self.size == 0 && self.fields == 0 {
                 self.start_line = self.line;
+                if self.state == State::FieldStart && self.is_passed(byte) {
+                    self.state = State::Passed;
+                }
             }
             let rest = &bytes[at..];
             match self.state {
+                State::Passed => {
+                    at += rest.iter().position(|&byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+                    if let Some(end) = bytes.get(at) {
+                        self.after_cr = *end == b'\r';
+                        self.line += 1;
+                        self.state = State::FieldStart;
+                        at += 1;
+                    }
+                    continue;
+                }
                 State::FieldStart => {
                     self.start = self.raw.len();
                     if byte == b'"' && self.config.quote {
@@ -416,7 +443,16 @@ impl Parse for Csv {
             ));
         }
         let is_whole = self.size == 0 && self.fields == 0;
-        found.end_text(is_whole.then_some(Boundary { offset: self.offset, line: self.line }));
+        if self.header_row_is_ahead() {
+            let (wanted, lines) = (self.config.header_row, self.line);
+            return Err(DocumentError::anywhere(say!(
+                "there is no line {wanted} (`header_row`): it ends in line {lines}",
+                "{wanted} 行目 (`header_row`) がありません。{lines} 行目で終わっています"
+            )));
+        }
+        // What comes behind lines that are no rows may be the header still, or go on in the last of them.
+        let is_row_end = is_whole && self.state != State::Passed && self.columns.is_some();
+        found.end_text(is_row_end.then_some(Boundary { offset: self.offset, line: self.line }));
         if !is_whole {
             if self.state == State::FieldStart {
                 self.start = self.raw.len();
@@ -449,7 +485,7 @@ mod tests {
 
     fn config() -> CsvConfig {
         let types = ColumnTypes::Declared(Default::default());
-        CsvConfig { delimiter: b',', quote: true, header: Header::FirstRow, types }
+        CsvConfig { delimiter: b',', quote: true, header: Header::FirstRow, header_row: 1, comment: None, types }
     }
 
     fn read_in(
@@ -530,6 +566,30 @@ mod tests {
     fn blank_lines_are_rows_in_files_of_one_column_only() {
         assert_eq!(read(config(), "a\n1\n\n2\n").unwrap(), ["2:{\"a\":\"1\"}", "3:{\"a\":\"\"}", "4:{\"a\":\"2\"}"]);
         assert_eq!(read(config(), "a,b\n\n1,2\n\n").unwrap(), ["3:{\"a\":\"1\",\"b\":\"2\"}"]);
+    }
+
+    #[test]
+    fn lines_above_the_header_and_comments_are_no_rows() {
+        let text = "Report \"2026\n\nid,name\n#1,x\n1,a\n#2\n3,\"b\n#c\"\n";
+        let third = CsvConfig { header_row: 3, ..config() };
+        assert_eq!(
+            read(third.clone(), text).unwrap()[..2],
+            ["4:{\"id\":\"#1\",\"name\":\"x\"}", "5:{\"id\":\"1\",\"name\":\"a\"}"]
+        );
+        let comments = CsvConfig { comment: Some(b'#'), ..third.clone() };
+        for end in ["\n", "\r\n", "\r"] {
+            let rows = read(comments.clone(), &text.replace('\n', end)).unwrap();
+            assert_eq!(rows.len(), 2, "{rows:?}");
+            assert!(rows[0].starts_with("5:") && rows[1].starts_with("7:"), "{rows:?}");
+        }
+        let named = CsvConfig { header: Header::Named(vec!["x".into(), "y".into()]), ..third.clone() };
+        assert_eq!(read(named, text).unwrap()[0], "3:{\"x\":\"id\",\"y\":\"name\"}");
+        let behind = CsvConfig { comment: Some(b'#'), ..config() };
+        assert_eq!(read(behind, "#made\n#by\na\n1\n# end").unwrap(), ["4:{\"a\":\"1\"}"]);
+        for text in ["", "a\n", "a\nb\n", "a\nb"] {
+            assert!(read(third.clone(), text).unwrap_err().contains("`header_row`"), "{text:?}");
+        }
+        assert_eq!(read(third, "a\nb\nc").unwrap(), [""; 0]);
     }
 
     #[test]

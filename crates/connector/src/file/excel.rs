@@ -240,6 +240,8 @@ fn cells_within_limits(content: std::io::Take<impl Read>) -> Result<(), Broken> 
 /// What makes records of rows.
 struct Table {
     header_row: u32,
+    /// The last row so far.
+    last: u32,
     header: Header,
     names: Option<Vec<String>>,
 }
@@ -250,11 +252,24 @@ impl Table {
             Header::Named(names) => Some(names.clone()),
             Header::FirstRow | Header::Numbered => None,
         };
-        Self { header_row: config.header_row, header, names }
+        Self { header_row: config.header_row, last: 0, header, names }
+    }
+
+    /// There are no more rows.
+    fn end(&self) -> Result<(), Broken> {
+        let (wanted, last) = (self.header_row, self.last);
+        if wanted == 1 || last >= wanted {
+            return Ok(());
+        }
+        Err(broken(say!(
+            "the sheet has no row {wanted} (`header_row`): its last one is row {last}",
+            "シートに {wanted} 行目 (`header_row`) がありません。最後の行は {last} 行目です"
+        )))
     }
 
     /// Takes a row, whose cells come with their columns, from 0; `number` counts rows from 1.
     fn row(&mut self, number: u32, cells: &[(u32, DataRef<'_>)], found: &mut Found) -> Result<(), Broken> {
+        self.last = number;
         if number < self.header_row || cells.iter().all(|(_, value)| matches!(value, DataRef::Empty)) {
             return Ok(());
         }
@@ -449,6 +464,7 @@ impl<R: Read + Seek> Pull for Streamed<'_, R> {
                 self.table.row(number + 1, &row, found)?;
             }
             if self.ended && self.ahead.is_none() {
+                self.table.end()?;
                 return Ok(false);
             }
         }
@@ -474,6 +490,9 @@ impl Pull for Whole {
             read += 1;
         }
         self.read += read;
+        if read < STEP_ROWS {
+            self.table.end()?;
+        }
         Ok(read == STEP_ROWS)
     }
 }

@@ -58,7 +58,6 @@ pub(super) fn config() -> Node {
             )
             .default(1),
         ),
-        ("header_row", whole(1, 1 << 20, "`excel`: the row with the names; rows above it are passed over.").default(1)),
     ]);
     object(
         "Files, on the machine that matome runs on beneath a file root, or elsewhere.",
@@ -160,6 +159,11 @@ pub(super) fn document() -> Options {
             .default(true),
         ),
         (
+        (
+            "header_row",
+            whole(1, 1 << 20, "`csv`, `excel`: the line or row with the names; what stands above it is passed over.").default(1),
+        ),
+        ("comment", text("`csv`: lines that begin with this ASCII character are passed over.").with("maxLength", 1).example("#")),
             "types",
             either(
                 "`csv`: what values become. By default strings.",

@@ -51,6 +51,10 @@ pub struct CsvConfig {
     pub quote: bool,
     /// `header`: true (default), false, or a list of names.
     pub header: Header,
+    /// `header_row`: the line with the names, or with the first row, from 1; lines above it are passed over.
+    pub header_row: u64,
+    /// `comment`: lines that begin with it are passed over; default: none are.
+    pub comment: Option<u8>,
     /// `types`: an object of column names and types, or `"infer"`; default: all strings.
     pub types: ColumnTypes,
 }
@@ -58,11 +62,13 @@ pub struct CsvConfig {
 impl CsvConfig {
     /// Takes its options. `delimiter`: the one that is meant when none is given.
     pub(super) fn parse(fields: &mut Fields, delimiter: u8) -> Self {
-        let delimiter = self::delimiter(fields).unwrap_or(delimiter);
+        let delimiter = sign(fields, "delimiter").unwrap_or(delimiter);
         let quote = super::flag(fields, "quote", true);
         let header = header(fields).unwrap_or(Header::FirstRow);
         let types = types(fields).unwrap_or_else(|| ColumnTypes::Declared(HashMap::new()));
-        Self { delimiter, quote, header, types }
+        let header_row = fields.integer("header_row", 1, 1 << 20).unwrap_or(1);
+        let comment = sign(fields, "comment");
+        Self { delimiter, quote, header, header_row, comment, types }
     }
 }
 
@@ -77,14 +83,15 @@ impl ColumnType {
     ];
 }
 
-fn delimiter(fields: &mut Fields) -> Option<u8> {
+/// An option that is one character.
+fn sign(fields: &mut Fields, name: &str) -> Option<u8> {
     // Not `string`: a tab or a space would count as blank.
-    let value = fields.value("delimiter")?;
+    let value = fields.value(name)?;
     match value.as_str().map(str::as_bytes) {
         Some([byte]) if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n' | 0) => Some(*byte),
         _ => {
             fields.fail(
-                "delimiter",
+                name,
                 Words::new(
                     "Give one ASCII character that is neither a quote nor a line break, for example \";\" or \"\\t\".",
                     "引用符でも改行でもない ASCII 文字を1つ指定してください。例: \";\" や \"\\t\"。",

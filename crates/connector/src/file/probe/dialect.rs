@@ -14,6 +14,8 @@ use crate::record::{Found, Item, Parse as _};
 
 /// So much of a text is tried.
 const TRIED_BYTES: usize = 256 * 1024;
+/// Lines that may stand above rows, as titles do.
+const TITLE_LINES: usize = 20;
 /// Signs between fields, the likeliest first.
 const DELIMITERS: [u8; 4] = *b",\t;|";
 /// Numbers of one length from so many digits on are likely codes, which may begin with a zero.
@@ -40,11 +42,29 @@ pub(in crate::file) fn look(text: &[u8], config: &CsvConfig, given: &Map<String,
     };
     let quotes: &[bool] = if is_open("quote") { &[true, false] } else { &[config.quote] };
     let ways = delimiters.iter().flat_map(|delimiter| quotes.iter().map(move |quote| (*delimiter, *quote)));
-    let tried = ways.map(|(delimiter, quote)| attempt(text, delimiter, quote));
-    // The first of equals: a comma before a tab, quotes before none.
-    let best = tried.reduce(|best, other| if other.score() > best.score() { other } else { best });
-    let Some(best) = best else { return Vec::new() };
+    let best_of = |text: &[u8]| {
+        let tried = ways.clone().map(|(delimiter, quote)| attempt(text, delimiter, quote, config.comment));
+        // The first of equals: a comma before a tab, quotes before none.
+        tried.reduce(|best, other| if other.score() > best.score() { other } else { best })
+    };
+    let given_row = if is_open("header_row") { 1 } else { usize::try_from(config.header_row).unwrap_or(usize::MAX) };
+    let Some(mut best) = best_of(from_line(text, given_row).unwrap_or_default()) else { return Vec::new() };
     let mut findings = Vec::new();
+    if is_open("header_row") && !best.is_split() {
+        let table = (2..=TITLE_LINES).find_map(|row| {
+            let rows = from_line(text, row).filter(|rows| !rows.starts_with(b"\n") && !rows.starts_with(b"\r"))?;
+            best_of(rows).filter(Tried::is_table).map(|tried| (row, tried))
+        });
+        if let Some((row, tried)) = table {
+            let above = row - 1;
+            let words = say!(
+                "the names stand in line {row}; the {above} lines above are no rows and are passed over",
+                "列名は {row} 行目にあります。上の {above} 行は行データではないので飛ばします"
+            );
+            findings.push(Finding { option: "header_row", value: Some(row.into()), words });
+            best = tried;
+        }
+    }
     let (fields, rows) = (best.width(), best.rows.len());
     if best.delimiter != config.delimiter {
         let words =
@@ -84,9 +104,20 @@ pub(in crate::file) fn look(text: &[u8], config: &CsvConfig, given: &Map<String,
     findings
 }
 
-fn attempt(text: &[u8], delimiter: u8, quote: bool) -> Tried {
+/// A text from a line on, the first of which is 1.
+fn from_line(text: &[u8], number: usize) -> Option<&[u8]> {
+    let mut rest = text;
+    for _ in 1..number {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        rest = &rest[end + 1..];
+    }
+    Some(rest)
+}
+
+fn attempt(text: &[u8], delimiter: u8, quote: bool, comment: Option<u8>) -> Tried {
     let types = ColumnTypes::Declared(Default::default());
-    let mut csv = Csv::new(CsvConfig { delimiter, quote, header: Header::Numbered, types }, None);
+    let config = CsvConfig { delimiter, quote, header: Header::Numbered, header_row: 1, comment, types };
+    let mut csv = Csv::new(config, None);
     let mut found = Found::new("".into(), None, 0);
     // A first row that can not be one says the same as rows that do not fit.
     let fed = csv.feed(text, &mut found).and_then(|()| csv.finish(&mut found));
@@ -121,9 +152,23 @@ impl Tried {
 
     /// The better the higher: what is split at all, and then fits in most rows, and then into most columns.
     fn score(&self) -> (bool, usize, usize) {
+        (self.is_split(), self.fitting(), self.width())
+    }
+
+    /// Of a hundred rows, those that fit.
+    fn fitting(&self) -> usize {
         let all = self.rows.len() + self.rejected;
-        let fitting = (self.rows.len() * 100).checked_div(all).unwrap_or_default();
-        (self.width() > 1 && fitting >= 50, fitting, self.width())
+        (self.rows.len() * 100).checked_div(all).unwrap_or_default()
+    }
+
+    fn is_split(&self) -> bool {
+        self.width() > 1 && self.fitting() >= 50
+    }
+
+    /// Whether these are rows beneath their names, beyond doubt.
+    fn is_table(&self) -> bool {
+        let is_much = self.rows.len() >= 3 || (self.rows.len() == 2 && self.width() >= 3);
+        is_much && self.width() > 1 && self.fitting() >= 90 && self.has_names()
     }
 
     /// Whether the first row has the names of the columns: it has no value, and none twice.
@@ -198,7 +243,8 @@ mod tests {
     fn found(text: &str, given: Value) -> Value {
         let given = given.as_object().unwrap().clone();
         let types = ColumnTypes::Declared(Default::default());
-        let config = CsvConfig { delimiter: b',', quote: true, header: Header::FirstRow, types };
+        let config =
+            CsvConfig { delimiter: b',', quote: true, header: Header::FirstRow, header_row: 1, comment: None, types };
         let findings = look(text.as_bytes(), &config, &given).into_iter();
         findings.filter_map(|finding| Some((finding.option.to_owned(), finding.value?))).collect::<Map<_, _>>().into()
     }
@@ -221,6 +267,12 @@ mod tests {
             ("a,a\nx,y\n", json!({"header": false})),
             ("a,b\n", json!({})),
             ("", json!({})),
+            ("Report 2026\n\nid,name,total\n1,a,2\n", json!({"header_row": 3})),
+            (
+                "# made by x\n# on Monday, 3 pm\nid;total\n1;2\n22;3\n",
+                json!({"header_row": 3, "delimiter": ";", "types": {"id": "number", "total": "number"}}),
+            ),
+            ("note\nx, y\nz, w\n", json!({"delimiter": "\t"})),
         ] {
             assert_eq!(found(text, json!({})), wanted, "{text:?}");
         }
@@ -236,7 +288,8 @@ mod tests {
     #[test]
     fn rows_that_do_not_fit_are_told() {
         let types = ColumnTypes::Declared(Default::default());
-        let config = CsvConfig { delimiter: b',', quote: true, header: Header::FirstRow, types };
+        let config =
+            CsvConfig { delimiter: b',', quote: true, header: Header::FirstRow, header_row: 1, comment: None, types };
         let findings = look(b"a,b\n1,2\n3\n4,5\n", &config, &Map::new());
         assert!(findings.iter().any(|finding| finding.words.english.starts_with("1 of the first 4 rows")));
     }
