@@ -42,6 +42,8 @@ pub(crate) struct Read {
     is_stream: bool,
     /// Whether it reads what was sent.
     is_push: bool,
+    /// Whether it goes on behind the last record that is committed.
+    resumes_inside: bool,
     pub(crate) how: How,
     /// The source that has the secrets it is read with.
     pub(crate) secrets_of: i64,
@@ -98,6 +100,12 @@ impl AcquisitionHandler {
         let keyed = keyed.map(|keyed| Arc::new(Mutex::new(keyed)));
         let is_push = source.source_type == SourceType::Push;
         let secrets_of = source.id;
+        // What is stored of a file stays its content when the read goes on. A page of an API is asked for again, and may be another one.
+        let resumes_inside = match dedupe {
+            Dedupe::None => true,
+            Dedupe::Hash => source.source_type == SourceType::File,
+            Dedupe::Rows | Dedupe::Key => false,
+        };
         Ok(Read {
             task_id: task.id,
             dedupe,
@@ -110,6 +118,7 @@ impl AcquisitionHandler {
             quality,
             is_stream,
             is_push,
+            resumes_inside,
             how,
             secrets_of,
         })
@@ -165,7 +174,7 @@ impl AcquisitionHandler {
             (!counts_equals || connector.tells_additions()) && read.begun.state.get() != "{}" && !read.how.is_whole;
         let request = ReadRequest {
             checkpoint: goes_on.then(|| read.begun.state.clone()),
-            resume_inside: read.dedupe == Dedupe::None,
+            resume_inside: read.resumes_inside,
             counts_equals,
             max_items: self.db.page_rows(),
             max_bytes: self.db.page_bytes(),
