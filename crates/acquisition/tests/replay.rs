@@ -79,7 +79,7 @@ async fn drain(bench: &Bench) -> Result<TaskOutcome, TaskError> {
 async fn forget_rules(bench: &Bench) {
     let source_id = bench.source_id;
     let path = bench.dir.path().join("data.ndjson").canonicalize().unwrap();
-    let config = format!(r#"{{"path":{}}}"#, serde_json::to_string(&path).unwrap());
+    let config = format!(r#"{{"path":{},"files":"all"}}"#, serde_json::to_string(&path).unwrap());
     let write = bench.db.write(move |conn| {
         Box::pin(async move {
             let sql = "update data_sources set config = $2, config_rev = config_rev + 1 where id = $1";

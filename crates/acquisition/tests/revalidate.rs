@@ -46,7 +46,7 @@ async fn done(bench: &Bench) -> Value {
 /// Replaces what stands behind `path` in the config of a source.
 async fn configure(bench: &Bench, options: &str) {
     let path = bench.dir.path().canonicalize().unwrap().join("data.ndjson");
-    let config = format!(r#"{{"path":{}{options}}}"#, serde_json::to_string(&path).unwrap());
+    let config = format!(r#"{{"path":{},"files":"all"{options}}}"#, serde_json::to_string(&path).unwrap());
     let id = bench.source_id;
     let set = bench.db.write(move |conn| {
         Box::pin(async move {

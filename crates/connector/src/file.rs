@@ -1,6 +1,6 @@
 //! Records out of files: a location has their bytes, which may be compressed or packed in an archive, in some encoding and in
 //! some format. Each of these is a module that knows nothing of the others; [`pump`] puts them together, [`plan`] says which
-//! documents are read, by what [`manifest`] knows of them, and [`checkpoint`] how far a read has come; [`fingerprint`] tells whether
+//! documents are read, by what [`manifest`] knows of them and [`rotation`] finds of it under other names, and [`checkpoint`] how far a read has come; [`fingerprint`] tells whether
 //! what was read of a document is still its beginning.
 //!
 //! - [`location`]: where bytes come from: [`roots`] are directories of this machine, the others are elsewhere.
@@ -28,6 +28,7 @@ mod probe;
 mod pump;
 mod reader;
 mod roots;
+mod rotation;
 mod table;
 mod text;
 mod xml;
@@ -92,8 +93,7 @@ impl Connector for FileConnector {
     }
 
     fn tells_additions(&self) -> bool {
-        // Whether `path` is a directory is seen when it is read.
-        self.config.only_changed != Some(false)
+        self.config.only_changed
     }
 }
 

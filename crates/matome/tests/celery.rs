@@ -58,7 +58,7 @@ async fn send_task_runs_sources_and_aggregations_and_its_results_come_back() {
     let redis = RedisServer::start(&[]);
     let home = home(&redis).await;
     let server = home.serve().await;
-    let orders = server.source("orders", "file", json!({ "path": "orders.ndjson" })).await;
+    let orders = server.source("orders", "file", json!({ "path": "orders.ndjson", "files": "all" })).await;
     let gone = server.source("gone", "file", json!({ "path": "missing.ndjson" })).await;
     let sum = server.aggregation("sum", "select sum(n) as n from orders").await;
     let told = produce(

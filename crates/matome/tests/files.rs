@@ -46,7 +46,8 @@ async fn archives_encodings_and_formats_are_stored_once() {
         assert_eq!(again["stored"], 0, "{again}");
 
         let (rows, again) =
-            stored(&server, "books", json!({ "path": "books.xml.xz", "records": "catalog/book" })).await;
+            stored(&server, "books", json!({ "path": "books.xml.xz", "records": "catalog/book", "files": "all" }))
+                .await;
         assert_eq!(rows, [json!({ "@id": "1", "title": "源氏物語" })]);
         assert_eq!(again["quarantined"], 1, "an entity is not expanded: {again}");
         let held = server.get("/api/acquisition/quarantine/?reason=invalid_xml").await;

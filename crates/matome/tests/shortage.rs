@@ -99,7 +99,7 @@ async fn several_servers_fire_each_time_once_while_one_is_killed() {
     let load = Load::start(&servers[0], upstream).await;
     std::fs::write(home.files().join("one.ndjson"), "{\"n\":1}\n").unwrap();
     for n in 0..10 {
-        let config = json!({ "path": "one.ndjson", "dedupe": "none" });
+        let config = json!({ "path": "one.ndjson", "dedupe": "none", "files": "all" });
         let body = json!({ "name": format!("tick{n}"), "source_type": "file", "config": config, "fetch_interval": 1 });
         let (status, row) = servers[0].send("POST", "/api/acquisition/sources/", Some(body)).await;
         assert_eq!(status, 201, "{row}");

@@ -95,7 +95,7 @@ async fn a_task_is_one_trace_from_its_schedule_to_its_last_commit_across_process
         .send(
             "POST",
             "/api/acquisition/sources/",
-            Some(json!({ "name": "a", "source_type": "file", "fetch_interval": 1, "config": { "path": "a.ndjson" } })),
+            Some(json!({ "name": "a", "source_type": "file", "fetch_interval": 1, "config": { "path": "a.ndjson", "files": "all" } })),
         )
         .await;
     assert_eq!(status, 201, "{source}");

@@ -41,11 +41,11 @@ pub fn registry(root: &Path) -> Registry {
 }
 
 impl Bench {
-    /// A source that reads `data.ndjson`; `options` are further members of its config.
+    /// A source that reads all of `data.ndjson` each time; `options` are further members of its config.
     pub async fn new(db: &Db, options: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("data.ndjson").canonicalize().unwrap_or_else(|_| dir.path().join("data.ndjson"));
-        let config = format!(r#"{{"path":{}{options}}}"#, serde_json::to_string(&path).unwrap());
+        let config = format!(r#"{{"path":{},"files":"all"{options}}}"#, serde_json::to_string(&path).unwrap());
         Self::with_config(db, dir, SourceType::File, &config).await
     }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::fingerprint::Fingerprint;
-use super::location::Stamp;
-use super::manifest::{Ends, Manifest};
+use super::location::{Stamp, Validators};
+use super::manifest::{Ends, Known, Manifest};
 use crate::error::ConnectorError;
 use crate::record::Boundary;
 
@@ -44,6 +44,9 @@ pub(super) struct State {
     pub(super) done: Manifest,
     #[serde(default, skip_serializing_if = "Ends::is_empty")]
     done_ends: Ends,
+    /// What to ask the server of the only document by, once it was read to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) validators: Option<Validators>,
     /// Whether nothing of what is read was read before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) adds: bool,
@@ -72,6 +75,13 @@ impl State {
     /// The state, if a read may go on at it.
     pub(super) fn under_way(self) -> Option<Self> {
         (!self.complete && self.document.is_some()).then_some(self)
+    }
+
+    /// The document that a read of one has read to its end that kept no list of them.
+    pub(super) fn only(&self) -> Option<(&str, Known)> {
+        let stamp = Stamp { size: self.size, modified_ns: self.modified_ns, inode: self.inode };
+        let read = self.fingerprint.filter(|_| self.complete && self.files.is_empty() && self.member.is_none())?;
+        Some((self.document.as_deref()?, Known::of_read(&stamp, self.records, read)?))
     }
 
     /// Turns to the next document.
@@ -135,6 +145,11 @@ impl State {
         };
         let is_same = read.bytes <= now.size && Fingerprint::of(content, read.bytes)? == read;
         Ok(if is_same { Ok(()) } else { Err(self.changed(WRITTEN_ANEW)) })
+    }
+
+    /// Whether its document can be told from others under another name.
+    pub(super) fn knows_file(&self) -> bool {
+        self.inode != 0 && self.fingerprint.is_some() && !self.is_at_its_start()
     }
 
     /// The error of a read that can not go on at this state.

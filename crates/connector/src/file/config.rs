@@ -231,9 +231,8 @@ pub struct FileConfig {
     pub document: Arc<DocumentConfig>,
     /// `compression`: `auto` (default), `gzip`, `zstd`, `bzip2`, `xz`, `zip` or `none`.
     pub compression: Compression,
-    /// `files`: whether only what is new or changed is read (`changed`) or everything each time (`all`). If it does not say, one
-    /// file is read each time, and of those of a pattern or in a directory what is new or changed.
-    pub only_changed: Option<bool>,
+    /// `files`: whether only what is new or changed is read (`changed`, default) or everything each time (`all`).
+    pub only_changed: bool,
     /// `member`: which members of an archive are read; default: all but hidden ones.
     pub member: Option<GlobMatcher>,
     /// Options of every source.
@@ -274,8 +273,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<FileConfig, Vec<FieldError>> {
     let document = DocumentConfig::parse(&mut fields, format, among, delimiter.unwrap_or(b','));
     let compression = fields.choice("compression", &Compression::WORDS).unwrap_or(Compression::Auto);
     let member = member(&mut fields, compression);
-    let is_pattern = place.as_ref().zip(path.as_deref()).is_some_and(|(place, path)| place.is_pattern(path));
-    let only_changed = fields.choice("files", &[("changed", true), ("all", false)]).or(is_pattern.then_some(true));
+    let only_changed = fields.choice("files", &[("changed", true), ("all", false)]).unwrap_or(true);
     let said = (format, delimiter.unwrap_or(b','));
     let extensions = EXTENSIONS.iter().filter(|(_, format, delimiter)| (Some(*format), *delimiter) == said);
     let extensions = extensions.map(|(extension, ..)| *extension).collect();

@@ -23,6 +23,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ConnectorError;
 
 pub(super) use azure::page_of_azure;
@@ -56,6 +58,21 @@ pub(super) trait Location: Send + Sync {
     /// One that [is missing](ConnectorError::is_missing) when it has gone meanwhile.
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError>;
 
+    /// As [`Location::open`], unless whoever is asked for it says that it still is what these `validators` are of; then nothing.
+    fn open_unless(&self, entry: &Entry, _validators: &Validators) -> Result<Option<Box<dyn Content>>, ConnectorError> {
+        self.open(entry).map(Some)
+    }
+
+    /// Whether its documents are files that programs write to, rename and cut off.
+    fn has_files(&self) -> bool {
+        false
+    }
+
+    /// The files beside `entry` whose names begin as its own does: what it may be called by now.
+    fn beside(&self, _entry: &Entry) -> Vec<Entry> {
+        Vec::new()
+    }
+
     /// HTTP requests that were answered since this was asked last.
     fn requests(&self) -> u64 {
         0
@@ -84,6 +101,20 @@ pub(super) trait Content: Read + Seek + Send {
     fn fetch(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    /// What to ask by whether it still is this version, if somebody is asked.
+    fn validators(&self) -> Option<Validators> {
+        None
+    }
+}
+
+/// What a server said of a version of a document, to be asked whether that still is the one (RFC 9110, 8.8).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Validators {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) etag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) modified: Option<String>,
 }
 
 /// What tells a state of a document from others.
@@ -115,6 +146,10 @@ impl Shared {
 
     pub(super) fn stamp(&self) -> io::Result<Stamp> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).stamp()
+    }
+
+    pub(super) fn validators(&self) -> Option<Validators> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).validators()
     }
 
     pub(super) fn fetch(&self) -> io::Result<()> {

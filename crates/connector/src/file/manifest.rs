@@ -1,6 +1,6 @@
 //! Which documents were read, and what each was like: so that the next read passes over those that did not change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read, Seek, SeekFrom};
 
 use base64::Engine as _;
@@ -84,7 +84,7 @@ impl Manifest {
 
     /// Keeps what is still there.
     pub(super) fn keep<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
-        let names: std::collections::HashSet<Name> = names.map(hash_of).collect();
+        let names: HashSet<Name> = names.map(hash_of).collect();
         self.0.retain(|name, _| names.contains(name));
     }
 
@@ -100,21 +100,28 @@ impl Manifest {
             return Ok(Change::None);
         }
         let may_be_added_to = stamp.inode == known.inode && stamp.size > known.size;
-        if !may_be_added_to || Fingerprint::of(content, known.size)?.hash != known.fingerprint {
-            return Ok(Change::Rewritten);
+        match may_be_added_to && known.is_beginning_of(stamp, content)? {
+            true => known.since(stamp, content),
+            false => Ok(Change::Rewritten),
         }
-        let mut last = [b'\n'];
-        if let Some(place) = known.size.checked_sub(1) {
-            content.seek(SeekFrom::Start(place))?;
-            content.read_exact(&mut last)?;
-            content.rewind()?;
-        }
-        let (is_whole, from) = match known.end {
-            End::Unknown => (last == [b'\n'], None),
-            End::Inside => (false, None),
-            End::Line(line) => (true, Some(Boundary { offset: known.size, line })),
-        };
-        Ok(Change::Grown { records: known.records, is_whole, from })
+    }
+
+    /// What is known of other documents than those, as far as there was something in it.
+    pub(super) fn gone<'n>(&self, names: impl Iterator<Item = &'n str>) -> Vec<Lost> {
+        let names: HashSet<Name> = names.map(hash_of).collect();
+        let gone = self.0.iter().filter(|(name, known)| !names.contains(*name) && known.has_records());
+        gone.map(|(name, known)| Lost { name: *name, known: *known }).collect()
+    }
+
+    /// What is known of a document that is another one by now.
+    pub(super) fn lost(&self, name: &str) -> Option<Lost> {
+        let name = hash_of(name);
+        self.0.get(&name).filter(|known| known.has_records()).map(|known| Lost { name, known: *known })
+    }
+
+    /// What was `lost` is somewhere else.
+    pub(super) fn forget(&mut self, lost: &Lost) {
+        self.0.remove(&lost.name);
     }
 
     /// How the documents ended, in their order here.
@@ -131,6 +138,13 @@ impl Manifest {
             self.0.values_mut().zip(&ends.0).for_each(|(known, end)| known.end = End::of_number(*end));
         }
     }
+}
+
+/// A document that was read and is not under its name any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    name: Name,
+    pub(super) known: Known,
 }
 
 /// How each document of a manifest ended.
@@ -166,6 +180,62 @@ impl Known {
     pub(super) fn of(stamp: &Stamp, records: u64, end: End, content: &mut (impl Read + Seek)) -> io::Result<Self> {
         let Stamp { size, modified_ns, inode } = *stamp;
         Ok(Self { size, modified_ns, inode, fingerprint: Fingerprint::of(content, size)?.hash, records, end })
+    }
+
+    /// What was read of a document, as the checkpoint of a read says that ended in it; how it ended is not known.
+    pub(super) fn of_read(stamp: &Stamp, records: u64, read: Fingerprint) -> Option<Self> {
+        let Stamp { size, modified_ns, inode } = *stamp;
+        let known = Self { size, modified_ns, inode, fingerprint: read.hash, records, end: End::Unknown };
+        (read.bytes == size).then_some(known)
+    }
+
+    fn has_records(&self) -> bool {
+        self.records > 0 && self.size > 0
+    }
+
+    /// Whether a document begins with what was read, and may be longer by now.
+    pub(super) fn is_beginning_of(&self, stamp: &Stamp, content: &mut (impl Read + Seek)) -> io::Result<bool> {
+        Ok(self.size <= stamp.size && Fingerprint::of(content, self.size)?.hash == self.fingerprint)
+    }
+
+    /// Whether it is in the same place of the disk.
+    pub(super) fn has_inode_of(&self, stamp: &Stamp) -> bool {
+        self.inode == stamp.inode
+    }
+
+    /// Whether it was not written to without becoming longer. Where there are no inodes, it was not written to at all.
+    pub(super) fn has_time_of(&self, stamp: &Stamp) -> bool {
+        (self.inode != 0 && self.size < stamp.size) || (self.size, self.modified_ns) == (stamp.size, stamp.modified_ns)
+    }
+
+    /// Whether a document was written to since.
+    pub(super) fn is_not_later_than(&self, stamp: &Stamp) -> bool {
+        self.modified_ns <= stamp.modified_ns
+    }
+
+    /// The same of a document under another name, which begins with what was read.
+    pub(super) fn as_of(&self, stamp: &Stamp) -> Self {
+        let modified_ns = if self.size == stamp.size { stamp.modified_ns } else { 0 };
+        Self { modified_ns, inode: stamp.inode, ..*self }
+    }
+
+    /// What became of a document that begins with what was read.
+    pub(super) fn since(&self, stamp: &Stamp, content: &mut (impl Read + Seek)) -> io::Result<Change> {
+        if self.size == stamp.size {
+            return Ok(Change::None);
+        }
+        let mut last = [b'\n'];
+        if let Some(place) = self.size.checked_sub(1) {
+            content.seek(SeekFrom::Start(place))?;
+            content.read_exact(&mut last)?;
+            content.rewind()?;
+        }
+        let (is_whole, from) = match self.end {
+            End::Unknown => (last == [b'\n'], None),
+            End::Inside => (false, None),
+            End::Line(line) => (true, Some(Boundary { offset: self.size, line })),
+        };
+        Ok(Change::Grown { records: self.records, is_whole, from })
     }
 
     /// Whether it begins with what was read.

@@ -5,16 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoint::State;
-use super::location::{Entry, Location, Shared, Stamp};
+use super::location::{Entry, Location, Shared, Stamp, Validators};
 use super::manifest::{Change, DOCUMENT_LIMIT, Manifest};
+use super::rotation;
 use crate::error::ConnectorError;
 use crate::read::ReadRequest;
 use crate::record::{Boundary, Position};
 
 /// A document to read.
-#[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) entry: Entry,
+    /// Its bytes, where they are on their way already.
+    pub(super) opened: Option<Shared>,
     /// Records that are passed over.
     pub(super) skip: u64,
     /// Where the last of them ends, if it can be read from there on.
@@ -33,6 +35,8 @@ pub(super) struct Plan {
     pub(super) adds: bool,
     /// Documents that are passed over.
     pub(super) unchanged: u64,
+    /// What to ask the server of the only document by, as long as that is not read.
+    pub(super) validators: Option<Validators>,
     /// Where a read stopped in a document that is there no more; then nothing is read.
     pub(super) gone: Option<State>,
 }
@@ -55,23 +59,26 @@ impl Plan {
             },
         };
         let skip = resume.as_ref().map_or(0, |state| state.records);
-        let mut steps: Vec<Step> =
-            found.into_iter().skip(first).map(|entry| Step { entry, skip: 0, from: None, resume: None }).collect();
+        let mut steps: Vec<Step> = found
+            .into_iter()
+            .skip(first)
+            .map(|entry| Step { entry, opened: None, skip: 0, from: None, resume: None })
+            .collect();
         if let Some(step) = steps.first_mut() {
             let from = resume.as_ref().and_then(|state| state.boundary);
             (step.skip, step.from, step.resume) = (skip, from, resume);
         }
-        Self { steps, known: None, adds: false, unchanged: 0, gone: None }
+        Self { steps, known: None, adds: false, unchanged: 0, validators: None, gone: None }
     }
 
     fn of_gone(stopped: Option<State>, known: Option<Manifest>) -> Self {
-        Self { steps: Vec::new(), known, adds: false, unchanged: 0, gone: stopped }
+        Self { steps: Vec::new(), known, adds: false, unchanged: 0, validators: None, gone: stopped }
     }
 
     /// Reads what is new or changed since `last`. Blocks.
     pub(super) fn of_changes(
         location: &dyn Location,
-        found: Vec<Entry>,
+        mut found: Vec<Entry>,
         last: Option<State>,
         request: &ReadRequest,
     ) -> Result<Self, ConnectorError> {
@@ -84,7 +91,14 @@ impl Plan {
             return Ok(Self::of_all(found, last));
         }
         let mut last = last.unwrap_or_default();
+        let only = last.only().map(|(name, read)| (name.to_owned(), read));
         let mut known = std::mem::take(&mut last.files);
+        if let ([entry], Some((name, read))) = (&found[..], only)
+            && *entry.name == *name
+        {
+            known.add(&name, read);
+        }
+        let mut validators = last.validators.take().filter(|_| last.complete && found.len() == 1);
         let done = std::mem::take(&mut last.done);
         let was_adding = last.adds;
         let stopped = last.under_way();
@@ -93,26 +107,50 @@ impl Plan {
         if resume.is_some() {
             known.extend(done);
         }
-        let current = resume.as_ref().and_then(|state| place_of(&found, state));
+        let is_one = found.len() == 1;
+        let current = resume.as_ref().and_then(|state| rotation::stopped_in(location, &mut found, state));
         if current.is_none() && resume.as_ref().is_some_and(|state| !state.is_at_its_start()) {
             return Ok(Self::of_gone(resume, Some(known)));
         }
         let mut changes = Vec::with_capacity(found.len());
+        let mut opened = None;
         for (place, entry) in found.iter().enumerate() {
-            changes.push(match compare(location, &known, entry) {
-                _ if Some(place) == current => Some(Change::New),
+            if Some(place) == current {
+                changes.push(Some(Change::New));
+                continue;
+            }
+            changes.push(match compare(location, &known, entry, validators.as_ref()) {
                 Err(error) if found.len() > 1 && error.is_missing() => None,
-                change => Some(change?),
+                Err(error) => return Err(error),
+                Ok((change, content)) => {
+                    opened = content.filter(|_| is_one);
+                    Some(change)
+                }
             });
         }
+        if let Some(content) = &opened {
+            validators = content.validators();
+        }
+        let beside = rotation::follow(location, &found, &mut changes, current, &mut known)?;
         // Whoever counts equal records has to see all of them when some may have gone or come.
         let is_other =
             |change: &Option<Change>| matches!(change, Some(Change::Rewritten | Change::Grown { is_whole: false, .. }));
         let begun_whole = stopped.is_some() && !was_adding;
         let whole = request.counts_equals && (known.is_empty() || begun_whole || changes.iter().any(is_other));
-        let mut plan =
-            Self { steps: Vec::new(), known: None, adds: request.counts_equals && !whole, unchanged: 0, gone: None };
+        let adds = request.counts_equals && !whole;
+        let mut plan = Self { steps: Vec::new(), known: None, adds, unchanged: 0, validators, gone: None };
         let goes_on_inside = request.resume_inside || plan.adds;
+        // First, since what they have is older than what is under their names now.
+        for (entry, change) in beside {
+            let (skip, from) = match change {
+                // The rest of the file was counted by the reads that read it.
+                Change::Grown { records, is_whole, from } if goes_on_inside || request.counts_equals => {
+                    (records.saturating_sub(u64::from(!is_whole)), from)
+                }
+                _ => (0, None),
+            };
+            plan.steps.push(Step { entry, opened: None, skip, from, resume: None });
+        }
         for ((place, entry), change) in found.into_iter().enumerate().zip(changes) {
             let (skip, from, resume) = match change {
                 _ if whole => (0, None, None),
@@ -130,30 +168,55 @@ impl Plan {
                 }
                 Some(Change::New | Change::Grown { .. } | Change::Rewritten) => (0, None, None),
             };
-            plan.steps.push(Step { entry, skip, from, resume });
+            let opened = if place == 0 { opened.take() } else { None };
+            plan.steps.push(Step { entry, opened, skip, from, resume });
+        }
+        // Before others, whose pages would take its place in the checkpoint.
+        if let Some(place) = plan.steps.iter().position(|step| step.resume.is_some()) {
+            plan.steps[..=place].rotate_right(1);
         }
         plan.known = Some(known);
         Ok(plan)
     }
 }
 
-fn compare(location: &dyn Location, known: &Manifest, entry: &Entry) -> Result<Change, ConnectorError> {
+/// What became of a document, and its bytes where somebody had to be asked for them and none was read.
+fn compare(
+    location: &dyn Location,
+    known: &Manifest,
+    entry: &Entry,
+    validators: Option<&Validators>,
+) -> Result<(Change, Option<Shared>), ConnectorError> {
     if !known.has(&entry.name) {
-        return Ok(Change::New);
+        return Ok((Change::New, None));
     }
-    let mut content = Looked { location, entry, content: None };
-    let compared = content.stamp().and_then(|stamp| known.compare(&entry.name, &stamp, &mut content));
-    compared.map_err(|source| ConnectorError::io(beginning(&entry.name), "reading it", source))
+    let mut looked = Looked::new(location, entry);
+    if let (Some(validators), None) = (validators, &entry.stamp) {
+        match location.open_unless(entry, validators)? {
+            Some(content) => looked.content = Some(Shared::new(content)),
+            None => return Ok((Change::None, None)),
+        }
+    }
+    let compared = looked.stamp().and_then(|stamp| known.compare(&entry.name, &stamp, &mut looked));
+    let change = compared.map_err(|source| ConnectorError::io(beginning(&entry.name), "reading it", source))?;
+    Ok((change, looked.content.filter(|_| !looked.is_read)))
 }
 
 /// A document that is opened only if somebody looks into it.
-struct Looked<'a> {
+pub(super) struct Looked<'a> {
     location: &'a dyn Location,
     entry: &'a Entry,
+    stamp: Option<Stamp>,
     content: Option<Shared>,
+    /// Whether its content is not at its beginning any more.
+    is_read: bool,
 }
 
-impl Looked<'_> {
+impl<'a> Looked<'a> {
+    pub(super) fn new(location: &'a dyn Location, entry: &'a Entry) -> Self {
+        Self { location, entry, stamp: entry.stamp.clone(), content: None, is_read: false }
+    }
+
     fn content(&mut self) -> io::Result<&mut Shared> {
         if self.content.is_none() {
             let opened = self.location.open(self.entry).map_err(io::Error::other)?;
@@ -162,22 +225,29 @@ impl Looked<'_> {
         self.content.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn stamp(&mut self) -> io::Result<Stamp> {
-        match &self.entry.stamp {
-            Some(stamp) => Ok(stamp.clone()),
-            None => self.content()?.stamp(),
+    pub(super) fn stamp(&mut self) -> io::Result<Stamp> {
+        if self.stamp.is_none() {
+            self.stamp = Some(self.content()?.stamp()?);
         }
+        Ok(self.stamp.clone().unwrap_or_default())
+    }
+
+    /// Closes it; it is opened again when somebody looks into it again.
+    pub(super) fn close(&mut self) {
+        (self.content, self.is_read) = (None, false);
     }
 }
 
 impl io::Read for Looked<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.is_read = true;
         self.content()?.read(buffer)
     }
 }
 
 impl io::Seek for Looked<'_> {
     fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.is_read = true;
         self.content()?.seek(to)
     }
 }

@@ -111,18 +111,24 @@ impl Pump {
         let keeps = plan.known.is_some();
         self.state.files = plan.known.unwrap_or_default();
         self.state.adds = plan.adds;
+        self.state.validators = plan.validators;
         self.stats.not_modified += plan.unchanged;
         if let Some(stopped) = plan.gone {
             self.state.document.clone_from(&stopped.document);
             return Err(stopped.changed(("it is gone", "なくなりました")).into());
         }
-        for Step { entry, skip, from, resume } in plan.steps {
-            let content = match self.location.open(&entry) {
-                Err(error) if names.len() > 1 && error.is_missing() => {
+        let is_one = names.len() == 1 && plan.steps.len() == 1;
+        for Step { entry, opened, skip, from, resume } in plan.steps {
+            let opened = match opened {
+                Some(opened) => Ok(opened),
+                None => self.location.open(&entry).map(Shared::new),
+            };
+            let content = match opened {
+                Err(error) if !is_one && error.is_missing() => {
                     tracing::warn!(file = %entry.name, "`{}` vanished before it was read; it is passed over", entry.name);
                     continue;
                 }
-                opened => Shared::new(opened?),
+                opened => opened?,
             };
             let known = self.entry(&entry.name, content, (skip, from), resume)?;
             if keeps {
@@ -147,6 +153,7 @@ impl Pump {
             return Err(ConnectorError::FileTooLarge { path, size, limit }.into());
         }
         self.state.turn_to(name, &stamp);
+        self.state.validators = content.validators();
         (self.counted, self.trail) = (0, Trail::default());
         let start = start_of(&mut content).and_then(|start| content.rewind().map(|()| start));
         let start = start.map_err(|error| failed(beginning(name), "reading it", error))?;

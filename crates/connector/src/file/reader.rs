@@ -8,7 +8,7 @@ use tokio_util::sync::DropGuard;
 
 use super::checkpoint::State;
 use super::config::FileConfig;
-use super::directory::{self, Named};
+use super::directory;
 use super::location::Location;
 use super::plan::Plan;
 use super::pump::Pump;
@@ -37,10 +37,10 @@ pub(super) async fn start(
     let (sender, batches) = mpsc::channel(WAITING_BATCHES);
     let (config_there, location_there, request_there) = (config.clone(), location.clone(), request.clone());
     let planned = tokio::task::spawn_blocking(move || {
-        let Named { entries: found, is_directory } =
-            directory::find(&*location_there, &config_there.place, &config_there.path, &config_there.extensions)?;
+        let config = &config_there;
+        let found = directory::find(&*location_there, &config.place, &config.path, &config.extensions)?.entries;
         let names: Vec<Arc<str>> = found.iter().map(|entry| entry.name.clone()).collect();
-        let plan = match config_there.only_changed.unwrap_or(is_directory) {
+        let plan = match config.only_changed {
             true => Plan::of_changes(&*location_there, found, last, &request_there)?,
             false => Plan::of_all(found, last.filter(|_| request_there.resume_inside)),
         };

@@ -14,11 +14,14 @@ use globset::{GlobBuilder, GlobMatcher};
 use matome_model::field_error::Words;
 
 use super::location::{Content, Entry, Location};
+use super::rotation;
 use crate::error::ConnectorError;
 use crate::record::Position;
 
 /// Files that one pattern may match.
 pub(super) const FILE_LIMIT: usize = 100_000;
+/// Files beside another one that are looked at.
+const BESIDE_LIMIT: usize = 1_000;
 /// Directories inside of each other that `**` descends into.
 pub(super) const DEPTH_LIMIT: usize = 64;
 
@@ -218,6 +221,29 @@ impl Location for FileRoots {
 
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {
         Ok(Box::new(self.open_file(entry)?))
+    }
+
+    fn has_files(&self) -> bool {
+        true
+    }
+
+    fn beside(&self, entry: &Entry) -> Vec<Entry> {
+        let (dir, folder) = (&self.roots[entry.place].dir, entry.path.parent().unwrap_or(Path::new("")));
+        let Some(own) = entry.path.file_name() else { return Vec::new() };
+        let listed = if folder.as_os_str().is_empty() { dir.entries() } else { dir.read_dir(folder) };
+        let Some(own) = own.to_str() else { return Vec::new() };
+        let mut found: Vec<PathBuf> = listed
+            .into_iter()
+            .flatten()
+            .flatten()
+            // A link may lead to what is no file of this directory.
+            .filter(|other| other.file_type().is_ok_and(|kind| kind.is_file()))
+            .filter(|other| other.file_name().to_str().is_some_and(|name| rotation::is_rotated_name(name, own)))
+            .map(|other| folder.join(other.file_name()))
+            .take(BESIDE_LIMIT)
+            .collect();
+        found.sort();
+        found.into_iter().map(|path| self.listed(entry.place, path)).collect()
     }
 }
 

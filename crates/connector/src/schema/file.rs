@@ -30,8 +30,9 @@ pub(super) fn config() -> Node {
             "files",
             word(
                 ["changed", "all"],
-                "`changed`: only what is new or changed is read. `all`: everything each time. By default `changed` of a pattern or a directory.",
-            ),
+                "`changed`: only what is new or changed is read. `all`: everything each time.",
+            )
+            .default("changed"),
         ),
     ];
     options.extend(document());
@@ -159,11 +160,11 @@ pub(super) fn document() -> Options {
             .default(true),
         ),
         (
-        (
             "header_row",
             whole(1, 1 << 20, "`csv`, `excel`: the line or row with the names; what stands above it is passed over.").default(1),
         ),
         ("comment", text("`csv`: lines that begin with this ASCII character are passed over.").with("maxLength", 1).example("#")),
+        (
             "types",
             either(
                 "`csv`: what values become. By default strings.",

@@ -3,6 +3,7 @@
 
 mod archives;
 mod avro;
+mod changed;
 mod compressed;
 mod encodings;
 mod probe;
@@ -11,6 +12,7 @@ mod read;
 mod reading;
 mod remote;
 mod resume;
+mod rotation;
 mod support;
 mod tables;
 #[path = "../tls/mod.rs"]

@@ -329,9 +329,9 @@ impl Server {
         serde_json::from_str(answer.get()).map_err(failed)
     }
 
-    /// Defines a file source that runs by hand only; returns its id.
+    /// Defines a file source that runs by hand only, and reads all of its file each time; returns its id.
     pub async fn file_source(&self, name: &str, file: &str, format: &str) -> Result<i64, Failure> {
-        self.source(name, "file", json!({ "path": file, "format": format })).await
+        self.source(name, "file", json!({ "path": file, "format": format, "files": "all" })).await
     }
 
     /// The same with a source of any type.

@@ -13,7 +13,7 @@ use url::Url;
 use super::place::Reach;
 use super::transfer::Transfer;
 use super::web::{Download, Server, Web};
-use super::{Content, Entry, Location};
+use super::{Content, Entry, Location, Validators};
 use crate::api::{
     Auth, belongs_into_auth, is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome, url_of,
 };
@@ -100,6 +100,19 @@ impl Http {
         shown.set_query(None);
         shown.as_str().into()
     }
+
+    fn download(&self, entry: &Entry) -> Download {
+        Download {
+            web: self.web.clone(),
+            name: entry.name.clone(),
+            url: self.url.clone(),
+            // So that it has a length, and can be asked for from its middle on.
+            accepted: "identity",
+            is_written_in_place: true,
+            // Whoever ends it so may mean a directory, and then a page about it comes.
+            is_no_page: self.url.path().ends_with('/'),
+        }
+    }
 }
 
 impl HttpPlace {
@@ -122,17 +135,11 @@ impl Location for Http {
     }
 
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {
-        let download = Download {
-            web: self.web.clone(),
-            name: entry.name.clone(),
-            url: self.url.clone(),
-            // So that it has a length, and can be asked for from its middle on.
-            accepted: "identity",
-            is_written_in_place: true,
-            // Whoever ends it so may mean a directory, and then a page about it comes.
-            is_no_page: self.url.path().ends_with('/'),
-        };
-        Ok(Box::new(Transfer::open(entry.name.clone(), self.reach.clone(), download)?))
+        Ok(Box::new(Transfer::open(entry.name.clone(), self.reach.clone(), self.download(entry))?))
+    }
+
+    fn open_unless(&self, entry: &Entry, validators: &Validators) -> Result<Option<Box<dyn Content>>, ConnectorError> {
+        self.download(entry).open_unless(self.reach.clone(), validators)
     }
 
     fn requests(&self) -> u64 {

@@ -14,7 +14,7 @@ use super::listing::Page;
 use super::place::Reach;
 use super::transfer::Transfer;
 use super::web::{Download, Server, Web, at, number_of};
-use super::{Content, Entry, Location, Stamp};
+use super::{Content, Entry, Location, Stamp, Validators};
 use crate::api::url_of;
 use crate::config::Fields;
 use crate::error::{ConnectorError, PlaceFault};
@@ -67,6 +67,28 @@ impl Objects {
 
     fn shown(&self, key: &str) -> Arc<str> {
         format!("{}{key}", self.base).into()
+    }
+
+    fn download(&self, entry: &Entry) -> Result<Download, ConnectorError> {
+        let key = entry.path.to_string_lossy();
+        let url = self.store.object(&key);
+        // What an address makes of `.` and `..` would be another object.
+        if key.split('/').any(|part| part == "." || part == "..") {
+            let problem = Words::new(
+                "an object with `.` or `..` as a part of its name can not be asked for; rename it",
+                "名前の一部が `.` や `..` のオブジェクトは取得できません。名前を変えてください",
+            );
+            return Err(ConnectorError::Place { position: at(&entry.name), fault: PlaceFault::Answer, problem });
+        }
+        Ok(Download {
+            web: self.web.clone(),
+            name: entry.name.clone(),
+            url,
+            accepted: self.store.accepted(),
+            // An object is put as a whole.
+            is_written_in_place: false,
+            is_no_page: false,
+        })
     }
 
     async fn matching(&self, pattern: &str, matcher: &GlobMatcher) -> Result<Vec<Entry>, ConnectorError> {
@@ -154,27 +176,13 @@ impl Location for Objects {
     }
 
     fn open(&self, entry: &Entry) -> Result<Box<dyn Content>, ConnectorError> {
-        let key = entry.path.to_string_lossy();
-        let url = self.store.object(&key);
-        // What an address makes of `.` and `..` would be another object.
-        if key.split('/').any(|part| part == "." || part == "..") {
-            let problem = Words::new(
-                "an object with `.` or `..` as a part of its name can not be asked for; rename it",
-                "名前の一部が `.` や `..` のオブジェクトは取得できません。名前を変えてください",
-            );
-            return Err(ConnectorError::Place { position: at(&entry.name), fault: PlaceFault::Answer, problem });
-        }
-        let download = Download {
-            web: self.web.clone(),
-            name: entry.name.clone(),
-            url,
-            accepted: self.store.accepted(),
-            // An object is put as a whole.
-            is_written_in_place: false,
-            is_no_page: false,
-        };
-        let opened = Transfer::open(entry.name.clone(), self.reach.clone(), download);
+        let opened = Transfer::open(entry.name.clone(), self.reach.clone(), self.download(entry)?);
         Ok(Box::new(opened.map_err(|error| no_object(error, entry))?))
+    }
+
+    fn open_unless(&self, entry: &Entry, validators: &Validators) -> Result<Option<Box<dyn Content>>, ConnectorError> {
+        let opened = self.download(entry)?.open_unless(self.reach.clone(), validators);
+        opened.map_err(|error| no_object(error, entry))
     }
 
     fn requests(&self) -> u64 {

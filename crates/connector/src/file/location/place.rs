@@ -81,16 +81,6 @@ impl Place {
         }
     }
 
-    /// Whether `path` may name several documents.
-    pub(in crate::file) fn is_pattern(&self, path: &str) -> bool {
-        match self {
-            Self::Http(_) => false,
-            Self::Roots | Self::S3(_) | Self::Gcs(_) | Self::Azure(_) | Self::Sftp(_) => {
-                matches!(roots::pattern(self.named(path)), Ok(Some(_)))
-            }
-        }
-    }
-
     /// The host that is asked.
     pub fn host(&self) -> Option<HostUse> {
         let host = match self {

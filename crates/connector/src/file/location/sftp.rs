@@ -323,6 +323,10 @@ impl Location for Sftp {
         let bring = Remote { files: self.0.clone(), name: entry.name.clone(), path, file: None, is_broken };
         Ok(Box::new(Transfer::open(entry.name.clone(), self.0.reach.clone(), bring)?))
     }
+
+    fn has_files(&self) -> bool {
+        true
+    }
 }
 
 /// One file there.
@@ -362,7 +366,7 @@ impl Remote {
         let patience = self.files.reach.timeout;
         let (name, is_broken) = (self.name.clone(), self.is_broken.clone());
         let pieces = Box::new(Body { _session: session, name, file, patience, is_broken });
-        let version = Version { size: Some(stamp.size), stamp, conditions: Some(HeaderMap::new()) };
+        let version = Version { size: Some(stamp.size), stamp, conditions: Some(HeaderMap::new()), validators: None };
         Ok(Opened { version, pieces })
     }
 

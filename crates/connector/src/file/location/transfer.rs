@@ -11,7 +11,7 @@ use matome_egress::header::HeaderMap;
 use matome_model::say;
 
 use super::place::Reach;
-use super::{Content, SPOOL_LIMIT_BYTES, Stamp};
+use super::{Content, SPOOL_LIMIT_BYTES, Stamp, Validators};
 use crate::error::{Advice, ConnectorError, PlaceFault};
 use crate::record::Position;
 
@@ -33,6 +33,8 @@ pub(super) struct Version {
     /// What is sent to be answered with this version or with none. `None`: nothing tells it from others, so a transfer of it that
     /// broke can not be taken up again.
     pub(super) conditions: Option<HeaderMap>,
+    /// What to ask by whether it still is the one.
+    pub(super) validators: Option<Validators>,
 }
 
 /// Brings the bytes of one document.
@@ -89,8 +91,14 @@ impl Transfer {
         reach: Arc<Reach>,
         mut bring: impl Bring + 'static,
     ) -> Result<Self, ConnectorError> {
-        let Opened { version, pieces } = reach.wait(bring.open(0, None))?;
-        Ok(Self {
+        let opened = reach.wait(bring.open(0, None))?;
+        Ok(Self::begun(name, reach, bring, opened))
+    }
+
+    /// A document whose bytes `bring` brings, of which `opened` are the first.
+    pub(super) fn begun(name: Arc<str>, reach: Arc<Reach>, bring: impl Bring + 'static, opened: Opened) -> Self {
+        let Opened { version, pieces } = opened;
+        Self {
             name,
             reach,
             bring: Box::new(bring),
@@ -106,7 +114,7 @@ impl Transfer {
             spool: None,
             came: 0,
             resumptions: 0,
-        })
+        }
     }
 
     /// Has the piece that begins where the next byte is read; `false` when there is none.
@@ -239,6 +247,10 @@ impl Content for Transfer {
         self.spool = Some(file);
         (self.pieces, self.piece) = (None, Vec::new());
         Ok(())
+    }
+
+    fn validators(&self) -> Option<Validators> {
+        self.version.validators.clone()
     }
 }
 

@@ -12,9 +12,9 @@ use matome_model::say;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::Stamp;
 use super::place::Reach;
-use super::transfer::{Bring, Opened, Pieces, Version};
+use super::transfer::{Bring, Opened, Pieces, Transfer, Version};
+use super::{Content, Stamp, Validators};
 use crate::api::{retry_after, small_body};
 use crate::error::{ConnectorError, PlaceFault};
 use crate::record::Position;
@@ -197,11 +197,45 @@ impl Download {
                 stamp.inode = now.cast_unsigned();
             }
         }
-        Ok(Version { stamp, size, conditions })
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let validators = Validators { etag: owned(etag), modified: owned(modified) };
+        let validators = Some(validators).filter(|known| *known != Validators::default());
+        Ok(Version { stamp, size, conditions, validators })
+    }
+
+    /// Opens it at its beginning, unless it still is what the `validators` are of. Blocks.
+    pub(super) fn open_unless(
+        self,
+        reach: Arc<Reach>,
+        validators: &Validators,
+    ) -> Result<Option<Box<dyn Content>>, ConnectorError> {
+        let opened = reach.wait(self.ask(0, None, Some(validators)))?;
+        Ok(opened.map(|opened| Box::new(Transfer::begun(self.name.clone(), reach, self, opened)) as Box<dyn Content>))
     }
 
     async fn begin(&self, from: u64, of: Option<&Version>) -> Result<Opened, ConnectorError> {
+        // Without validators no server answers that it is the same.
+        self.ask(from, of, None).await?.ok_or_else(|| self.changed())
+    }
+
+    /// Asks for the bytes from `from` on; `None`: it still is what the `validators` are of.
+    async fn ask(
+        &self,
+        from: u64,
+        of: Option<&Version>,
+        validators: Option<&Validators>,
+    ) -> Result<Option<Opened>, ConnectorError> {
         let mut headers = self.headers(of.and_then(|of| of.conditions.as_ref()));
+        if let Some(Validators { etag, modified }) = validators {
+            // Beside a tag a time counts for nothing (RFC 9110, 13.1.3), which not every server knows.
+            let asked = etag.as_ref().map(|tag| (header::IF_NONE_MATCH, tag));
+            let asked = asked.or(modified.as_ref().map(|time| (header::IF_MODIFIED_SINCE, time)));
+            if let Some((name, value)) =
+                asked.and_then(|(name, value)| Some((name, HeaderValue::from_str(value).ok()?)))
+            {
+                headers.insert(name, value);
+            }
+        }
         if from > 0 {
             headers
                 .insert(header::RANGE, HeaderValue::from_str(&format!("bytes={from}-")).expect("digits are sendable"));
@@ -209,6 +243,7 @@ impl Download {
         let response = self.web.ask(&self.name, &self.url, headers).await?;
         let response = match response.status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => response,
+            StatusCode::NOT_MODIFIED if validators.is_some() => return Ok(None),
             StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE if of.is_some() => {
                 return Err(self.changed());
             }
@@ -229,7 +264,7 @@ impl Download {
         }
         // It may know no ranges either.
         let surplus = if is_part { 0 } else { from };
-        Ok(Opened { version, pieces: Box::new(Body { name: self.name.clone(), response, surplus }) })
+        Ok(Some(Opened { version, pieces: Box::new(Body { name: self.name.clone(), response, surplus }) }))
     }
 
     async fn look_again(&self, read: &Version) -> Result<Stamp, ConnectorError> {

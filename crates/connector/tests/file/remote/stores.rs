@@ -66,6 +66,25 @@ async fn only_what_changed_is_read_again(stand: &impl Stand, path: &str) {
     assert_eq!(reads, wanted.map(|(text, count)| (text.to_owned(), count)));
 }
 
+/// One object is asked for under the condition that it is another version.
+async fn one_is_read_when_it_changed(stand: &impl Stand) {
+    let mut checkpoint = None;
+    for (value, read_again) in [("1", true), ("1", false), ("22", true), ("22", false)] {
+        if read_again {
+            stand.put("one.csv", format!("n\n{value}\n").as_bytes());
+        }
+        let request = ReadRequest { checkpoint: checkpoint.take(), ..ReadRequest::default() };
+        let config = stand.config("one.csv").to_string();
+        let (read, error) = read_until(&*connector_to_all_of_here(&config), request).await;
+        assert!(error.is_none(), "{}", told(&error.unwrap()));
+        checkpoint = Some(read.last().unwrap().checkpoint.clone());
+        assert_eq!(read.iter().map(|batch| batch.stats.not_modified).sum::<u64>(), u64::from(!read_again), "{value}");
+        let items = crate::support::shown(read.into_iter().flat_map(|batch| batch.items));
+        let wanted = if read_again { vec![format!(r#"{{"n":"{value}"}}"#)] } else { Vec::new() };
+        assert_eq!(items, wanted);
+    }
+}
+
 async fn what_is_not_there_is_told(stand: &impl Stand) {
     stand.put("there.csv", b"n\n1\n");
     for name in ["missing.csv", "missing-*.csv", "missing/**/*.csv"] {
@@ -107,6 +126,7 @@ async fn as_a_place<S: Stand>(stand: impl Fn() -> S) {
     a_directory_is_read_as_on_this_machine(&stand()).await;
     only_what_changed_is_read_again(&stand(), "*.csv").await;
     only_what_changed_is_read_again(&stand(), "").await;
+    one_is_read_when_it_changed(&stand()).await;
     what_is_not_there_is_told(&stand()).await;
 }
 
