@@ -31,6 +31,7 @@ mod roots;
 mod rotation;
 mod table;
 mod text;
+mod xls;
 mod xml;
 
 use std::sync::Arc;

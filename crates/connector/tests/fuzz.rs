@@ -150,6 +150,17 @@ fn run(name: &str, target: fn(&[u8])) {
             corpus.push(input);
         }
     }
+    assert!(peak_memory() < MEMORY_LIMIT_BYTES, "some input of {name} took {} MiB", peak_memory() >> 20);
+}
+
+/// No input of a few kilobytes may take so much, whatever it says about itself.
+const MEMORY_LIMIT_BYTES: u64 = 1 << 30;
+
+/// The most that this process has had in memory, where the system tells.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
 #[test]

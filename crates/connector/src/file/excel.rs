@@ -16,6 +16,7 @@ use super::archive::directory_within_limits;
 use super::compression::{Bounded, Counted, Meter};
 use super::config::Header;
 use super::lines::{KEPT_BYTES, LINE_LIMIT_BYTES};
+use super::xls::within_limits;
 use crate::record::{Broken, DocumentError, Found, Pull};
 
 /// What a workbook holds beside its sheets (texts that cells share, styles) is held in memory.
@@ -73,11 +74,11 @@ impl ExcelConfig {
     }
 }
 
-fn broken(problem: impl Into<Words>) -> Broken {
+pub(super) fn broken(problem: impl Into<Words>) -> Broken {
     DocumentError::anywhere(problem).into()
 }
 
-fn unreadable(error: &dyn std::fmt::Display) -> Broken {
+pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Broken {
     broken(say!("the workbook can not be read: {error}", "ワークブックを読めません: {error}"))
 }
 
@@ -113,7 +114,8 @@ pub(super) fn with_rows<C: Read + Seek, T>(
             if size > WHOLE_LIMIT_BYTES {
                 return Err(too_large());
             }
-            let mut book = Xls::new(BufReader::new(content)).map_err(|error| unreadable(&error))?;
+            let workbook = within_limits(BufReader::new(content), WHOLE_LIMIT_BYTES)?;
+            let mut book = Xls::new(workbook).map_err(|error| unreadable(&error))?;
             let name = config.name(&book.sheet_names())?;
             let range = book.worksheet_range(&name).map_err(|error| unreadable(&error))?;
             Ok(take(&mut Whole { table, range, read: 0 }))
@@ -122,7 +124,7 @@ pub(super) fn with_rows<C: Read + Seek, T>(
     }
 }
 
-fn too_large() -> Broken {
+pub(super) fn too_large() -> Broken {
     broken(say!(
         "a workbook of this kind is held in memory, so that {WHOLE_LIMIT_BYTES} bytes of it are read at most (of an ods, {CELLS_LIMIT_BYTES} when it is unpacked); save it as xlsx",
         "この種類のワークブックは全体をメモリーに置くため、読めるのは {WHOLE_LIMIT_BYTES} バイト (ods は展開して {CELLS_LIMIT_BYTES} バイト) までです。xlsx で保存してください"
