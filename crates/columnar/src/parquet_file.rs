@@ -1,6 +1,7 @@
 //! Parquet, row group by row group.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray as _;
@@ -40,7 +41,11 @@ impl Parquet {
     ///
     /// # Errors
     /// When it is no Parquet file, or its bytes do not come.
-    pub fn open<C: Read + Seek + Send + 'static>(mut content: C) -> Result<Self, FileError> {
+    pub fn open<C: Read + Seek + Send + 'static>(content: C) -> Result<Self, FileError> {
+        guarded(|| Self::described(content))
+    }
+
+    fn described<C: Read + Seek + Send + 'static>(mut content: C) -> Result<Self, FileError> {
         let size = content.seek(SeekFrom::End(0)).map_err(FileError::Io)?;
         footer_within_limits(&mut content, size)?;
         let content = Shared { content: Arc::new(Mutex::new(content)), size };
@@ -75,7 +80,7 @@ impl Parquet {
 
 impl FileRows for Parquet {
     fn next(&mut self) -> Result<Option<FileRow>, FileError> {
-        next_row(&mut self.batches, &mut self.batch, &mut self.row, &mut self.writer)
+        guarded(|| next_row(&mut self.batches, &mut self.batch, &mut self.row, &mut self.writer))
     }
 }
 
@@ -194,6 +199,14 @@ fn footer_within_limits(content: &mut (impl Read + Seek), size: u64) -> Result<(
         b"PAR1" if length <= (size - 12).min(FOOTER_LIMIT_BYTES) => Ok(()),
         _ => Err(no_parquet()),
     }
+}
+
+/// The library panics over some of what a broken file says. What it was doing is not gone on with.
+fn guarded<T>(work: impl FnOnce() -> Result<T, FileError>) -> Result<T, FileError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(broken(text.unwrap_or("it says what cannot be")))
+    })
 }
 
 fn told(error: ParquetError) -> FileError {
