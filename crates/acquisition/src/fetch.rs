@@ -90,7 +90,7 @@ pub(crate) async fn fetch(
     connector: Box<dyn Connector>,
     request: ReadRequest,
     mut preparer: Preparer,
-    pages: mpsc::Sender<Fetched>,
+    (pages, gathers): (mpsc::Sender<Fetched>, bool),
     may_go_on: impl Fn() -> bool,
 ) {
     let checkpoint =
@@ -114,7 +114,7 @@ pub(crate) async fn fetch(
             // The next one may be long in coming.
             Ok(Some(batch)) if is_stream => (Some(batch), Then::Another),
             Ok(Some(batch)) => {
-                let is_busy = pages.capacity() == 0 && !preparer.refuses_pages();
+                let is_busy = gathers && pages.capacity() == 0 && !preparer.refuses_pages();
                 match &mut held {
                     // Without items only the checkpoint moved.
                     Some(page)
@@ -232,7 +232,7 @@ mod tests {
             }
             pages
         };
-        tokio::join!(biased; fetch(connector, request, preparer, sender, || true), taking).1
+        tokio::join!(biased; fetch(connector, request, preparer, (sender, true), || true), taking).1
     }
 
     #[tokio::test]

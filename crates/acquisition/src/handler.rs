@@ -41,6 +41,8 @@ pub struct AcquisitionHandler {
     pub(crate) vault: Vault,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
+    /// Short pages may be stored as one.
+    pub(crate) gathers: bool,
 }
 
 /// What a task's payload may ask for; what it does not know, it leaves to others.
@@ -92,7 +94,14 @@ impl AcquisitionHandler {
     pub fn new(db: Db, registry: Registry, vault: Vault, clock: Clock) -> Self {
         // They begin at zero: who watches them sees a rise only of what was there before.
         count_records(&Counts::default(), &Counts::default());
-        Self { db, registry, vault, clock, limits: Limits::default() }
+        Self { db, registry, vault, clock, limits: Limits::default(), gathers: true }
+    }
+
+    /// The same handler, which stores each page as the source gave it, however busy the database is: so that who breaks things on
+    /// purpose knows how many commits there are.
+    #[must_use]
+    pub fn storing_pages_apart(self) -> Self {
+        Self { gathers: false, ..self }
     }
 
     async fn acquire(&self, task: TaskRow, ctx: TaskContext) -> Result<TaskOutcome, TaskError> {

@@ -187,7 +187,7 @@ impl AcquisitionHandler {
         let schema = self.schema(&read.key, read.quality.drift).await?;
         let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
         let leased = ctx.clone();
-        let fetching_side = fetch(connector, request, preparer, sender, move || leased.lease_valid());
+        let fetching_side = fetch(connector, request, preparer, (sender, self.gathers), move || leased.lease_valid());
         fetching.spawn(fetching_side.in_current_span());
         Ok((fetched, fetching))
     }

@@ -139,7 +139,8 @@ impl Bench {
     }
 
     pub fn handler_on(&self, db: &Db) -> AcquisitionHandler {
-        AcquisitionHandler::new(db.clone(), self.registry.clone(), Vault::from_key([7; 32]), Clock::system())
+        let vault = Vault::from_key([7; 32]);
+        AcquisitionHandler::new(db.clone(), self.registry.clone(), vault, Clock::system()).storing_pages_apart()
     }
 
     /// Runs a whole task.

@@ -230,6 +230,13 @@ impl Faults {
                     ),
                 )
             }
+            "22021" => (
+                DatabaseFault::Query,
+                say!(
+                    "a text of the database is in no encoding that it knows: {message}; say which one it is with a `query`, such as select convert_from(convert(name::bytea, 'LATIN1', 'UTF8'), 'UTF8') as name",
+                    "データベースの文字列に、エンコーディングの分からないものがあります: {message}。`query` で指定してください (例: select convert_from(convert(name::bytea, 'LATIN1', 'UTF8'), 'UTF8') as name)"
+                ),
+            ),
             code => (
                 DatabaseFault::Query,
                 say!("the server says: {message} ({code})", "サーバーのエラー: {message} ({code})"),

@@ -1,9 +1,11 @@
 //! Each type of PostgreSQL as the JSON that docs/connectors/database.md says, to the last digit.
 
-use matome_connector::{Item, ReadRequest};
+use matome_connector::{DatabaseFault, Item, ReadRequest};
 use serde_json::json;
+use url::Url;
 
-use crate::support::{Bed, read, texts};
+use crate::errors::check;
+use crate::support::{Bed, read, read_until, texts};
 
 /// A type, a value as SQL, and what the record has for it in canonical form.
 const TYPES: &[(&str, &str, &str)] = &[
@@ -104,16 +106,21 @@ async fn a_number_of_a_thousand_digits_is_exact() {
 async fn text_that_is_in_no_encoding_is_told_with_the_remedy() {
     let bed = Bed::new("select 1").await;
     let name = format!("{}_ascii", bed.schema);
-    bed.run(&format!("create database {name} encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C' template template0"))
+    bed.run(&format!("create database {name} encoding 'SQL_ASCII' locale_provider libc locale 'C' template template0"))
         .await;
     let mut other = Url::parse(&bed.url).unwrap();
     other.set_path(&name);
     other.set_query(None);
     let other = Bed { url: other.into(), schema: "public".to_owned() };
     other.run(r"create table t (id int, body text); insert into t values (1, 'a'), (2, E'caf\xe9'), (3, 'c')").await;
-    let error = read_until(&*other.connector(json!({"table": "t"})), ReadRequest::default()).await;
+    let (batches, error) = read_until(&*other.connector(json!({"table": "t"})), ReadRequest::default()).await;
+    // What came before it is kept; said otherwise, it is read.
+    assert_eq!(texts(&batches), [r#"{"body":"a","id":1}"#]);
+    check(&error.unwrap(), DatabaseFault::Query, &["0xe9", "convert(name::bytea, 'LATIN1', 'UTF8')"]);
+    let query = "select id, convert_from(convert(body::bytea, 'LATIN1', 'UTF8'), 'UTF8') as body from t";
+    let batches = read(&*other.connector(json!({"query": query})), ReadRequest::default()).await;
+    assert_eq!(texts(&batches)[1], r#"{"body":"café","id":2}"#);
     bed.run(&format!("drop database {name} with (force)")).await;
-    panic!("{error:?}");
 }
 
 #[tokio::test]
