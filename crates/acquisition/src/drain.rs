@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use matome_connector::Position;
-use matome_model::canonical::Limits;
+use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
 use matome_model::validation::{Judge, Policy};
@@ -126,9 +126,14 @@ pub(crate) fn position(told: &RawValue) -> Position {
         line: Option<u64>,
         record: u64,
         request: Option<u64>,
+        headers: Option<Box<RawValue>>,
     }
-    let Told { document, line, record, request } = serde_json::from_str(told.get()).unwrap_or_default();
-    Position { document: document.into(), request, line, record }
+    let Told { document, line, record, request, headers } = serde_json::from_str(told.get()).unwrap_or_default();
+    let canonical = |headers: Box<RawValue>| {
+        let mut canonicaliser = Canonicaliser::new(Limits::NONE);
+        canonicaliser.canonicalise(headers.get().as_bytes()).ok().map(|headers| headers.text.into())
+    };
+    Position { document: document.into(), request, line, record, headers: headers.and_then(canonical) }
 }
 
 #[cfg(test)]
@@ -138,10 +143,13 @@ mod tests {
     #[test]
     fn a_stored_position_reads_back_whatever_the_database_made_of_it() {
         let told = RawValue::from_string(r#"{"line": 7, "document": "a.csv"}"#.to_owned()).unwrap();
-        let expected = Position { document: "a.csv".into(), request: None, line: Some(7), record: 0 };
+        let expected = Position { document: "a.csv".into(), request: None, line: Some(7), record: 0, headers: None };
         assert_eq!(position(&told), expected);
         let told = RawValue::from_string(r#"{"record": 3, "request": 2, "document": "http://h/"}"#.to_owned()).unwrap();
         assert_eq!(position(&told).request, Some(2));
+        let told =
+            RawValue::from_string(r#"{"headers": {"b": "2", "a": "1"}, "document": "push 3"}"#.to_owned()).unwrap();
+        assert_eq!(position(&told).headers.as_deref(), Some(r#"{"a":"1","b":"2"}"#));
         assert_eq!(&*position(&RawValue::from_string("{}".to_owned()).unwrap()).document, "");
     }
 }

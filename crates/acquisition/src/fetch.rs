@@ -194,7 +194,7 @@ mod tests {
             let at = self.next;
             self.next += 1;
             let batch = self.of.sizes.get(at).map(|size| {
-                let position = Position { document: "d".into(), request: None, line: None, record: 1 };
+                let position = Position { document: "d".into(), request: None, line: None, record: 1, headers: None };
                 let items = (0..*size)
                     .map(|n| Item::Record { raw: format!(r#"{{"n":{n}}}"#).into_bytes(), position: position.clone() });
                 Batch {

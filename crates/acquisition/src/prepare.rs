@@ -67,7 +67,7 @@ pub(crate) struct Preparer {
     /// What tells records apart, where that is a key of theirs.
     key: Option<RecordKey>,
     task_id: i64,
-    /// `{"document":"..."` of the document that was met last: most records share it with the one before.
+    /// `{"document":"..."` of the document, with the headers it came with, that was met last: most records share it with the one before.
     opening: Option<(Arc<str>, String)>,
     judge: Option<Judge>,
     schema: Option<StoredSchema>,
@@ -199,7 +199,7 @@ impl Preparer {
             return Ok(());
         }
         page.told.warned += u64::from(!found.is_empty());
-        let opening = opening(&mut self.opening, &position.document);
+        let opening = opening(&mut self.opening, &position);
         page.records.push(canonical.text, canonical.hash, key, |out| {
             out.push_str(opening);
             push_place(out, &position, replay_of);
@@ -220,7 +220,7 @@ impl Preparer {
         key: Option<[u8; 16]>,
     ) {
         let raw_length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
-        let mut place = opening(&mut self.opening, &position.document).to_owned();
+        let mut place = opening(&mut self.opening, position).to_owned();
         push_place(&mut place, position, None);
         place.push('}');
         page.quarantined.push(BadRecord { reason, detail, position: place, raw, raw_length, key });
@@ -295,12 +295,17 @@ fn accept<'a>(
     }
 }
 
-fn opening<'a>(last: &'a mut Option<(Arc<str>, String)>, document: &Arc<str>) -> &'a str {
+fn opening<'a>(last: &'a mut Option<(Arc<str>, String)>, Position { document, headers, .. }: &Position) -> &'a str {
     if !last.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, document)) {
         let mut text = b"{\"document\":".to_vec();
         // NUL cannot be in a file name or an address, and PostgreSQL could not store it.
         write_string(&mut text, &document.replace('\0', "\u{2400}"));
-        let text = String::from_utf8(text).expect("JSON of UTF-8 is UTF-8");
+        let mut text = String::from_utf8(text).expect("JSON of UTF-8 is UTF-8");
+        // One document comes with one set of headers.
+        if let Some(headers) = headers {
+            text.push_str(",\"headers\":");
+            text.push_str(headers);
+        }
         *last = Some((document.clone(), text));
     }
     last.as_ref().map_or("", |(_, text)| text)
@@ -329,7 +334,7 @@ mod tests {
     use super::*;
 
     fn position(document: &str, line: Option<u64>, request: Option<u64>) -> Position {
-        Position { document: document.into(), request, line, record: 5 }
+        Position { document: document.into(), request, line, record: 5, headers: None }
     }
 
     fn batch(items: Vec<Item>) -> Batch {

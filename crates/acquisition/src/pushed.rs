@@ -157,7 +157,8 @@ impl PushReader {
         })?;
         let document = self.documents.entry(word).or_insert_with(|| self.config.document(format)).clone();
         let (size, name) = (push.body.len(), format!("push {}", push.id).into());
-        let body = Body::new(document, name, push.body, push.records_read);
+        let headers = push.headers.map(Into::into);
+        let body = Body::new(document, name, push.body, push.records_read).with_headers(headers);
         Ok(Some(Open { id: push.id, size, body, records: push.records_read }))
     }
 }

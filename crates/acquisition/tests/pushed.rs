@@ -224,6 +224,36 @@ async fn a_deleted_source_takes_what_was_sent_with_it_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn headers_go_with_each_record_also_of_what_comes_back_from_quarantine() {
+    for bed in databases().await {
+        let bench = bench(&bed.db, r#"{"validation":{"rules":[{"field":"n","max":5}]}}"#).await;
+        let headers = r#"{"x-github-event":"push","x-team":"営業"}"#;
+        let with = push(&bench, None, "json", r#"[{"n":1},{"n":7}]"#).with_headers(Some(headers.to_owned()));
+        send(&bed.db, with).await;
+        send(&bed.db, push(&bench, None, "json", r#"{"n":2}"#)).await;
+        bench.run().await.unwrap();
+        let told = async |sql| -> Vec<serde_json::Value> {
+            let mut reader = bed.db.read().await.unwrap();
+            let rows = reader.conn().fetch_all(sql, &[]).await.unwrap();
+            rows.iter().map(|row| serde_json::from_str(row.json("told").unwrap().get()).unwrap()).collect()
+        };
+        const STORED: &str = "select metadata as told from acquired_data order by id";
+        let expected: serde_json::Value = serde_json::from_str(headers).unwrap();
+        let stored = told(STORED).await;
+        assert_eq!((stored.len(), &stored[0]["headers"]), (2, &expected), "{}", bed.name);
+        assert!(stored[1].get("headers").is_none(), "{}: {stored:?}", bed.name);
+        let held = told("select position as told from quarantine").await;
+        assert_eq!((held.len(), &held[0]["headers"]), (1, &expected), "{}", bed.name);
+
+        bench.set_config(r#"{"format":"auto"}"#).await;
+        bench.replay_all().await;
+        bench.run().await.unwrap();
+        let stored = told(STORED).await;
+        assert_eq!((stored.len(), &stored[2]["headers"]), (3, &expected), "{}: {stored:?}", bed.name);
+    }
+}
+
+#[tokio::test]
 async fn more_than_may_wait_is_not_taken() {
     for bed in databases().await {
         let bench = bench(&bed.db, r#"{"format":"auto"}"#).await;

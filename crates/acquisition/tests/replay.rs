@@ -77,16 +77,9 @@ async fn drain(bench: &Bench) -> Result<TaskOutcome, TaskError> {
 
 /// Takes the rules out of the config.
 async fn forget_rules(bench: &Bench) {
-    let source_id = bench.source_id;
     let path = bench.dir.path().join("data.ndjson").canonicalize().unwrap();
     let config = format!(r#"{{"path":{},"files":"all"}}"#, serde_json::to_string(&path).unwrap());
-    let write = bench.db.write(move |conn| {
-        Box::pin(async move {
-            let sql = "update data_sources set config = $2, config_rev = config_rev + 1 where id = $1";
-            conn.execute(sql, &[source_id.into(), matome_store::db::Arg::Json(Some(&config))]).await
-        })
-    });
-    write.await.unwrap();
+    bench.set_config(&config).await;
 }
 
 #[tokio::test]

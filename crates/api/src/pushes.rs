@@ -130,7 +130,8 @@ async fn receive(mut call: Call) -> Result<(Response, &'static str)> {
     let body = call.take_body();
     let received = call.state.intake.read(body, Way::Records, limit).await?;
     let delivery = Delivery { key, key_decides: false };
-    keep(&call, source.id, &push_config, format, is_gzip, received, delivery).await
+    let headers = push_config.headers_of_records(&call.headers);
+    keep(&call, source.id, &push_config, Sent { format, is_gzip, headers, received, delivery }).await
 }
 
 /// Until the sender is known it learns nothing but that the signature is not good; the log has the reason.
@@ -153,7 +154,8 @@ async fn deliver(mut call: Call) -> Result<(Response, &'static str)> {
     let delivery = webhook.verify(header, &received.bytes, now).map_err(|why| refuse(&call, source.id, why))?;
     let format = format_of(&push_config, &call.headers)?;
     let is_gzip = intake::is_gzip(&call.headers)?;
-    keep(&call, source.id, &push_config, format, is_gzip, received, delivery).await
+    let headers = push_config.headers_of_delivery(&headers);
+    keep(&call, source.id, &push_config, Sent { format, is_gzip, headers, received, delivery }).await
 }
 
 fn refuse(call: &Call, source_id: i64, why: Refusal) -> ApiError {
@@ -163,22 +165,26 @@ fn refuse(call: &Call, source_id: i64, why: Refusal) -> ApiError {
     ApiError::Unauthenticated(Message::BadSignature)
 }
 
-async fn keep(
-    call: &Call,
-    source_id: i64,
-    push_config: &PushConfig,
+/// What came of a sender that may send.
+struct Sent {
     format: Format,
     is_gzip: bool,
+    /// Those that the source keeps.
+    headers: Option<String>,
     received: Received,
-    Delivery { key, key_decides }: Delivery,
-) -> Result<(Response, &'static str)> {
+    delivery: Delivery,
+}
+
+async fn keep(call: &Call, source_id: i64, push_config: &PushConfig, sent: Sent) -> Result<(Response, &'static str)> {
+    let Sent { format, is_gzip, headers, received, delivery: Delivery { key, key_decides } } = sent;
     let limit = call.state.settings.push_limit;
     let (received, records) = intake::look_through(received, is_gzip, push_config.document(format), limit).await?;
     let now = call.state.clock.now();
     let kept = call.state.db.write_page(move |conn| {
         Box::pin(async move {
             let identity = if key_decides { pushes::Identity::Key } else { pushes::Identity::Body };
-            let new = NewPush::new(source_id, key, identity, format.as_str(), received.bytes, records);
+            let new =
+                NewPush::new(source_id, key, identity, format.as_str(), received.bytes, records).with_headers(headers);
             pushes::accept(conn, &new, now).await
         })
     });

@@ -5,9 +5,11 @@
 
 mod body;
 mod config;
+mod headers;
 mod signature;
 
 pub use body::{BadBody, Body, InflateError, examine, inflate};
 pub use config::PushConfig;
 pub(crate) use config::{format_of_media_type, parse as parse_config};
+pub(crate) use headers::MOST_HEADERS;
 pub use signature::{Delivery, Refusal, Scheme, Webhook};

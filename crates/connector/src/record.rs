@@ -21,6 +21,10 @@ pub struct Position {
     pub line: Option<u64>,
     /// The number of the record within the document, from 1; 0 before the first.
     pub record: u64,
+    /// What the sender of a push said in headers: a JSON object of texts in canonical form. It goes with the record, not with
+    /// errors.
+    #[serde(skip)]
+    pub headers: Option<Arc<str>>,
 }
 
 fn as_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -194,6 +198,7 @@ pub(crate) trait Pull {
 /// Collects what a parser finds in one document and hands it on in batches.
 pub(crate) struct Found {
     document: Arc<str>,
+    headers: Option<Arc<str>>,
     request: Option<u64>,
     record: u64,
     skip: u64,
@@ -228,6 +233,7 @@ impl Found {
     pub(crate) fn new(document: Arc<str>, request: Option<u64>, skip: u64) -> Self {
         Self {
             document,
+            headers: None,
             request,
             record: 0,
             skip,
@@ -244,6 +250,11 @@ impl Found {
     /// Of a document that is read behind its first `record` records, which do not come.
     pub(crate) fn behind(document: Arc<str>, record: u64) -> Self {
         Self { record, ..Self::new(document, None, record) }
+    }
+
+    /// Goes with each record that is found from now on.
+    pub(crate) fn tell_headers(&mut self, headers: Option<Arc<str>>) {
+        self.headers = headers;
     }
 
     /// Notes where records end, for a document that is read as it is.
@@ -307,7 +318,13 @@ impl Found {
 
     /// The position of what was found last.
     pub(crate) fn here(&self, line: Option<u64>) -> Position {
-        Position { document: self.document.clone(), request: self.request, line, record: self.record }
+        Position {
+            document: self.document.clone(),
+            request: self.request,
+            line,
+            record: self.record,
+            headers: self.headers.clone(),
+        }
     }
 
     /// Records found so far in the document, skipped ones included.

@@ -88,7 +88,7 @@ impl TlsOptions {
             return Ok(client.clone());
         }
         let document = shown_to.first().map(Origin::ascii_serialization).unwrap_or_default();
-        let position = Position { document: document.into(), request: None, line: None, record: 0 };
+        let position = Position { document: document.into(), request: None, line: None, record: 0, headers: None };
         let Pem { authorities, own } = self.read(roots, &position)?;
         let client = client.with_certificates(&Certificates { authorities, own, shown_to });
         client.map_err(|source| ConnectorError::Egress { position: Box::new(position), source })

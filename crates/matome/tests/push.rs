@@ -160,11 +160,12 @@ async fn the_documented_webhook_of_github_comes_in_by_curl() {
     let home = sqlite_home();
     let mut server = home.serve().await;
     let webhook = json!({"scheme": "github", "secret": "It's a Secret to Everybody"});
-    let config = json!({"format": "csv", "header": ["greeting", "name"], "webhook": webhook});
+    let config = json!({"format": "csv", "header": ["greeting", "name"], "headers": ["X-Shop"], "webhook": webhook});
     let id = server.source("hook", "push", config).await;
     let curl = |body: &str| {
         let output = Command::new("curl")
             .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "X-GitHub-Delivery: 1", "--data-binary", body])
+            .args(["-H", "X-GitHub-Event: push", "-H", "X-Shop: 東京", "-H", "X-Other: no"])
             .args([
                 "-H",
                 "X-Hub-Signature-256: sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
@@ -180,6 +181,8 @@ async fn the_documented_webhook_of_github_comes_in_by_curl() {
     let row = server.get(&format!("/api/acquisition/data/?source={id}")).await["results"][0].clone();
     assert_eq!(row["raw_data"], json!({"greeting": "Hello", "name": " World!"}));
     assert_eq!(row["metadata"]["document"], "push 1");
+    let headers = json!({"x-github-delivery": "1", "x-github-event": "push", "x-shop": "東京"});
+    assert_eq!(row["metadata"]["headers"], headers, "what only headers say is kept, signatures are not");
     assert_eq!(curl("Hello, World!"), "200");
     let metrics =
         server.client.get(format!("{}/metrics", server.base)).bearer_auth(&server.token).send().await.unwrap();

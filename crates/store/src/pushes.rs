@@ -40,6 +40,7 @@ pub struct NewPush {
     key: Option<String>,
     identity_hash: String,
     format: &'static str,
+    headers: Option<String>,
     body: Vec<u8>,
     record_count: u64,
 }
@@ -63,7 +64,12 @@ impl NewPush {
             hash.update(&body);
         }
         let identity_hash = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { source_id, key, identity_hash, format, body, record_count }
+        Self { source_id, key, identity_hash, format, headers: None, body, record_count }
+    }
+
+    /// With what its sender said in headers: a JSON object of texts. It tells no two pushes apart.
+    pub fn with_headers(self, headers: Option<String>) -> Self {
+        Self { headers, ..self }
     }
 }
 
@@ -104,8 +110,9 @@ const BY_KEY: &str = "select id, task_id, record_count, identity_hash, read_at f
 where source_id = $1 and idempotency_key = $2";
 
 const INSERT: &str = "insert into pushes
-    (source_id, stream, idempotency_key, identity_hash, format, body_bytes, record_count, task_id, received_at)
-values ($1, '', $2, $3, $4, $5, $6, 0, $7)
+    (source_id, stream, idempotency_key, identity_hash, format, body_bytes, record_count, headers, task_id,
+     received_at)
+values ($1, '', $2, $3, $4, $5, $6, $7, 0, $8)
 returning id";
 
 const INSERT_BODY: &str = "insert into push_bodies (push_id, body) values ($1, $2)";
@@ -134,13 +141,14 @@ pub async fn accept(conn: &mut Conn<'_>, new: &NewPush, now: Timestamp) -> Resul
         return Ok(Accepted::Full { pushes: waiting.pushes, bytes: waiting.bytes });
     }
     let record_count = i64::try_from(new.record_count).unwrap_or(i64::MAX);
-    let args: [Arg<'_>; 7] = [
+    let args: [Arg<'_>; 8] = [
         new.source_id.into(),
         new.key.as_deref().into(),
         (&new.identity_hash).into(),
         new.format.into(),
         size.into(),
         record_count.into(),
+        new.headers.as_deref().into(),
         now.into(),
     ];
     let id = conn.fetch_one(INSERT, &args).await?.int("id")?;
@@ -196,6 +204,8 @@ pub struct Unread {
     pub id: i64,
     /// A word for the format of the body.
     pub format: String,
+    /// What its sender said in headers: a JSON object of texts.
+    pub headers: Option<String>,
     /// Records of it that are committed.
     pub records_read: u64,
     /// The records.
@@ -206,7 +216,7 @@ const SIZES: &str = "select id, body_bytes from pushes
 where source_id = $1 and stream = $2 and read_at is null and id > $3
 order by id limit $4";
 
-const BODIES: &str = "select p.id, p.format, p.records_read, b.body
+const BODIES: &str = "select p.id, p.format, p.headers, p.records_read, b.body
 from pushes p join push_bodies b on b.push_id = p.id
 where p.read_at is null and {ids}
 order by p.id";
@@ -236,6 +246,7 @@ pub async fn next(conn: &mut Conn<'_>, source_id: i64, stream: &str, after: i64,
         Ok(Unread {
             id: row.int("id")?,
             format: row.text("format")?,
+            headers: row.opt_text("headers")?,
             records_read: u64::try_from(row.int("records_read")?).unwrap_or_default(),
             body: row.bytes("body")?,
         })

@@ -16,6 +16,7 @@ use matome_model::source::{SourceStatus, SourceType};
 use matome_model::task::{LaneKind, Queue};
 use matome_store::data_sources::{self, SourceFields};
 use matome_store::db::Db;
+use matome_store::quarantine::{self, Replay};
 use matome_store::secrets::Vault;
 use matome_store::tasks::{self, NewTask};
 use matome_store::{acquired_data, counters};
@@ -68,6 +69,30 @@ impl Bench {
         let source_id = create(fields).await;
         let registry = registry(dir.path());
         Self { db: db.clone(), dir, source_id, registry }
+    }
+
+    pub async fn set_config(&self, config: &str) {
+        let (source_id, config) = (self.source_id, config.to_owned());
+        let write = self.db.write(move |conn| {
+            Box::pin(async move {
+                let sql = "update data_sources set config = $2, config_rev = config_rev + 1 where id = $1";
+                conn.execute(sql, &[source_id.into(), matome_store::db::Arg::Json(Some(&config))]).await
+            })
+        });
+        write.await.unwrap();
+    }
+
+    /// Has everything that is held in quarantine tried again.
+    pub async fn replay_all(&self) {
+        let sql = "select id from quarantine where source_id = $1 and status = 'held' order by id";
+        let rows = self.db.read().await.unwrap().conn().fetch_all(sql, &[self.source_id.into()]).await.unwrap();
+        for row in rows {
+            let id = row.int("id").unwrap();
+            let replay = self.db.write(move |conn| {
+                Box::pin(async move { quarantine::replay(conn, id, None, Clock::system().now()).await })
+            });
+            assert!(matches!(replay.await.unwrap(), Replay::Accepted { .. }));
+        }
     }
 
     pub fn write_file(&self, lines: &[String]) {

@@ -70,7 +70,7 @@ impl Exchange {
 
     /// A place at the page with this name, in the last request.
     pub(super) fn position(&self, name: &str) -> Position {
-        Position { document: name.into(), request: Some(self.requests), line: None, record: 0 }
+        Position { document: name.into(), request: Some(self.requests), line: None, record: 0, headers: None }
     }
 
     /// Counts bytes of pages.

@@ -87,7 +87,7 @@ impl Walk {
         wanted: Wanted<'_>,
     ) -> Result<Opened, ConnectorError> {
         let name = wanted.name;
-        let place = |request| Position { document: name.into(), request, line: None, record: 0 };
+        let place = |request| Position { document: name.into(), request, line: None, record: 0, headers: None };
         let broken =
             |position: Position, problem: Words| ConnectorError::document(position, DocumentError::anywhere(problem));
         let url = Url::parse(name).map_err(|_| broken(place(None), no_address()))?;
@@ -145,7 +145,8 @@ impl Walk {
 
     fn check_name(&mut self, name: &str, request: u64) -> Result<(), ConnectorError> {
         let repeated = |problem: Words| {
-            let position = Position { document: name.into(), request: Some(request), line: None, record: 0 };
+            let position =
+                Position { document: name.into(), request: Some(request), line: None, record: 0, headers: None };
             Err(ConnectorError::Loop { position: Box::new(position), problem })
         };
         if !self.names.insert(fingerprint(name)) {

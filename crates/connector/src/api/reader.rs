@@ -478,6 +478,6 @@ fn values<'a>(config: &'a ApiConfig, state: &'a State, of_children: bool) -> Val
 
 fn unfit_at(config: &ApiConfig, Unfit(problem): Unfit) -> ConnectorError {
     let document = config.list.origin().ascii_serialization().into();
-    let position = Position { document, request: None, line: None, record: 0 };
+    let position = Position { document, request: None, line: None, record: 0, headers: None };
     ConnectorError::document(position, DocumentError::anywhere(problem))
 }

@@ -150,7 +150,7 @@ impl Tokens {
 fn place(url: &Url) -> Box<Position> {
     let mut document = url.clone();
     document.set_query(None);
-    Box::new(Position { document: document.as_str().into(), request: None, line: None, record: 0 })
+    Box::new(Position { document: document.as_str().into(), request: None, line: None, record: 0, headers: None })
 }
 
 fn refused(url: &Url, problem: Words) -> ConnectorError {

@@ -60,7 +60,7 @@ impl Faults {
 
     /// Where the record of this number is; 0 before the first.
     pub(super) fn at(&self, record: u64) -> Position {
-        Position { document: self.document.clone(), request: None, line: None, record }
+        Position { document: self.document.clone(), request: None, line: None, record, headers: None }
     }
 
     /// No connection.

@@ -254,7 +254,7 @@ impl io::Seek for Looked<'_> {
 
 /// The place before the first record of a document.
 pub(super) fn beginning(document: &Arc<str>) -> Position {
-    Position { document: document.clone(), request: None, line: None, record: 0 }
+    Position { document: document.clone(), request: None, line: None, record: 0, headers: None }
 }
 
 /// Where the document is in which a read stopped.

@@ -209,7 +209,7 @@ impl FileRoots {
         if source.kind() == io::ErrorKind::PermissionDenied && source.raw_os_error().is_none() {
             return ConnectorError::OutsideRoots { path: shown.to_string(), roots: self.names() };
         }
-        let position = Position { document: shown.clone(), request: None, line: None, record: 0 };
+        let position = Position { document: shown.clone(), request: None, line: None, record: 0, headers: None };
         ConnectorError::Io { position: Box::new(position), action, source }
     }
 }

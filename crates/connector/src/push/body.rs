@@ -111,6 +111,12 @@ impl Body {
         Self { format, bytes, at: 0, ended: false, document: Document::new(config), found }
     }
 
+    /// With what its sender said in headers, a JSON object in canonical form, which goes with each record.
+    pub fn with_headers(mut self, headers: Option<Arc<str>>) -> Self {
+        self.found.tell_headers(headers);
+        self
+    }
+
     /// The next records, up to so many or so many bytes; none when there are no more.
     ///
     /// What cannot be taken apart, which happens only when the config has changed since it was looked through, is one

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use encoding_rs::Encoding;
+use matome_egress::header::{HeaderMap, HeaderName};
 use matome_model::field_error::Words;
 use matome_model::say;
 use matome_model::source::Dedupe;
 
+use super::headers;
 use super::signature::{self, Webhook};
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
 use crate::file::{Charset, DocumentConfig, Format};
@@ -20,6 +22,8 @@ pub struct PushConfig {
     document: DocumentConfig,
     /// `webhook`: who may send without a token, by signing.
     pub webhook: Option<Webhook>,
+    /// `headers`: those of what is sent that are kept with it, besides what the scheme of a webhook keeps by itself.
+    headers: Vec<HeaderName>,
     /// Options of every source; `dedupe` is `none` by default and never `rows`.
     pub common: CommonConfig,
 }
@@ -46,8 +50,9 @@ pub(crate) fn parse(mut fields: Fields) -> Result<PushConfig, Vec<FieldError>> {
     let among = format.as_ref().map_or(&all[..], std::slice::from_ref);
     let document = DocumentConfig::parse(&mut fields, format, among, b',');
     let webhook = signature::parse(&mut fields);
+    let headers = headers::parse(&mut fields, webhook.as_ref());
     fields.finish()?;
-    Ok(PushConfig { format, document, webhook, common })
+    Ok(PushConfig { format, document, webhook, headers, common })
 }
 
 /// Media types of each format, without parameters.
@@ -114,6 +119,17 @@ impl PushConfig {
             )),
             _ => Ok(format),
         }
+    }
+
+    /// What is kept of the headers of a webhook's delivery: a JSON object of texts.
+    pub fn headers_of_delivery(&self, sent: &HeaderMap) -> Option<String> {
+        let of_scheme = self.webhook.iter().flat_map(|webhook| webhook.scheme.headers());
+        headers::pick(sent, of_scheme.copied().chain(self.headers.iter().map(HeaderName::as_str)))
+    }
+
+    /// What is kept of the headers of records that come with a token.
+    pub fn headers_of_records(&self, sent: &HeaderMap) -> Option<String> {
+        headers::pick(sent, self.headers.iter().map(HeaderName::as_str))
     }
 
     /// How a body of this format is taken apart.

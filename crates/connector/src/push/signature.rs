@@ -32,6 +32,17 @@ pub enum Scheme {
     SharedSecret,
 }
 
+impl Scheme {
+    /// The headers that tell of a delivery what its body may not.
+    pub(super) fn headers(self) -> &'static [&'static str] {
+        match self {
+            Self::StandardWebhooks => &["webhook-id", "webhook-timestamp"],
+            Self::Github => &["x-github-event", "x-github-delivery", "x-github-hook-id"],
+            Self::Stripe | Self::SharedSecret => &[],
+        }
+    }
+}
+
 /// `webhook`: who may send to a source without a token.
 #[derive(Clone, Debug)]
 pub struct Webhook {
@@ -148,6 +159,11 @@ fn standard_key(secret: &str) -> Option<Vec<u8>> {
 }
 
 impl Webhook {
+    /// Whether a header has the secret itself.
+    pub(super) fn proves_by(&self, name: &HeaderName) -> bool {
+        self.scheme == Scheme::SharedSecret && self.header.eq_ignore_ascii_case(name.as_str())
+    }
+
     /// Whether the headers could be those of a delivery; what is cheap to know before a body is read.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 
 use super::common::with_common;
 use super::file::document;
-use super::{Node, Options, object, secret, text, whole, word};
+use super::{Node, Options, list, object, secret, text, whole, word};
+use crate::push::MOST_HEADERS;
 
 pub(super) fn config() -> Node {
     let mut options: Options = vec![(
@@ -23,6 +24,15 @@ pub(super) fn config() -> Node {
             ],
             &["scheme", "secret"],
         ),
+    ));
+    options.push((
+        "headers",
+        list(
+            text("The name of a header.").example("X-Shop-Domain"),
+            "Headers of what is sent that are kept as `metadata.headers`, besides those that the scheme of `webhook` keeps.",
+        )
+        .with("minItems", 1)
+        .with("maxItems", MOST_HEADERS),
     ));
     object("What programs and webhooks send.", with_common(options), &[])
 }

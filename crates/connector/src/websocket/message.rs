@@ -53,7 +53,13 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn position(&self) -> Position {
-        Position { document: self.document.clone(), request: Some(self.connection), line: None, record: self.message }
+        Position {
+            document: self.document.clone(),
+            request: Some(self.connection),
+            line: None,
+            record: self.message,
+            headers: None,
+        }
     }
 }
 

@@ -59,6 +59,7 @@ const MIGRATIONS: &[Migration] = &[
         min_binary: 19,
         text: include_str!("../../migrations/0020_tombstone_sources.sql"),
     },
+    Migration { version: 21, min_binary: 19, text: include_str!("../../migrations/0021_push_headers.sql") },
     #[cfg(feature = "next")]
     Migration { version: 9001, min_binary: 3, text: include_str!("../../migrations/next/expand.sql") },
     #[cfg(feature = "next")]
@@ -66,7 +67,7 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// What this binary's statements use is there from this version on. Migrations behind it only take away what it does not use.
-const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 19 };
+const NEEDED: i64 = if cfg!(feature = "next") { 9001 } else { 21 };
 
 /// From this version of the schema on there may be sources of the type push: no older process works beside it.
 pub const PUSH_SOURCES: i64 = 16;

@@ -59,7 +59,8 @@ impl Probe {
         let now = iso8601(self.clock.now());
         let values = values(&config, &now, ask);
         let name = name(&config, &values, ask)?;
-        let place = |request| Position { document: name.as_str().into(), request, line: None, record: 0 };
+        let place =
+            |request| Position { document: name.as_str().into(), request, line: None, record: 0, headers: None };
         let broken = |words: Words, request| ConnectorError::document(place(request), DocumentError::anywhere(words));
         let asked = config.list.ask(&name, &values).map_err(|Unfit(words)| broken(words, None))?;
         let answer = exchange.ask(name.as_str(), &asked, &HeaderMap::new(), config.list.origin()).await;
@@ -133,7 +134,7 @@ fn values<'a>(config: &'a ApiConfig, now: &'a str, ask: Ask<'a>) -> Values<'a> {
 fn name(config: &ApiConfig, values: &Values<'_>, ask: Ask<'_>) -> Result<Url, ConnectorError> {
     let unfit = |Unfit(words): Unfit| {
         let document = config.list.origin().ascii_serialization().into();
-        let position = Position { document, request: None, line: None, record: 0 };
+        let position = Position { document, request: None, line: None, record: 0, headers: None };
         ConnectorError::document(position, DocumentError::anywhere(words))
     };
     let url = |name: String| {

@@ -197,7 +197,7 @@ impl Transfer {
     }
 
     fn position(&self) -> Box<Position> {
-        Box::new(Position { document: self.name.clone(), request: None, line: None, record: 0 })
+        Box::new(Position { document: self.name.clone(), request: None, line: None, record: 0, headers: None })
     }
 
     fn cut_off(&self) -> ConnectorError {

@@ -127,7 +127,7 @@ impl Web {
 
 /// The beginning of what is named so.
 pub(super) fn at(name: &Arc<str>) -> Box<Position> {
-    Box::new(Position { document: name.clone(), request: None, line: None, record: 0 })
+    Box::new(Position { document: name.clone(), request: None, line: None, record: 0, headers: None })
 }
 
 /// A number for a version, out of what names it; some write it in quotes in one place and without in another.
