@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use matome_connector::{Finding, Registry};
 use matome_model::inference::{ColumnType, Inference, InferenceError, for_each_field};
+use matome_model::field_error::Words;
 use matome_model::language::Language;
+use matome_model::say;
 use matome_model::source::SourceType;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -25,6 +27,10 @@ pub struct Probe {
     pub columns: Vec<Column>,
     /// The first records that a source with these options gives.
     pub sample: Sample,
+    /// Why this is likely not what is meant, in English until [`Probe::spoken`].
+    pub doubts: Vec<String>,
+    #[serde(skip)]
+    doubted: Vec<Words>,
     /// What the guesses cost, the sample apart.
     pub stats: SampleStats,
 }
@@ -61,6 +67,7 @@ impl Probe {
         for found in &mut self.findings {
             found.finding.words.text(language).clone_into(&mut found.message);
         }
+        self.doubts = self.doubted.iter().map(|doubt| doubt.text(language).to_owned()).collect();
         Self { sample: self.sample.spoken(language), ..self }
     }
 }
@@ -102,9 +109,53 @@ pub async fn probe(
         });
         let stats = SampleStats { requests: proposal.stats.requests, bytes: proposal.stats.bytes };
         let (source_type, findings) = (source_type.as_str(), findings.collect());
-        Ok(Probe { source_type, proposed, findings, columns, sample, stats })
+        let doubted = doubts(&sample);
+        let doubts = doubted.iter().map(|doubt| doubt.english.clone()).collect();
+        Ok(Probe { source_type, proposed, findings, columns, sample, doubts, doubted, stats })
     };
     tokio::time::timeout(limit, look).await.unwrap_or(Err(SampleError::TimedOut { limit }))
+}
+
+/// Members of an object that says that something went wrong.
+const OF_ERRORS: &[&str] = &[
+    "error", "errors", "error_description", "error_code", "message", "detail", "code", "status", "success", "ok", "title",
+    "type", "request_id", "requestId", "documentation_url", "timestamp", "path",
+];
+
+/// Why what was found is likely not what somebody wants to store.
+fn doubts(sample: &Sample) -> Vec<Words> {
+    let mut doubts = Vec::new();
+    match (sample.records.len(), sample.quarantined.len()) {
+        (0, 0) => doubts.push(Words::new(
+            "no record is in it: whether it would be read right can not be told",
+            "レコードが1件もありません。正しく読めるかどうか分かりません",
+        )),
+        (0, bad) => doubts.push(say!(
+            "not one record of it could be stored: all {bad} of the sample would go to quarantine",
+            "保存できるレコードがありません。見本の {bad} 件すべてが隔離されます"
+        )),
+        _ => {}
+    }
+    if let [only] = &sample.records[..]
+        && let Ok(only) = serde_json::from_str::<Map<String, Value>>(only.get())
+        && let Some(error) = ["error", "errors"].into_iter().find(|name| says_something(only.get(*name)))
+        && only.keys().all(|name| OF_ERRORS.contains(&name.as_str()))
+    {
+        doubts.push(say!(
+            "the only record has `{error}`: the server seems to say that something is wrong",
+            "ただ一つのレコードに `{error}` があります。サーバーが誤りを伝えているようです"
+        ));
+    }
+    doubts
+}
+
+fn says_something(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(_) => true,
+    }
 }
 
 /// The columns of a sample; none of one whose records can not be a table.

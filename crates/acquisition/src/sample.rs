@@ -145,6 +145,18 @@ impl SampleError {
         }
     }
 
+    /// What to do about it, where what happened does not say that.
+    pub fn remedy(&self) -> Option<Words> {
+        match self {
+            Self::TimedOut { .. } => Some(Words::new(
+                "the source is slow, or nothing answers there: check host, port and address, and try again",
+                "データソースが遅いか、そこで何も応答していません。ホスト、ポート、アドレスを確かめて、もう一度試してください",
+            )),
+            Self::Read(err) => err.remedy(),
+            Self::Refused { .. } => None,
+        }
+    }
+
     /// Where it happened, as far as known.
     pub fn position(&self) -> Option<&Position> {
         match self {

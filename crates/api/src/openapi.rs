@@ -422,6 +422,7 @@ fn schemas() -> Value {
         })),
         "TrialError": view(json!({
             "message": text, "causes": {"type": "array", "items": text}, "position": object_or_null,
+            "help": {"type": ["string", "null"], "description": "What to do, where the message does not say that."},
         })),
         "Token": view(json!({
             "id": id, "name": text, "role": reference("RoleEnum"), "prefix": text, "created_at": time,

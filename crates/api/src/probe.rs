@@ -69,6 +69,10 @@ pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
             }))},
             "columns": {"type": "array", "items": described(json!({"name": text, "type": text, "nulls": count}))},
             "sample": reference("SourceSample"),
+            "doubts": {
+                "type": "array", "items": text,
+                "description": "Why this is likely not what is meant: no record in the sample, none that could be stored, an error of the server.",
+            },
             "stats": object,
         })),
     })

@@ -666,7 +666,7 @@ async fn test_source(call: Call) -> Result<Response> {
             Ok(revealed) => revealed,
             Err(RevealError::Store(err)) => return Err(err.into()),
             Err(RevealError::Credentials(message)) => {
-                let error = TrialError { message, causes: Vec::new(), position: None };
+                let error = TrialError { message, causes: Vec::new(), position: None, help: None };
                 return Ok(trial::answer(language, Err::<(), _>(error)));
             }
         };

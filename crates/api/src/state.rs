@@ -116,11 +116,13 @@ pub struct TrialError {
     pub causes: Vec<Words>,
     /// Where, as far as known.
     pub position: Option<Box<RawValue>>,
+    /// What to do about it, where the message does not say that.
+    pub help: Option<Words>,
 }
 
 impl TrialError {
     /// An error that has no place.
     pub fn new(message: Words, causes: Vec<Words>) -> Self {
-        Self { message, causes, position: None }
+        Self { message, causes, position: None, help: None }
     }
 }

@@ -24,13 +24,14 @@ struct Shown {
     message: String,
     causes: Vec<String>,
     position: Option<Box<RawValue>>,
+    help: Option<String>,
 }
 
 impl From<SampleError> for TrialError {
     fn from(err: SampleError) -> Self {
         let (message, causes) = err.told();
         let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
-        Self { message, causes, position }
+        Self { message, causes, position, help: err.remedy() }
     }
 }
 
@@ -38,9 +39,10 @@ impl From<SampleError> for TrialError {
 pub(crate) fn answer<T: Serialize>(language: Language, tried: Result<T, TrialError>) -> Response {
     let trial = match tried {
         Ok(result) => Trial { ok: true, result: Some(result), error: None },
-        Err(TrialError { message, causes, position }) => {
+        Err(TrialError { message, causes, position, help }) => {
             let causes = causes.iter().map(|cause| cause.text(language).to_owned()).collect();
-            let error = Shown { message: message.text(language).to_owned(), causes, position };
+            let help = help.map(|help| help.text(language).to_owned());
+            let error = Shown { message: message.text(language).to_owned(), causes, position, help };
             Trial { ok: false, result: None, error: Some(error) }
         }
     };

@@ -1,6 +1,7 @@
 //! What can go wrong while reading, where it was, and what the worker should do about it.
 
 mod japanese;
+mod remedy;
 
 use std::time::Duration;
 
@@ -402,6 +403,11 @@ impl ConnectorError {
             *first = source.words();
         }
         causes
+    }
+
+    /// What to do about it, in both languages, where what it says does not.
+    pub fn remedy(&self) -> Option<Words> {
+        remedy::of(self)
     }
 
     /// Whether there is no such document, or no more.

@@ -219,15 +219,16 @@ catalogue! {
         "推測の誤りは --set で指定するか (例: --set records='$.data')、後から `matome source set {name}` で変えてください \
          (--unset でオプションを外せます)";
     AddWithoutLook { name, url } =>
-        "give what it needs with --set, for example --set auth.type=bearer --set auth.token=..., or add it without a look: \
-         matome source add {name} --url '{url}'",
-        "必要なものを --set で指定してください (例: --set auth.type=bearer --set auth.token=...)。調べずに追加するには: \
-         matome source add {name} --url '{url}'";
+        "options are given with --set KEY=VALUE; to add it without a look: matome source add {name} --url '{url}'",
+        "オプションは --set KEY=VALUE で指定します。調べずに追加するには: matome source add {name} --url '{url}'";
     AddFileWithoutLook { name, path } =>
-        "say what the file does not with --set, for example --set format=csv, or add it without a look: \
-         matome source add {name} --path '{path}' --set format=csv",
-        "ファイルから分からないことを --set で指定してください (例: --set format=csv)。調べずに追加するには: \
-         matome source add {name} --path '{path}' --set format=csv";
+        "options are given with --set KEY=VALUE; to add it without a look: \
+         matome source add {name} --path '{path}' --set format=...",
+        "オプションは --set KEY=VALUE で指定します。調べずに追加するには: \
+         matome source add {name} --path '{path}' --set format=...";
+    Doubt { doubt } => "Warning: {doubt}", "警告: {doubt}";
+    ProposalDoubted => "what was found is likely not what is meant, so nothing was added",
+        "見つかったものは意図したものではなさそうなので、追加しませんでした";
 
     // Asking and answering.
     AddSource { name } => "add source `{name}` with this", "データソース `{name}` をこの内容で追加します";

@@ -159,6 +159,62 @@ async fn a_file_is_looked_at_and_added_by_its_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_cannot_be_read_says_what_helps_and_its_test_fails() {
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    let router = axum::Router::new()
+        .route("/down", get(async || StatusCode::INTERNAL_SERVER_ERROR))
+        .route("/closed", get(async || StatusCode::UNAUTHORIZED))
+        .route("/cut", get(async || ([("content-type", "application/json")], r#"[{"n":1},{"n":"#)))
+        .route("/numbers", get(async || axum::Json(json!([1, 2, 3]))))
+        .route("/refused", get(async || axum::Json(json!({"error": "no such key", "code": 7}))))
+        .route("/none.csv", get(async || ([("content-type", "text/csv")], "id,total\n")));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let home = sqlite_home().reaching(upstream);
+    let server = home.serve().await;
+    let remote = ["--server", &server.base, "--token", &server.token];
+    let run = |args: &[&str]| home.run(&[args, &remote].concat());
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let add = |name: &str, path: &str| run(&["source", "add", name, &format!("http://{upstream}{path}"), "--yes"]);
+    for (name, path, says) in [
+        ("down", "/down", "later"),
+        ("closed", "/closed", "auth.token"),
+        ("cut", "/cut", "cut off"),
+        ("numbers", "/numbers", "all 3 of the sample would go to quarantine"),
+        ("refused", "/refused", "the only record has `error`"),
+        ("none", "/none.csv", "no record is in it"),
+    ] {
+        let refused = add(name, path);
+        let told = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{name}: {told}");
+        assert!(told.contains(says) && told.contains("to add it without a look"), "{name}: {told}");
+        assert!(name == "closed" || !told.contains("auth.token"), "{name}: {told}");
+    }
+    assert_eq!(server.get("/api/acquisition/sources/").await["count"], 0);
+
+    home.ok(&["source", "add", "down", "--url", &format!("http://{upstream}/down")]);
+    let tested = run(&["source", "test", "down"]);
+    failed(&tested, 1, "the server itself has trouble");
+    let tested = run(&["source", "test", "down", "-o", "json"]);
+    assert_eq!(tested.status.code(), Some(1), "{}", said(&tested));
+    let answer = json_of(&String::from_utf8_lossy(&tested.stdout));
+    assert_eq!(answer["ok"], false, "{answer}");
+    assert!(answer["error"]["help"].as_str().unwrap().contains("later"), "{answer}");
+}
+
+#[test]
+fn a_source_is_paused_and_resumed() {
+    let home = sqlite_home();
+    home.ok(&["source", "add", "orders", "--path", "orders.csv"]);
+    assert_eq!(json_of(&home.ok(&["source", "pause", "orders", "-o", "json"]))["status"], "inactive");
+    failed(&home.run(&["source", "run", "orders"]), 6, "paused");
+    assert_eq!(json_of(&home.ok(&["source", "resume", "orders", "-o", "json"]))["status"], "active");
+    failed(&home.run(&["source", "pause", "nothing"]), 5, "nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_added_by_the_address_of_its_database() {
     let rows =
         "create table orders (id int primary key, note varchar(9)); insert into orders values (1, 'a'), (2, 'b')";

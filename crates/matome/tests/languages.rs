@@ -63,8 +63,10 @@ async fn kept_failures_are_told_in_the_language_of_the_reader() {
             assert!(wanted.iter().all(|part| twice["detail"].as_str().unwrap().contains(part)), "{language}: {twice}");
             let tried = home.ok(&[&["source", "test", "bad", "-o", "json", "--lang", language][..], &remote].concat());
             assert!(tried.contains(wanted[0]), "{language}: {tried}");
-            let tried = home.ok(&[&["source", "test", "gone", "-o", "json", "--lang", language][..], &remote].concat());
-            let tried: Value = serde_json::from_str(&tried).unwrap();
+            let tried =
+                home.run(&[&["source", "test", "gone", "-o", "json", "--lang", language][..], &remote].concat());
+            assert_eq!(tried.status.code(), Some(1), "{language}: {tried:?}");
+            let tried: Value = serde_json::from_slice(&tried.stdout).unwrap();
             assert_eq!(in_japanese(&tried["error"]["message"]), language == "ja", "{tried}");
         }
     }

@@ -136,6 +136,10 @@ async fn a_key_that_is_gone_is_shown_as_gone_everywhere() {
         let confirmed = run(&["--confirm-deletes"]);
         assert!(confirmed.status.success(), "{}: {}", home.name, String::from_utf8_lossy(&confirmed.stderr));
         assert_eq!(count("&latest=true").await, 0, "{}", home.name);
+        let listed = home.ok(&["data", "query", "--source", "stock", "-o", "csv"]);
+        let column = listed.lines().next().unwrap().split(',').position(|name| name == "deleted").unwrap();
+        let is_deleted = |line: &&str| line.split(',').nth(column) == Some("true");
+        assert!(listed.lines().filter(is_deleted).count() >= 2, "{}: tombstones are told: {listed}", home.name);
         home.ok(&["db", "check", "--full"]);
     }
 }

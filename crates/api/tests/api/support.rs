@@ -164,6 +164,7 @@ impl Previewer for OneRow {
             message: Words::new("only queries can run", "クエリだけです"),
             causes: Vec::new(),
             position: None,
+            help: None,
         };
         async move { if is_query { Ok(Vec::new()) } else { Err(refused()) } }.boxed()
     }

@@ -378,6 +378,11 @@ const TEXTS: &[(&str, &str)] = &[
         "この時刻以降に取得または隔離したレコードだけ",
     ),
     (
+        "Stops reading a source: its schedule, its stream and what was sent to it wait until it is resumed",
+        "データソースの読み取りを止めます。スケジュール、ストリーム、送られたものは、再開するまで待ちます",
+    ),
+    ("Goes on reading a source that was paused", "一時停止したデータソースの読み取りを再開します"),
+    (
         "Forgets how far a source was read: the next run reads it from the start",
         "データソースをどこまで読んだかを忘れます。次の実行は初めから読みます",
     ),

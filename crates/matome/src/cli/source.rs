@@ -126,6 +126,10 @@ pub enum SourceCommand {
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
     },
+    /// Stops reading a source: its schedule, its stream and what was sent to it wait until it is resumed.
+    Pause(Target),
+    /// Goes on reading a source that was paused.
+    Resume(Target),
     /// Forgets how far a source was read: the next run reads it from the start.
     Reset {
         #[command(flatten)]

@@ -17,6 +17,8 @@ use crate::message::Message;
 use crate::output::{Column, Row, print_row, print_rows, printed, value_at};
 
 const ACQUIRED: &[Column] = &[("id", &["id"]), ("acquired", &["acquired_at"]), ("raw data", &["raw_data"])];
+const ACQUIRED_OR_DELETED: &[Column] =
+    &[("id", &["id"]), ("acquired", &["acquired_at"]), ("deleted", &["deleted"]), ("raw data", &["raw_data"])];
 const AGGREGATED: &[Column] = &[("id", &["id"]), ("aggregated", &["aggregated_at"]), ("data", &["data"])];
 
 pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure> {
@@ -33,7 +35,7 @@ pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure>
             if rows.is_empty() && output.output == Format::Table {
                 console.notice(Message::NoRows);
             }
-            print_rows(console, &output, &rows, which.columns)?;
+            print_rows(console, &output, &rows, with_tombstones(&rows, which.columns, ACQUIRED_OR_DELETED))?;
             client.close().await;
         }
         DataCommand::Export { client, which, runs, versions, to } => {
@@ -81,7 +83,8 @@ pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure>
         DataCommand::History(target) => {
             let client = Client::connect(&target.client, console, false).await?;
             let rows = list(&client, &format!("{RECORDS}{}/history/", target.id), &[], usize::MAX).await?;
-            print_rows(console, &target.client.output, &rows, VERSIONS)?;
+            let columns = with_tombstones(&rows, VERSIONS, VERSIONS_OR_DELETED);
+            print_rows(console, &target.client.output, &rows, columns)?;
             client.close().await;
         }
         DataCommand::Diff { target, against } => {
@@ -105,7 +108,20 @@ pub async fn run(command: DataCommand, console: &Console) -> Result<(), Failure>
 const RECORDS: &str = "/api/acquisition/data/";
 const VERSIONS: &[Column] =
     &[("id", &["id"]), ("version", &["version"]), ("acquired", &["acquired_at"]), ("raw data", &["raw_data"])];
+const VERSIONS_OR_DELETED: &[Column] = &[
+    ("id", &["id"]),
+    ("version", &["version"]),
+    ("acquired", &["acquired_at"]),
+    ("deleted", &["deleted"]),
+    ("raw data", &["raw_data"]),
+];
 const CHANGES: &[Column] = &[("path", &["path"]), ("change", &["change"]), ("old", &["old"]), ("new", &["new"])];
+
+/// The columns of these rows: those that tell tombstones from records where there is one.
+fn with_tombstones(rows: &[Row], columns: &'static [Column], or_deleted: &'static [Column]) -> &'static [Column] {
+    let is_tombstone = |row: &Row| value_at(row.get(), &["deleted"]).as_deref() == Some("true");
+    if rows.iter().any(is_tombstone) { or_deleted } else { columns }
+}
 
 /// The rows of a comparison.
 fn changes(diff: &Row) -> Result<Vec<Row>, Failure> {

@@ -1,5 +1,6 @@
 //! What `source add NAME ADDRESS` does before it adds: it has the server look at the API or the files, and shows what was found.
 
+use matome_model::field_error::Words;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -28,6 +29,8 @@ struct Answer {
     #[serde(default)]
     columns: Vec<Column>,
     sample: Option<Sample>,
+    #[serde(default)]
+    doubts: Vec<String>,
     error: Option<Trouble>,
 }
 
@@ -57,10 +60,25 @@ struct Rejected {
     detail: String,
 }
 
+/// Why a trial, of a source that is or is not yet, gave nothing.
 #[derive(Deserialize)]
-struct Trouble {
+pub struct Trouble {
     message: String,
     causes: Vec<String>,
+    #[serde(default)]
+    help: Option<String>,
+}
+
+impl Trouble {
+    /// As an error, with what to do about it and, behind that, what else may be done.
+    pub fn failure(self, otherwise: Option<Message>) -> Failure {
+        let Self { message, causes, help } = self;
+        let helps = help.map(|help| Words::from(said(help))).into_iter().chain(otherwise.map(Words::from));
+        let helps: Vec<Words> = helps.collect();
+        let failure = Failure::new(Exit::Failed, said(message));
+        let failure = if causes.is_empty() { failure } else { failure.why(said(causes.join(": "))) };
+        if helps.is_empty() { failure } else { failure.help(Words::joined(helps.into_iter())) }
+    }
 }
 
 /// Completes the config of `body` with what is proposed for it, once the user agrees. `is_either`: what is there says whether it is an
@@ -81,16 +99,23 @@ pub async fn complete(
     }
     let answer = client.post(PROBE, asked.to_string()).await?.into_json()?;
     let answer: Answer = serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
-    if let Some(Trouble { message, causes }) = answer.error {
-        let help = match is_file {
-            true => Message::AddFileWithoutLook { name, path: place },
-            false => Message::AddWithoutLook { name, url: place },
-        };
-        let failure = Failure::new(Exit::Failed, said(message)).help(help);
-        return Err(if causes.is_empty() { failure } else { failure.why(said(causes.join(": "))) });
+    let without_look = match is_file {
+        true => Message::AddFileWithoutLook { name: name.clone(), path: place.clone() },
+        false => Message::AddWithoutLook { name: name.clone(), url: place.clone() },
+    };
+    if let Some(trouble) = answer.error {
+        return Err(trouble.failure(Some(without_look)));
     }
     console.notice(Message::LookedAt { place });
     show(console, &answer);
+    if yes && !answer.doubts.is_empty() {
+        // Nobody looks at what is shown: what is likely wrong must not be read every hour from now on.
+        let why = said(answer.doubts.join("; "));
+        return Err(Failure::new(Exit::Failed, Message::ProposalDoubted).why(why).help(without_look));
+    }
+    for doubt in &answer.doubts {
+        console.notice(Message::Doubt { doubt: doubt.clone() });
+    }
     console.notice(Message::ChangeProposal { name: name.clone() });
     console.confirm(Message::AddSource { name }, yes)?;
     if let Some(config) = body["config"].as_object_mut() {

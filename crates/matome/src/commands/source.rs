@@ -4,8 +4,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::probe::Trouble;
 use super::{changed_config, find, list, schedule, text_or_file};
-use crate::cli::{ClientArgs, Format, Place, SourceCommand};
+use crate::cli::{ClientArgs, Format, Place, SourceCommand, Target};
 use crate::client::Client;
 use crate::console::Console;
 use crate::database_url;
@@ -120,6 +121,8 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             }
             super::run(&run, console, SOURCES, "revalidate", &options).await?;
         }
+        SourceCommand::Pause(target) => act(&target, console, "pause").await?,
+        SourceCommand::Resume(target) => act(&target, console, "resume").await?,
         SourceCommand::Reset { target, data, yes } => {
             let client = Client::connect(&target.client, console, false).await?;
             let id = find(&client, SOURCES, &target.name).await?;
@@ -136,8 +139,16 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             let id = find(&client, SOURCES, &target.name).await?;
             let body = json!({ "records": records });
             let row = client.post(&format!("{SOURCES}{id}/test/"), body.to_string()).await?.into_json()?;
-            print_row(console, &target.client.output, &row)?;
             client.close().await;
+            let Tried { error } =
+                serde_json::from_str(row.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
+            // Programs get the whole answer; for people the error says it all.
+            if error.is_none() || target.client.output.output != Format::Table {
+                print_row(console, &target.client.output, &row)?;
+            }
+            if let Some(trouble) = error {
+                return Err(trouble.failure(None));
+            }
         }
         SourceCommand::Push { target, file, format, idempotency_key } => {
             super::push::run(&target, &file, format.as_deref(), idempotency_key, console).await?;
@@ -163,6 +174,16 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
         }
         SourceCommand::Delete(delete) => super::delete(&delete, console, SOURCES).await?,
     }
+    Ok(())
+}
+
+/// Has an action without options done to a source, and shows the source.
+async fn act(target: &Target, console: &Console, action: &str) -> Result<(), Failure> {
+    let client = Client::connect(&target.client, console, false).await?;
+    let id = find(&client, SOURCES, &target.name).await?;
+    let row = client.post(&format!("{SOURCES}{id}/{action}/"), "{}".to_owned()).await?.into_json()?;
+    print_row(console, &target.client.output, &row)?;
+    client.close().await;
     Ok(())
 }
 
@@ -192,6 +213,12 @@ async fn options(client: &ClientArgs, source_type: &str, console: &Console) -> R
         serde_json::value::to_raw_value(&row).map_err(|err| Failure::from_error(Exit::Failed, &err))
     });
     print_rows(console, &output, &rows.collect::<Result<Vec<_>, _>>()?, OPTION_COLUMNS)
+}
+
+/// What `test/` answers, as far as it decides how the command ends.
+#[derive(Deserialize)]
+struct Tried {
+    error: Option<Trouble>,
 }
 
 #[derive(Deserialize)]
