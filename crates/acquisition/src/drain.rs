@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use matome_connector::Position;
+use matome_connector::{Item, Position, RowReader};
 use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
@@ -20,6 +20,7 @@ use crate::commit::commit;
 use crate::counts::Counts;
 use crate::handler::{AcquisitionHandler, go_on, store_error};
 use crate::prepare::{Preparer, StoredSchema};
+use crate::reread::{PutAside, read_again};
 
 /// Which source stream is drained, and how its records are told apart and judged.
 pub(crate) struct Drain {
@@ -30,6 +31,8 @@ pub(crate) struct Drain {
     pub(crate) record_key: Option<RecordKey>,
     pub(crate) judge: Option<Judge>,
     pub(crate) schema: StoredSchema,
+    /// What reads rows that could not be read.
+    pub(crate) rows: Option<RowReader>,
 }
 
 impl AcquisitionHandler {
@@ -65,10 +68,18 @@ impl AcquisitionHandler {
             let mut taken = Vec::with_capacity(waiting.len());
             for record in waiting {
                 let before = prepared.records.len();
-                let position = position(&record.position);
-                preparer
-                    .record(&mut prepared, record.raw, position, Some(record.quarantine_id))
-                    .map_err(|refused| crate::failure::from_refused(*refused))?;
+                let put_aside = PutAside {
+                    raw: record.raw,
+                    reason: &record.reason,
+                    position: &record.position,
+                    is_kept: record.is_kept,
+                };
+                match read_again(drain.rows.as_ref(), put_aside) {
+                    Item::Record { raw, position } => preparer
+                        .record(&mut prepared, raw, position, Some(record.quarantine_id))
+                        .map_err(|refused| crate::failure::from_refused(*refused))?,
+                    rejected @ Item::Rejected { .. } => preparer.reject(&mut prepared, rejected),
+                }
                 let place = if prepared.records.len() > before {
                     Place::Record(before)
                 } else {

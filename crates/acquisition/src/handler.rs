@@ -124,6 +124,7 @@ impl AcquisitionHandler {
         }
         let goes_on = config.goes_on();
         let is_push = matches!(config, ParsedConfig::Push(_));
+        let rows = config.row_reader();
         let connector: Box<dyn Connector> = match config {
             ParsedConfig::Push(config) => Box::new(PushConnector {
                 db: self.db.clone(),
@@ -155,6 +156,7 @@ impl AcquisitionHandler {
                 judge: judge(&quality, dedupe),
                 // A page cannot be refused here: it would come back for ever.
                 schema: self.schema(&key, drain_policy(quality.drift)).await?,
+                rows: rows.clone(),
             };
             let drained = self.drain(drain, &ctx, &mut counts).await;
             drained.map_err(|err| err.with_result(counts.to_json()))?;
@@ -165,7 +167,7 @@ impl AcquisitionHandler {
         }
         if options.only == Some(Only::Stored) {
             let (task_id, config_rev, since) = (task.id, source.config_rev, options.since);
-            let what = Revalidation { task_id, key, config_rev, dedupe, record_key, quality, since };
+            let what = Revalidation { task_id, key, config_rev, dedupe, record_key, quality, rows, since };
             let done = self.revalidate(&what, &ctx, &mut counts).await;
             count_records(&earlier, &counts);
             return done.map(|()| TaskOutcome::new(&counts)).map_err(|err| err.with_result(counts.to_json()));

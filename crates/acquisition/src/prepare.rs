@@ -138,9 +138,7 @@ impl Preparer {
         for item in batch.items {
             match item {
                 Item::Record { raw, position } => self.record(&mut page, raw, position, None)?,
-                Item::Rejected { raw, reason, detail, position } => {
-                    self.quarantine(&mut page, raw, &position, (reason, detail), None);
-                }
+                rejected @ Item::Rejected { .. } => self.reject(&mut page, rejected),
             }
         }
         batch.checkpoint.get().clone_into(&mut page.checkpoint);
@@ -208,6 +206,20 @@ impl Preparer {
             out.push('}');
         });
         Ok(())
+    }
+
+    /// Adds what its reader could not make a record of; a record is none.
+    pub(crate) fn reject(&mut self, page: &mut Prepared, item: Item) {
+        let Item::Rejected { raw, reason, detail, position, fields } = item else { return };
+        self.quarantine(page, raw, &position, (reason, detail), None);
+        if let (Some(fields), Some(bad)) = (fields, page.quarantined.last_mut()) {
+            // What the row is read again with.
+            // PostgreSQL could not store NUL.
+            let fields: Vec<String> = fields.iter().map(|name| name.replace('\0', "\u{2400}")).collect();
+            let fields = serde_json::to_string(&fields).expect("texts are JSON");
+            bad.position.truncate(bad.position.len() - 1);
+            write!(bad.position, ",\"fields\":{fields}}}").expect("text grows");
+        }
     }
 
     /// `key`: the identity of the record, where its key could be read.
@@ -441,6 +453,7 @@ mod tests {
                 reason: QuarantineReason::CsvWidth,
                 detail: Words::quoted("row has 3 fields"),
                 position: position("f", Some(3), None),
+                fields: Some(["a".to_owned(), "b".to_owned()].into()),
             },
         ]);
         assert_eq!(prepared.records.len(), 1);
@@ -449,6 +462,6 @@ mod tests {
         assert_eq!(nul.position, r#"{"document":"f","line":1}"#);
         assert!(nul.detail.english.contains("at byte 6"), "{}", nul.detail);
         assert_eq!((width.reason, width.raw.as_slice()), (QuarantineReason::CsvWidth, &b"a,b,\xff"[..]));
-        assert_eq!(width.position, r#"{"document":"f","line":3}"#);
+        assert_eq!(width.position, r#"{"document":"f","line":3,"fields":["a","b"]}"#);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use matome_connector::Quality;
+use matome_connector::{Item, Quality, RowReader};
 use matome_model::canonical::{Canonicaliser, Limits};
 use matome_model::clock::Timestamp;
 use matome_model::drift::DriftPolicy;
@@ -24,6 +24,7 @@ use crate::drain::{Drain, position};
 use crate::failure::from_refused;
 use crate::handler::{AcquisitionHandler, go_on, judge, store_error};
 use crate::prepare::{Preparer, Refused};
+use crate::reread::{PutAside, read_again};
 
 /// Whose records are looked at, and what they must be.
 pub(crate) struct Revalidation {
@@ -34,6 +35,8 @@ pub(crate) struct Revalidation {
     pub(crate) dedupe: Dedupe,
     pub(crate) record_key: Option<RecordKey>,
     pub(crate) quality: Quality,
+    /// What reads rows that could not be read.
+    pub(crate) rows: Option<RowReader>,
     /// Only what was acquired, or put aside, at this time or later.
     pub(crate) since: Option<Timestamp>,
 }
@@ -190,10 +193,12 @@ impl AcquisitionHandler {
         let held = {
             let mut reader = self.db.read().await?;
             let (of, between) = ((own.source_id, own.stream.as_str()), (state.held, state.held_up_to));
-            quarantine::held(&mut reader.conn(), of, between, since(what), self.db.page_bytes()).await?
+            let takes_rows = what.rows.is_some();
+            quarantine::held(&mut reader.conn(), of, between, since(what), self.db.page_bytes(), takes_rows).await?
         };
         let next = State { held: held.last().map_or(state.held_up_to, |last| last.id), ..state };
-        let (fit, preparer) = off_threads(preparer, move |preparer| fit(preparer, held)).await?;
+        let rows = what.rows.clone();
+        let (fit, preparer) = off_threads(preparer, move |preparer| fit(preparer, held, rows.as_ref())).await?;
         let (step, fence, task_id, now) =
             (advance(own, what.config_rev, page_seq, next), ctx.fence, what.task_id, self.clock.now());
         let is_any = !fit.is_empty();
@@ -210,6 +215,7 @@ impl AcquisitionHandler {
                 record_key: what.record_key.clone(),
                 judge: judge(&what.quality, what.dedupe),
                 schema: self.schema(&what.key, drain_policy(what.quality.drift)).await?,
+                rows: what.rows.clone(),
             };
             self.drain(drain, ctx, counts).await?;
         }
@@ -290,10 +296,12 @@ fn judge_all(
 }
 
 /// The ids of those that would be stored.
-fn fit(preparer: &mut Preparer, held: Vec<Held>) -> Vec<i64> {
+fn fit(preparer: &mut Preparer, held: Vec<Held>, rows: Option<&RowReader>) -> Vec<i64> {
     let is_fit = |preparer: &mut Preparer, raw: Vec<u8>, held: &Held| {
+        let put_aside = PutAside { raw, reason: &held.reason, position: &held.position, is_kept: true };
+        let Item::Record { raw, position } = read_again(rows, put_aside) else { return false };
         let mut page = preparer.begin(1, 0);
-        preparer.record(&mut page, raw, position(&held.position), None).is_ok() && page.quarantined.is_empty()
+        preparer.record(&mut page, raw, position, None).is_ok() && page.quarantined.is_empty()
     };
     let mut fit = Vec::new();
     for mut held in held {

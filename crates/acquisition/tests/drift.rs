@@ -117,7 +117,7 @@ async fn drifting_records_go_to_quarantine_and_back_once_the_schema_is_accepted(
         let replay = bed.db.write(move |conn| {
             Box::pin(async move {
                 source_schemas::accept_next(conn, source_id, "").await?;
-                quarantine::replay(conn, id, None, Clock::system().now()).await
+                quarantine::replay(conn, id, None, &[], Clock::system().now()).await
             })
         });
         replay.await.unwrap();

@@ -5,12 +5,14 @@
 mod support;
 
 use matome_model::clock::Clock;
-use matome_model::task::Queue;
+use matome_model::source::SourceType;
+use matome_model::task::{LaneKind, Queue};
 use matome_store::counters;
 use matome_store::quarantine::{self, Done, Replay, Unfit, Which};
-use matome_store::tasks;
+use matome_store::tasks::{self, NewTask};
 use matome_tasks::{ClaimedTask, Handler as _, TaskContext, TaskError, TaskOutcome};
 use matome_testbed::databases;
+use serde_json::value::RawValue;
 use support::{Bench, canonical, count};
 use uuid::Uuid;
 
@@ -53,7 +55,9 @@ async fn waiting(bench: &Bench) -> i64 {
 
 async fn replay(bench: &Bench, id: i64, corrected: Option<&'static str>) -> Replay {
     let write = bench.db.write(move |conn| {
-        Box::pin(async move { quarantine::replay(conn, id, corrected.map(str::as_bytes), Clock::system().now()).await })
+        Box::pin(
+            async move { quarantine::replay(conn, id, corrected.map(str::as_bytes), &[], Clock::system().now()).await },
+        )
     });
     write.await.unwrap()
 }
@@ -165,6 +169,44 @@ async fn what_is_still_bad_is_held_again_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_row_that_could_not_be_read_comes_back_once_the_config_reads_it() {
+    for bed in databases().await {
+        for through_revalidation in [false, true] {
+            let dir = tempfile::TempDir::new().unwrap();
+            let path = dir.path().canonicalize().unwrap().join("shops.csv");
+            let text = [b"id,name\n1,a\n2,".as_slice(), &[0x93, 0x8c, 0x8b, 0x9e], b"\n3,x,y\n"].concat();
+            std::fs::write(&path, text).unwrap();
+            let path = serde_json::to_string(&path).unwrap();
+            let config = format!(r#"{{"path":{path}}}"#);
+            let bench = Bench::with_config(&bed.db, dir, SourceType::File, &config).await;
+            bench.run().await.unwrap();
+            let reasons: Vec<String> = held(&bench).await.into_iter().map(|row| row.reason).collect();
+            assert_eq!(reasons, ["invalid_utf8", "csv_width"], "{}", bed.name);
+
+            bench.set_config(&format!(r#"{{"path":{path},"encoding":"shift_jis"}}"#)).await;
+            // The source itself is gone: its rows come out of the quarantine alone.
+            std::fs::remove_file(bench.dir.path().join("shops.csv")).unwrap();
+            if through_revalidation {
+                let payload = RawValue::from_string(r#"{"only":"stored"}"#.to_owned()).unwrap();
+                let (source_id, now) = (bench.source_id, Clock::system().now());
+                let new = NewTask { payload, ..NewTask::manual(LaneKind::Source, source_id, now) };
+                let queue = bench.db.write(move |conn| Box::pin(async move { tasks::enqueue(conn, &new, now).await }));
+                queue.await.unwrap();
+            } else {
+                bench.replay_all().await;
+            }
+            drain(&bench).await.unwrap();
+            let stored = [r#"{"id":"1","name":"a"}"#, r#"{"id":"2","name":"東京"}"#].map(str::to_owned);
+            assert_eq!(bench.stored().await, stored, "{}: {through_revalidation}", bed.name);
+            let rows = held(&bench).await;
+            let told: Vec<_> = rows.iter().map(|row| (row.status.as_str(), row.outcome.as_deref())).collect();
+            let width = if through_revalidation { None } else { Some("quarantined") };
+            assert_eq!(told, [("replayed", Some("stored")), ("held", width)], "{}", bed.name);
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_replayed_says_why_until_it_is_corrected() {
     for bed in databases().await {
         let bench = Bench::new(&bed.db, "").await;
@@ -177,7 +219,7 @@ async fn what_cannot_be_replayed_says_why_until_it_is_corrected() {
         assert_eq!(replay(&bench, 1_000_000, None).await, Replay::Missing);
         let which = Which::Matching { source_id: bench.source_id, reason: None, status: "held", after: 0, limit: 10 };
         let all = bench.db.write(move |conn| {
-            Box::pin(async move { quarantine::replay_many(conn, &which, Clock::system().now()).await })
+            Box::pin(async move { quarantine::replay_many(conn, &which, &[], Clock::system().now()).await })
         });
         let done = all.await.unwrap();
         assert_eq!((done.done, done.skipped, done.last_id), (0, 2, Some(cut.id)), "{}", bed.name);

@@ -267,8 +267,8 @@ impl Message {
                 ),
             ),
             Self::RawNoObject => (
-                "Its bytes are no JSON object (a row of CSV, say). Send the record as one JSON object in `raw`.".into(),
-                "バイト列が JSON オブジェクトではありません (CSV の行など)。レコードを一つの JSON オブジェクトとして `raw` で送ってください。"
+                "Its bytes are no JSON object. Send the record as one JSON object in `raw`.".into(),
+                "バイト列が JSON オブジェクトではありません。レコードを一つの JSON オブジェクトとして `raw` で送ってください。"
                     .into(),
             ),
             Self::RawOfParent => (

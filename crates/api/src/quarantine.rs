@@ -3,6 +3,7 @@
 use axum::body::Body as HttpBody;
 use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header};
+use matome_connector::{secret_paths, validate_config};
 use matome_model::canonical::Canonicaliser;
 use matome_model::source::SourceStatus;
 use matome_model::task::Queue;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::auth::Permission::{Read, Write};
 use crate::body::{Fields, Given};
+use crate::config;
 use crate::endpoint::{Call, Endpoint, json_answer, no_content};
 use crate::error::{ApiError, FieldErrors, Result};
 use crate::message::Message;
@@ -150,10 +152,13 @@ async fn raw(call: Call) -> Result<Response> {
 async fn replay(call: Call) -> Result<Response> {
     let id = call.id(NOUN)?;
     let corrected = corrected(&call)?;
-    check_sources(&call, &[id]).await?;
+    let of_rows = check_sources(&call, &[id]).await?;
     let now = call.state.clock.now();
     let replayed = call.state.db.write(move |conn| {
-        Box::pin(async move { quarantine::replay(conn, id, corrected.as_deref().map(str::as_bytes), now).await })
+        Box::pin(async move {
+            let corrected = corrected.as_deref().map(str::as_bytes);
+            quarantine::replay(conn, id, corrected, &of_rows, now).await
+        })
     });
     match replayed.await? {
         Replay::Missing => Err(missing()),
@@ -186,22 +191,25 @@ fn corrected(call: &Call) -> Result<Option<String>> {
     }
 }
 
-/// Refuses when a source of these records could not read them: paused, a draft, a config that does not validate.
-async fn check_sources(call: &Call, ids: &[i64]) -> Result<()> {
+/// Refuses when a source of these records could not read them: paused, a draft, a config that does not validate. Returns the
+/// sources whose records need not be JSON.
+async fn check_sources(call: &Call, ids: &[i64]) -> Result<Vec<i64>> {
     let sources = quarantine::sources_of(&mut call.state.db.read().await?.conn(), ids).await?;
+    let mut of_rows = Vec::new();
     for id in sources {
-        check_source(call, id).await?;
+        of_rows.extend(check_source(call, id).await?.then_some(id));
     }
-    Ok(())
+    Ok(of_rows)
 }
 
-async fn check_source(call: &Call, id: i64) -> Result<()> {
+async fn check_source(call: &Call, id: i64) -> Result<bool> {
     let source = data_sources::find(&mut call.state.db.read().await?.conn(), id).await?.ok_or_else(missing)?;
     check_runnable(&source)?;
     if source.status == SourceStatus::Inactive {
         return Err(ApiError::field("status", Message::PausedCannotRun));
     }
-    Ok(())
+    let filled = config::filled_in(&source.config, &secret_paths(source.config.get()));
+    Ok(validate_config(source.source_type, filled.get()).is_ok_and(|config| config.row_reader().is_some()))
 }
 
 async fn discard(call: Call) -> Result<Response> {
@@ -221,17 +229,20 @@ async fn discard(call: Call) -> Result<Response> {
 
 async fn replay_many(call: Call) -> Result<Response> {
     let selection = selection(&call, false).await?;
-    match &selection {
+    let of_rows = match &selection {
         Selection::Ids(ids) => check_sources(&call, ids).await?,
-        Selection::Matching { source_id, .. } => check_source(&call, *source_id).await?,
-    }
-    let done = in_batches(&call, &selection, Action::Replay).await?;
+        Selection::Matching { source_id, .. } => match check_source(&call, *source_id).await? {
+            true => vec![*source_id],
+            false => Vec::new(),
+        },
+    };
+    let done = in_batches(&call, &selection, &Action::Replay { of_rows }).await?;
     Ok(json_answer(StatusCode::ACCEPTED, &done))
 }
 
 async fn discard_many(call: Call) -> Result<Response> {
     let selection = selection(&call, true).await?;
-    let done = in_batches(&call, &selection, Action::Discard).await?;
+    let done = in_batches(&call, &selection, &Action::Discard).await?;
     if let Selection::Matching { source_id, reason, .. } = &selection {
         tracing::info!(
             source.id = source_id,
@@ -288,27 +299,30 @@ async fn selection(call: &Call, any_status: bool) -> Result<Selection> {
 }
 
 /// What is done to many.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Action {
-    Replay,
+    /// Records of the sources `of_rows` need not be JSON.
+    Replay {
+        of_rows: Vec<i64>,
+    },
     Discard,
 }
 
 impl Action {
     /// Rows of one transaction.
-    fn batch(self) -> i64 {
+    fn batch(&self) -> i64 {
         match self {
-            Self::Replay => REPLAY_BATCH,
+            Self::Replay { .. } => REPLAY_BATCH,
             Self::Discard => DISCARD_BATCH,
         }
     }
 
-    async fn take(self, call: &Call, which: Which) -> Result<Done> {
-        let now = call.state.clock.now();
+    async fn take(&self, call: &Call, which: Which) -> Result<Done> {
+        let (action, now) = (self.clone(), call.state.clock.now());
         let written = call.state.db.write(move |conn| {
             Box::pin(async move {
-                match self {
-                    Self::Replay => quarantine::replay_many(conn, &which, now).await,
+                match action {
+                    Self::Replay { of_rows } => quarantine::replay_many(conn, &which, &of_rows, now).await,
                     Self::Discard => quarantine::discard(conn, &which).await,
                 }
             })
@@ -324,7 +338,7 @@ impl Action {
 }
 
 /// Does it to the selection, some rows a transaction, up to what one request may do.
-async fn in_batches(call: &Call, selection: &Selection, action: Action) -> Result<DoneView> {
+async fn in_batches(call: &Call, selection: &Selection, action: &Action) -> Result<DoneView> {
     let batch = action.batch();
     let mut view = DoneView::default();
     match selection {

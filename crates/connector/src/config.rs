@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 
 use crate::api::ApiConfig;
 use crate::database::DatabaseConfig;
-use crate::file::FileConfig;
+use crate::file::{FileConfig, RowReader};
 use crate::push::PushConfig;
 use crate::websocket::WebsocketConfig;
 
@@ -106,6 +106,16 @@ impl ParsedConfig {
             Self::File(config) => config.place.host(),
             Self::Api(config) => config.host(),
             Self::Database(config) => config.host(),
+        }
+    }
+
+    /// What reads single records anew that could not be taken apart; `None` where records are JSON already.
+    pub fn row_reader(&self) -> Option<RowReader> {
+        match self {
+            Self::Draft | Self::Websocket(_) | Self::Database(_) => None,
+            Self::File(config) => RowReader::new(&config.document),
+            Self::Api(config) => config.list.document.as_deref().and_then(RowReader::new),
+            Self::Push(config) => RowReader::new(&config.document(config.format?)),
         }
     }
 

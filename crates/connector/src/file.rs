@@ -29,6 +29,7 @@ mod pump;
 mod reader;
 mod roots;
 mod rotation;
+mod row;
 mod table;
 mod text;
 mod xls;
@@ -55,6 +56,7 @@ pub use location::{
     SshServer,
 };
 pub use roots::FileRoots;
+pub use row::RowReader;
 pub use text::Charset;
 pub use xml::XmlPath;
 

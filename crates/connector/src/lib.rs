@@ -26,7 +26,7 @@ pub use config::{
     validate_config,
 };
 pub use error::{Advice, ConnectorError, DatabaseFault, PlaceFault};
-pub use file::FileRoots;
+pub use file::{FileRoots, RowReader};
 pub use keeper::{Exchange, SecretKeeper};
 pub use probe::{Finding, Proposal, validate_for_choice, validate_for_probe};
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};

@@ -64,6 +64,8 @@ pub enum Item {
         detail: Words,
         /// Where it was.
         position: Position,
+        /// Of a row: the names of its columns.
+        fields: Option<Arc<[String]>>,
     },
 }
 
@@ -299,8 +301,19 @@ impl Found {
     }
 
     pub(crate) fn rejected(&mut self, line: Option<u64>, raw: &[u8], reason: QuarantineReason, detail: Words) {
+        self.rejected_row(line, raw, (reason, detail), None);
+    }
+
+    /// As [`Found::rejected`], of a row with these columns.
+    pub(crate) fn rejected_row(
+        &mut self,
+        line: Option<u64>,
+        raw: &[u8],
+        (reason, detail): (QuarantineReason, Words),
+        fields: Option<Arc<[String]>>,
+    ) {
         if let Some(position) = self.position(line) {
-            self.push(Item::Rejected { raw: raw.to_vec(), reason, detail, position });
+            self.push(Item::Rejected { raw: raw.to_vec(), reason, detail, position, fields });
         }
     }
 

@@ -230,6 +230,15 @@ catalogue! {
     ProposalDoubted => "what was found is likely not what is meant, so nothing was added",
         "見つかったものは意図したものではなさそうなので、追加しませんでした";
 
+    StoredAsRead { name, options } =>
+        "what is stored stays as it was read: {options} reaches only what is read from now on. matome source run {name} --full reads all anew and \
+         stores what comes otherwise beside it; matome source reset {name} --data removes it first",
+        "保存済みのレコードは読んだときのままで、{options} の変更はこれから読むものにだけ効きます。matome source run {name} --full は\
+         すべてを読み直し、違う値になったものを隣に保存します。先に取り除くには: matome source reset {name} --data";
+    JudgedNotRead { name } =>
+        "what is stored is judged, not read anew: a change of types, encoding and the like reaches it by matome source run {name} --full",
+        "保存済みのものは判定するだけで、読み直しません。型やエンコーディングなどの変更を反映するには: matome source run {name} --full";
+
     // Asking and answering.
     AddSource { name } => "add source `{name}` with this", "データソース `{name}` をこの内容で追加します";
     DeleteSource { name } =>

@@ -108,12 +108,21 @@ async fn the_command_line_shows_corrects_and_discards() {
         assert_eq!(ok(&["quarantine", "raw", &id(width)]), "2", "{}: the bytes of the row", home.name);
         assert!(ok(&["quarantine", "show", &id(first)]).contains("people.csv"));
 
-        // A row of CSV has to be written as the object that it was meant to be.
-        let refused = home.run(&[&["quarantine", "replay", &id(width)], &with_root[..]].concat());
+        // A row of CSV is read by the config of today, which it still does not fit.
+        let shown = ok(&["quarantine", "replay", &id(width), "--wait", "-o", "json"]);
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!((&shown["status"], &shown["outcome"]), (&json!("held"), &json!("quarantined")), "{shown}");
+        assert_eq!(shown["position"]["fields"], json!(["id", "age"]), "{shown}");
+        // What is no JSON where JSON is wanted has to be written as the object that it was meant to be.
+        write(&home.files().join("lines.ndjson"), "[1]\n");
+        ok(&["source", "add", "lines", "--path", "lines.ndjson", "--interval", "0"]);
+        ok(&["source", "run", "lines", "--wait"]);
+        let line = ok(&["quarantine", "list", "--source", "lines", "-o", "json"]);
+        let line = serde_json::from_str::<Vec<Value>>(&line).unwrap()[0]["id"].to_string();
+        let refused = home.run(&[&["quarantine", "replay", &line], &with_root[..]].concat());
         assert_eq!(refused.status.code(), Some(6), "{}: {refused:?}", home.name);
         assert!(String::from_utf8_lossy(&refused.stderr).contains("no JSON object"), "{refused:?}");
-        let left = home
-            .run(&[&["quarantine", "replay", "--source", "people", "--reason", "csv_width"], &with_root[..]].concat());
+        let left = home.run(&[&["quarantine", "replay", "--source", "lines"], &with_root[..]].concat());
         assert!(left.status.success(), "{}: {left:?}", home.name);
         let told = String::from_utf8_lossy(&left.stderr);
         assert!(told.contains("left as they are: 1; no JSON object"), "{}: {told}", home.name);

@@ -23,10 +23,14 @@ pub struct Waiting {
     pub id: i64,
     /// The quarantine row that it comes from.
     pub quarantine_id: i64,
-    /// One JSON object, or what was meant to be one.
+    /// One JSON object; or the bytes that were put aside, which may be a row.
     pub raw: Vec<u8>,
     /// Where it stood in its source; `{}` when its quarantine row is gone.
     pub position: Box<RawValue>,
+    /// Why it was put aside; empty when its quarantine row is gone.
+    pub reason: String,
+    /// Whether these are the bytes that were put aside, and not corrected ones.
+    pub is_kept: bool,
 }
 
 /// Records of the inbox that a page takes up.
@@ -63,7 +67,8 @@ const IS_WAITING: &str = "select 1 as found from inbox where source_id = $1 and 
 const SIZES: &str =
     "select id, length(raw) as size from inbox where source_id = $1 and stream = $2 order by id limit $3";
 
-const NEXT: &str = "select i.id, i.quarantine_id, i.raw, q.position
+const NEXT: &str = "select i.id, i.quarantine_id, i.raw, q.position, q.reason,
+    cast(case when q.raw = i.raw then 1 else 0 end as bigint) as is_kept
 from inbox i left join quarantine q on q.id = i.quarantine_id
 where i.source_id = $1 and i.stream = $2 and i.id <= $3
 order by i.id";
@@ -105,6 +110,8 @@ pub async fn next(conn: &mut Conn<'_>, source_id: i64, stream: &str, bytes: usiz
             quarantine_id: row.int("quarantine_id")?,
             raw: row.bytes("raw")?,
             position: row.opt_json("position")?.unwrap_or_else(empty),
+            reason: row.opt_text("reason")?.unwrap_or_default(),
+            is_kept: row.int("is_kept")? == 1,
         })
     };
     rows.iter().map(read).collect()

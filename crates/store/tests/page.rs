@@ -339,9 +339,9 @@ async fn a_parent_in_quarantine_is_never_replayed_as_a_record() {
             Box::pin(async move {
                 let sql = "select id from quarantine where source_id = $1";
                 let id = conn.fetch_one(sql, &[source_id.into()]).await?.int("id")?;
-                let one = quarantine::replay(conn, id, None, at()).await?;
-                let corrected = quarantine::replay(conn, id, Some(br#"{"id":2}"#), at()).await?;
-                let many = quarantine::replay_many(conn, &quarantine::Which::Ids(vec![id]), at()).await?;
+                let one = quarantine::replay(conn, id, None, &[], at()).await?;
+                let corrected = quarantine::replay(conn, id, Some(br#"{"id":2}"#), &[], at()).await?;
+                let many = quarantine::replay_many(conn, &quarantine::Which::Ids(vec![id]), &[], at()).await?;
                 Ok((one, corrected, many))
             })
         });

@@ -87,9 +87,9 @@ impl Bench {
         let sql = "select id from quarantine where source_id = $1 and status = 'held' order by id";
         let rows = self.db.read().await.unwrap().conn().fetch_all(sql, &[self.source_id.into()]).await.unwrap();
         for row in rows {
-            let id = row.int("id").unwrap();
+            let (id, source_id) = (row.int("id").unwrap(), self.source_id);
             let replay = self.db.write(move |conn| {
-                Box::pin(async move { quarantine::replay(conn, id, None, Clock::system().now()).await })
+                Box::pin(async move { quarantine::replay(conn, id, None, &[source_id], Clock::system().now()).await })
             });
             assert!(matches!(replay.await.unwrap(), Replay::Accepted { .. }));
         }

@@ -425,13 +425,15 @@ impl ApiReader {
                         parents.waiting.push_back(values);
                     }
                     (Item::Record { raw, position }, Err(Unfit(detail))) => {
-                        rejected.push(Item::Rejected { raw, reason: QuarantineReason::Parent, detail, position });
+                        let reason = QuarantineReason::Parent;
+                        rejected.push(Item::Rejected { raw, reason, detail, position, fields: None });
                     }
                     // No record of this source either, so that nobody replays it as one.
-                    (Item::Rejected { raw, reason, detail, position }, _) => {
+                    (Item::Rejected { raw, reason, detail, position, fields }, _) => {
                         let Words { english, japanese } = detail;
                         let detail = say!("{reason}: {english}", "{reason}: {japanese}");
-                        rejected.push(Item::Rejected { raw, reason: QuarantineReason::Parent, detail, position });
+                        let reason = QuarantineReason::Parent;
+                        rejected.push(Item::Rejected { raw, reason, detail, position, fields });
                     }
                 }
             }

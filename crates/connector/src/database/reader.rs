@@ -313,7 +313,7 @@ impl Sink {
                     "record of {size} bytes is longer than the limit",
                     "{size} バイトのレコードは上限を超えています"
                 );
-                Item::Rejected { raw, reason: QuarantineReason::RecordLimit, detail, position }
+                Item::Rejected { raw, reason: QuarantineReason::RecordLimit, detail, position, fields: None }
             }
         });
         if self.items.len() >= self.request.max_items || self.bytes >= self.request.max_bytes {

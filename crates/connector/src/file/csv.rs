@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use encoding_rs::Encoding;
 use matome_model::canonical::{QuarantineReason, is_canonical_number, write_string};
@@ -19,6 +20,8 @@ use crate::record::{Boundary, DocumentError, Found, Parse};
 pub(crate) const COLUMN_LIMIT: usize = 10_000;
 /// Longer numbers stay text: the canonical form would refuse them.
 const NUMBER_DIGITS: usize = 1_000;
+/// Bytes of the names of columns that are kept with a row that can not be read.
+const NAMES_BYTES: usize = 4_096;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -52,6 +55,8 @@ pub(super) struct Csv {
     config: CsvConfig,
     encoding: Option<&'static Encoding>,
     columns: Option<Vec<Column>>,
+    /// Of the columns, to be kept with rows that can not be read; of very many they are not.
+    names: Option<Arc<[String]>>,
     state: State,
     raw: Vec<u8>,
     size: usize,
@@ -80,6 +85,7 @@ impl Csv {
             config,
             encoding,
             columns: None,
+            names: None,
             state: State::FieldStart,
             raw: Vec::new(),
             size: 0,
@@ -95,9 +101,16 @@ impl Csv {
             offset: 0,
         };
         if let Header::Named(names) = &csv.config.header {
-            csv.columns = Some(csv.make_columns(names.clone()));
+            let names = names.clone();
+            csv.set_columns(names);
         }
         csv
+    }
+
+    fn set_columns(&mut self, names: Vec<String>) {
+        let bytes: usize = names.iter().map(String::len).sum();
+        self.names = (bytes + names.len() <= NAMES_BYTES).then(|| names.as_slice().into());
+        self.columns = Some(self.make_columns(names));
     }
 
     fn make_columns(&self, names: Vec<String>) -> Vec<Column> {
@@ -153,7 +166,7 @@ impl Csv {
     fn row(&mut self, found: &mut Found) -> Result<(), DocumentError> {
         if self.columns.is_none() {
             let names = self.header()?;
-            self.columns = Some(self.make_columns(names));
+            self.set_columns(names);
             if self.config.header == Header::FirstRow {
                 return Ok(());
             }
@@ -162,7 +175,7 @@ impl Csv {
         let line = Some(self.start_line);
         match self.object(columns) {
             Ok(object) => found.record(line, object),
-            Err((reason, detail)) => found.rejected(line, &self.raw, reason, detail),
+            Err(rejection) => found.rejected_row(line, &self.raw, rejection, self.names.clone()),
         }
         Ok(())
     }

@@ -113,6 +113,10 @@ fn keep_undecoded(item: &mut Item, encoding: &'static Encoding) {
     }
     let raw = restore(item.raw(), encoding);
     let position = item.position().clone();
+    let fields = match item {
+        Item::Rejected { fields, .. } => fields.take(),
+        Item::Record { .. } => None,
+    };
     let (reason, detail) = match item {
         Item::Rejected { reason, detail, .. } if *reason != QuarantineReason::InvalidUtf8 => (*reason, detail.clone()),
         _ => {
@@ -121,7 +125,7 @@ fn keep_undecoded(item: &mut Item, encoding: &'static Encoding) {
             (QuarantineReason::Encoding, detail)
         }
     };
-    *item = Item::Rejected { raw, reason, detail, position };
+    *item = Item::Rejected { raw, reason, detail, position, fields };
 }
 
 /// The parser of a text; `encoding` is that of records whose document is read as ASCII, of XML that of the document. Others ask for

@@ -36,7 +36,7 @@ pub(super) enum Decoding {
 
 impl Decoding {
     /// The decoding of a document in `encoding`.
-    fn of(config: &DocumentConfig, encoding: &'static Encoding) -> Self {
+    pub(super) fn of(config: &DocumentConfig, encoding: &'static Encoding) -> Self {
         if config.format == Format::Xml {
             return Self::Stream(Box::new(Stream::new(encoding)));
         }

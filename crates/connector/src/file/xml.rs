@@ -33,6 +33,11 @@ impl XmlPath {
         Self { steps: vec![None, None] }
     }
 
+    /// The root itself.
+    pub(super) fn root() -> Self {
+        Self { steps: vec![None] }
+    }
+
     fn matches(&self, path: &[String]) -> bool {
         let fits = |(step, name): (&Option<String>, &String)| match step {
             None => true,

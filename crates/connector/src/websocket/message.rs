@@ -137,7 +137,7 @@ fn json(config: &WebsocketConfig, body: Vec<u8>, cursor: Option<&JsonPath>, plac
                 decoded.items.push(match item {
                     Item::Record { raw, .. } => Item::Record { raw, position: place.position() },
                     Item::Rejected { raw, reason, detail, .. } => {
-                        Item::Rejected { raw, reason, detail, position: place.position() }
+                        Item::Rejected { raw, reason, detail, position: place.position(), fields: None }
                     }
                 });
             }
@@ -173,5 +173,5 @@ pub(super) fn raw(json: String) -> Box<RawValue> {
 
 pub(super) fn rejected(mut raw: Vec<u8>, reason: QuarantineReason, detail: Words, place: &Place) -> Item {
     raw.truncate(KEPT_BYTES);
-    Item::Rejected { raw, reason, detail, position: place.position() }
+    Item::Rejected { raw, reason, detail, position: place.position(), fields: None }
 }

@@ -18,6 +18,12 @@ pub const SOURCES: &str = "/api/acquisition/sources/";
 
 const CONNECTORS: &str = "/api/acquisition/connectors/";
 
+/// Options that make values out of bytes: what is stored was made by those that it was read with.
+const OF_VALUES: &[&str] = &[
+    "format", "encoding", "delimiter", "quote", "header", "types", "columns", "unit", "line_breaks", "trim", "records", "sheet",
+    "header_row",
+];
+
 const OPTION_COLUMNS: &[Column] = &[("name", &["name"]), ("default", &["default"]), ("meaning", &["description"])];
 
 const COLUMNS: &[Column] = &[
@@ -97,6 +103,16 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
                 body["fetch_interval"] = secs.into();
             }
             let row = client.send("PATCH", &path, Some(body.to_string())).await?.into_json()?;
+            let changed = options.iter().filter_map(|option| option.split_once('=')).map(|(key, _)| key);
+            let changed: Vec<String> = changed
+                .chain(without.iter().map(String::as_str))
+                .filter(|key| OF_VALUES.contains(&key.split('.').next().unwrap_or(key)))
+                .map(|key| format!("`{key}`"))
+                .collect();
+            let removes = body["on_change"] == "reset";
+            if !changed.is_empty() && !removes && target.client.output.output == Format::Table {
+                console.notice(Message::StoredAsRead { name: target.name.clone(), options: changed.join(", ") });
+            }
             print_row(console, &target.client.output, &row)?;
             client.close().await;
         }
@@ -118,6 +134,9 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
                 if let Some(text) = given {
                     options[option] = text.as_str().into();
                 }
+            }
+            if run.target.client.output.output == Format::Table {
+                console.notice(Message::JudgedNotRead { name: run.target.name.clone() });
             }
             super::run(&run, console, SOURCES, "revalidate", &options).await?;
         }

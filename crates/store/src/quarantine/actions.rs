@@ -30,7 +30,7 @@ pub enum Unfit {
         /// Bytes that it had.
         length: i64,
     },
-    /// Its bytes do not begin a JSON object: a row of CSV, say.
+    /// Its bytes do not begin a JSON object, and its source has no rows that are read otherwise.
     NoObject,
     /// It is a record of the list of parents, of which none is stored.
     Parent,
@@ -99,23 +99,25 @@ struct Found {
     unfit: Option<Unfit>,
 }
 
-fn read(row: &Row) -> Result<Found> {
+/// `takes_rows`: whether bytes that begin no object may be a row of the source.
+fn read(row: &Row, takes_rows: impl Fn(i64) -> bool) -> Result<Found> {
     let (kept, length) = (row.int("kept")?, row.int("raw_length")?);
     let head = row.bytes("head")?;
+    let source_id = row.int("source_id")?;
     let begins = head.iter().find(|byte| !byte.is_ascii_whitespace());
     let unfit = match row.text("status")?.as_str() {
         "replaying" => Some(Unfit::Replaying),
         "replayed" => Some(Unfit::Replayed),
         _ if row.text("reason")? == QuarantineReason::Parent.as_str() => Some(Unfit::Parent),
         _ if length > kept => Some(Unfit::Cut { kept, length }),
-        _ if begins != Some(&b'{') => Some(Unfit::NoObject),
+        _ if begins != Some(&b'{') && !takes_rows(source_id) => Some(Unfit::NoObject),
         _ => None,
     };
-    Ok(Found { id: row.int("id")?, source_id: row.int("source_id")?, stream: row.text("stream")?, unfit })
+    Ok(Found { id: row.int("id")?, source_id, stream: row.text("stream")?, unfit })
 }
 
 /// The chosen rows, in the order of their ids, locked until the transaction ends.
-async fn find(conn: &mut Conn<'_>, which: &Which) -> Result<Vec<Found>> {
+async fn find(conn: &mut Conn<'_>, which: &Which, of_rows: &[i64]) -> Result<Vec<Found>> {
     let lock = conn.pick("\nfor no key update", "");
     let rows = match which {
         Which::Ids(ids) => {
@@ -133,7 +135,7 @@ order by id limit $3{lock}"
             conn.fetch_all(AssertSqlSafe(sql), &args).await?
         }
     };
-    rows.iter().map(read).collect()
+    rows.iter().map(|row| read(row, |source_id| of_rows.contains(&source_id))).collect()
 }
 
 fn asked(which: &Which, found: usize) -> u64 {
@@ -163,12 +165,19 @@ pub async fn sources_of(conn: &mut Conn<'_>, ids: &[i64]) -> Result<Vec<i64>> {
     conn.fetch_all(AssertSqlSafe(sql), &[Arg::Ints(ids)]).await?.iter().map(|row| row.int("source_id")).collect()
 }
 
-/// Puts one record into the inbox, as it is kept or with corrected bytes, and queues the task that reads it.
+/// Puts one record into the inbox, as it is kept or with corrected bytes, and queues the task that reads it. `of_rows`: sources whose
+/// records need not be JSON.
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
-pub async fn replay(conn: &mut Conn<'_>, id: i64, corrected: Option<&[u8]>, now: Timestamp) -> Result<Replay> {
-    let Some(found) = find(conn, &Which::Ids(vec![id])).await?.pop() else { return Ok(Replay::Missing) };
+pub async fn replay(
+    conn: &mut Conn<'_>,
+    id: i64,
+    corrected: Option<&[u8]>,
+    of_rows: &[i64],
+    now: Timestamp,
+) -> Result<Replay> {
+    let Some(found) = find(conn, &Which::Ids(vec![id]), of_rows).await?.pop() else { return Ok(Replay::Missing) };
     match found.unfit {
         None => {}
         Some(Unfit::Cut { .. } | Unfit::NoObject) if corrected.is_some() => {}
@@ -186,8 +195,8 @@ pub async fn replay(conn: &mut Conn<'_>, id: i64, corrected: Option<&[u8]>, now:
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
-pub async fn replay_many(conn: &mut Conn<'_>, which: &Which, now: Timestamp) -> Result<Done> {
-    let found = find(conn, which).await?;
+pub async fn replay_many(conn: &mut Conn<'_>, which: &Which, of_rows: &[i64], now: Timestamp) -> Result<Done> {
+    let found = find(conn, which, of_rows).await?;
     let asked = asked(which, found.len());
     let last_id = found.last().map(|found| found.id);
     let mut streams: BTreeMap<(i64, String), Vec<i64>> = BTreeMap::new();
@@ -246,10 +255,12 @@ async fn mark(conn: &mut Conn<'_>, ids: &[i64], task_id: i64) -> Result<()> {
 pub struct Held {
     /// Its id.
     pub id: i64,
-    /// One JSON object, or what was meant to be one; `None` when it cannot be read again as it is kept.
+    /// One JSON object, or what was meant to be a record; `None` when it cannot be read again as it is kept.
     pub raw: Option<Vec<u8>>,
     /// Where it stood in its source.
     pub position: Box<RawValue>,
+    /// Why it was put aside.
+    pub reason: String,
 }
 
 const HIGHEST: &str =
@@ -264,7 +275,7 @@ pub async fn highest(conn: &mut Conn<'_>, source_id: i64, stream: &str, since: T
 }
 
 /// The next records that are held of a source stream, behind one id and up to another, that were seen at a time or later: at
-/// most about `bytes` of them.
+/// most about `bytes` of them. `takes_rows`: whether records of the source need not be JSON.
 ///
 /// # Errors
 /// When the database refuses a statement or is gone.
@@ -274,6 +285,7 @@ pub async fn held(
     (after, up_to): (i64, i64),
     since: Timestamp,
     bytes: usize,
+    takes_rows: bool,
 ) -> Result<Vec<Held>> {
     let sql = format!(
         "select {COLUMNS}, raw, position from quarantine
@@ -285,10 +297,15 @@ order by id limit {}",
     let mut rows = conn.fetch_stream(AssertSqlSafe(sql), &args)?;
     let (mut held, mut size) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
-        let found = read(&row)?;
+        let found = read(&row, |_| takes_rows)?;
         let raw = row.bytes("raw")?;
         size += raw.len();
-        held.push(Held { id: found.id, raw: found.unfit.is_none().then_some(raw), position: row.json("position")? });
+        held.push(Held {
+            id: found.id,
+            raw: found.unfit.is_none().then_some(raw),
+            position: row.json("position")?,
+            reason: row.text("reason")?,
+        });
         if size >= bytes {
             break;
         }
@@ -321,7 +338,7 @@ select source_id, stream, id, raw, $2 from quarantine where {} order by id",
 /// # Errors
 /// When the database refuses a statement or is gone.
 pub async fn discard(conn: &mut Conn<'_>, which: &Which) -> Result<Done> {
-    let found = find(conn, which).await?;
+    let found = find(conn, which, &[]).await?;
     let asked = asked(which, found.len());
     let last_id = found.last().map(|found| found.id);
     let removable = found.into_iter().filter(|found| found.unfit != Some(Unfit::Replaying));
