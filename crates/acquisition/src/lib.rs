@@ -32,6 +32,6 @@ mod sweep;
 pub use credentials::{RevealError, Revealed, reveal};
 pub use handler::AcquisitionHandler;
 pub use keeper::Keeper;
-pub use probe::{Column, Found, Probe, probe};
+pub use probe::{Column, Found, Probe, TableFound, probe};
 pub use retention::apply_retention;
 pub use sample::{Sample, SampleDuplicate, SampleError, SampleRejected, SampleStats, SampleWarning, sample};

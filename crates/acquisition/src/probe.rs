@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use matome_connector::{Finding, Registry};
-use matome_model::inference::{ColumnType, Inference, InferenceError, for_each_field};
+use matome_connector::{Finding, Registry, Table};
 use matome_model::field_error::Words;
+use matome_model::inference::{ColumnType, Inference, InferenceError, for_each_field};
 use matome_model::language::Language;
 use matome_model::say;
 use matome_model::source::SourceType;
@@ -27,6 +27,8 @@ pub struct Probe {
     pub columns: Vec<Column>,
     /// The first records that a source with these options gives.
     pub sample: Sample,
+    /// The tables of a database, where the config does not say which one is read. With one it is proposed; of several none is read.
+    pub tables: Vec<TableFound>,
     /// Why this is likely not what is meant, in English until [`Probe::spoken`].
     pub doubts: Vec<String>,
     #[serde(skip)]
@@ -46,6 +48,21 @@ pub struct Found {
     pub message: String,
     #[serde(skip)]
     finding: Finding,
+}
+
+/// A table or view that could be read.
+#[derive(Debug, Serialize)]
+pub struct TableFound {
+    /// What the option `table` is to be.
+    pub table: String,
+    /// The columns of its primary key.
+    pub key: Vec<String>,
+}
+
+impl From<&Table> for TableFound {
+    fn from(table: &Table) -> Self {
+        Self { table: table.written(), key: table.key.clone() }
+    }
 }
 
 /// A column of the sample.
@@ -90,42 +107,105 @@ pub async fn probe(
             Some(source_type) => (source_type, config.to_owned(), None),
             None => registry.choose(config).await?,
         };
+        let tables = match source_type {
+            SourceType::Database => registry.tables(&config).await?.unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        if tables.len() > 1 {
+            return Ok(of_tables(&tables));
+        }
+        let only = tables.first().map(Table::written);
+        let config = match &only {
+            Some(table) => with_option(&config, "table", table.as_str().into()),
+            None => config,
+        };
         // What is left of the time is for the sample.
         let proposal = registry.probe(source_type, &config, limit / 2).await?;
         let mut whole: Map<String, Value> = serde_json::from_str(&config).unwrap_or_default();
         whole.extend(proposal.options.clone());
         let mut proposed = proposal.options;
+        let tables = tables.iter().map(TableFound::from).collect();
+        let table = only.map(|table| {
+            proposed.insert("table".to_owned(), table.as_str().into());
+            let words = Words::new("the only one there is", "これだけがあります");
+            Finding { option: "table", value: Some(table.into()), words }
+        });
         if source_type == SourceType::File && chosen.is_some() {
             proposed.extend(whole.get_key_value("path").map(|(name, path)| (name.clone(), path.clone())));
         }
         let whole = Value::Object(whole).to_string();
         let sample = sample(registry, source_type, &whole, None, None, count, limit).await?;
         let columns = columns(&sample);
-        let findings = chosen.into_iter().chain(proposal.findings).map(|finding| Found {
-            option: finding.option,
-            value: finding.value.clone(),
-            message: finding.words.english.clone(),
-            finding,
-        });
+        let doubted = doubts(&sample, source_type);
+        let findings = chosen.into_iter().chain(table).chain(proposal.findings).map(Found::from);
         let stats = SampleStats { requests: proposal.stats.requests, bytes: proposal.stats.bytes };
         let (source_type, findings) = (source_type.as_str(), findings.collect());
-        let doubted = doubts(&sample);
         let doubts = doubted.iter().map(|doubt| doubt.english.clone()).collect();
-        Ok(Probe { source_type, proposed, findings, columns, sample, doubts, doubted, stats })
+        Ok(Probe { source_type, proposed, findings, columns, sample, tables, doubts, doubted, stats })
     };
     tokio::time::timeout(limit, look).await.unwrap_or(Err(SampleError::TimedOut { limit }))
 }
 
+impl From<Finding> for Found {
+    fn from(finding: Finding) -> Self {
+        let (option, value, message) = (finding.option, finding.value.clone(), finding.words.english.clone());
+        Self { option, value, message, finding }
+    }
+}
+
+fn with_option(config: &str, name: &str, value: Value) -> String {
+    let mut config: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
+    config.insert(name.to_owned(), value);
+    Value::Object(config).to_string()
+}
+
+/// Nobody but the user knows which of them is meant.
+fn of_tables(tables: &[Table]) -> Probe {
+    let count = tables.len();
+    let words = say!(
+        "there are {count} tables: say which one",
+        "テーブルが {count} 個あります。どれを読むかを指定してください"
+    );
+    Probe {
+        source_type: SourceType::Database.as_str(),
+        proposed: Map::new(),
+        findings: vec![Finding { option: "table", value: None, words }.into()],
+        columns: Vec::new(),
+        sample: Sample::none(),
+        tables: tables.iter().map(TableFound::from).collect(),
+        doubts: Vec::new(),
+        doubted: Vec::new(),
+        stats: SampleStats::default(),
+    }
+}
+
 /// Members of an object that says that something went wrong.
 const OF_ERRORS: &[&str] = &[
-    "error", "errors", "error_description", "error_code", "message", "detail", "code", "status", "success", "ok", "title",
-    "type", "request_id", "requestId", "documentation_url", "timestamp", "path",
+    "error",
+    "errors",
+    "error_description",
+    "error_code",
+    "message",
+    "detail",
+    "code",
+    "status",
+    "success",
+    "ok",
+    "title",
+    "type",
+    "request_id",
+    "requestId",
+    "documentation_url",
+    "timestamp",
+    "path",
 ];
 
 /// Why what was found is likely not what somebody wants to store.
-fn doubts(sample: &Sample) -> Vec<Words> {
+fn doubts(sample: &Sample, source_type: SourceType) -> Vec<Words> {
     let mut doubts = Vec::new();
     match (sample.records.len(), sample.quarantined.len()) {
+        // A table says what its columns are.
+        (0, 0) if source_type == SourceType::Database => {}
         (0, 0) => doubts.push(Words::new(
             "no record is in it: whether it would be read right can not be told",
             "レコードが1件もありません。正しく読めるかどうか分かりません",
@@ -136,7 +216,8 @@ fn doubts(sample: &Sample) -> Vec<Words> {
         )),
         _ => {}
     }
-    if let [only] = &sample.records[..]
+    if source_type == SourceType::Api
+        && let [only] = &sample.records[..]
         && let Ok(only) = serde_json::from_str::<Map<String, Value>>(only.get())
         && let Some(error) = ["error", "errors"].into_iter().find(|name| says_something(only.get(*name)))
         && only.keys().all(|name| OF_ERRORS.contains(&name.as_str()))

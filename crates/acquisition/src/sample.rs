@@ -118,6 +118,20 @@ impl From<Box<Refused>> for SampleError {
 }
 
 impl Sample {
+    /// One of nothing, for what was not read.
+    pub(crate) fn none() -> Self {
+        Self {
+            records: Vec::new(),
+            quarantined: Vec::new(),
+            duplicates: Vec::new(),
+            warnings: Vec::new(),
+            drift: Vec::new(),
+            complete: false,
+            stats: SampleStats::default(),
+            duration_ms: 0,
+        }
+    }
+
     /// The same with what is for people in `language`.
     #[must_use]
     pub fn spoken(mut self, language: Language) -> Self {

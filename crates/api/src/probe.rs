@@ -1,4 +1,4 @@
-//! Looking at an API or at files before a source is made of them: `/api/acquisition/probe/`.
+//! Looking at an API, at files or at a database before a source is made of them: `/api/acquisition/probe/`.
 
 use axum::response::Response;
 use http::Method;
@@ -27,7 +27,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         Endpoint::json("/api/acquisition/probe/", "Data Source Probe").on(Method::POST, Write, probe_source).doc(
             OperationDoc::new(
                 "acquisition_probe",
-                "Look at an API or at files and propose what the config of a source leaves open, with its first records; makes nothing.",
+                "Look at an API, at files or at a database and propose what the config of a source leaves open, with its first records; makes nothing.",
                 200,
                 Answer::One("SourceProbe"),
             )
@@ -46,19 +46,19 @@ pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
             "type": "object",
             "properties": {
                 "source_type": {
-                    "type": "string", "enum": ["api", "file"],
+                    "type": "string", "enum": ["api", "file", "database"],
                     "description": "By default what is at `url` says whether it is an API or a file, and a `path` is that of files.",
                 },
                 "config": {
                     "type": "object", "additionalProperties": true,
-                    "description": "A config with at least `url`, of files `path`; what it says is kept, and secrets in it are not stored.",
+                    "description": "A config with at least `url`, of files and SQLite `path`; of a database it need not say which table; what it says is kept, and secrets in it are not stored.",
                 },
                 "records": {"type": "integer", "minimum": 0, "maximum": MAX_RECORDS, "default": RECORDS},
             },
             "required": ["config"],
         },
         "SourceProbe": trial(json!({
-            "source_type": {"type": "string", "enum": ["api", "file"]},
+            "source_type": {"type": "string", "enum": ["api", "file", "database"]},
             "proposed": {
                 "type": "object", "additionalProperties": true,
                 "description": "Options to be added to the config that was given. Where `url` turned out to be a file, `path` has it, and `url` is to be left out.",
@@ -69,6 +69,10 @@ pub(crate) fn schemas(trial: impl Fn(Value) -> Value) -> Value {
             }))},
             "columns": {"type": "array", "items": described(json!({"name": text, "type": text, "nulls": count}))},
             "sample": reference("SourceSample"),
+            "tables": {
+                "type": "array", "items": described(json!({"table": text, "key": {"type": "array", "items": text}})),
+                "description": "Where the config of a database does not say what is read: its tables with their primary keys. One is proposed; of several none is read, and the sample is empty.",
+            },
             "doubts": {
                 "type": "array", "items": text,
                 "description": "Why this is likely not what is meant: no record in the sample, none that could be stored, an error of the server.",
@@ -85,7 +89,7 @@ async fn probe_source(call: Call) -> Result<Response> {
     let given = fields.object("config");
     let count = fields.integer("records", MAX_RECORDS).or(RECORDS);
     let mut errors = fields.errors;
-    if !matches!(source_type, None | Some(SourceType::Api | SourceType::File)) {
+    if !matches!(source_type, None | Some(SourceType::Api | SourceType::File | SourceType::Database)) {
         errors.add(&["source_type"], Message::Said(not_looked_at()));
     }
     match &given {
@@ -108,7 +112,7 @@ async fn probe_source(call: Call) -> Result<Response> {
 
 fn not_looked_at() -> Words {
     Words::new(
-        "Only sources of the types \"api\" and \"file\" can be looked at before they are made; of the others `test` shows the first records.",
-        "作る前に調べられるのは \"api\" 型と \"file\" 型のデータソースだけです。ほかの型は `test` が最初のレコードを示します。",
+        "Only sources of the types \"api\", \"file\" and \"database\" can be looked at before they are made; of the others `test` shows the first records.",
+        "作る前に調べられるのは \"api\"、\"file\"、\"database\" 型のデータソースだけです。ほかの型は `test` が最初のレコードを示します。",
     )
 }

@@ -13,6 +13,7 @@ mod server;
 mod session;
 mod sqlite;
 mod state;
+mod tables;
 mod value;
 
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(crate) use config::parse as parse_config;
 pub use config::{DatabaseConfig, Engine, Place, Relation};
 pub use incremental::{Incremental, Nulls};
 pub use server::{Server, Tls, TlsMode};
+pub use tables::Table;
+pub(crate) use tables::{list, names_relation, propose, validate_without_relation};
 
 use crate::error::ConnectorError;
 use crate::file::FileRoots;

@@ -25,6 +25,7 @@ pub use config::{
     Change, Deletes, FieldError, ParsedConfig, Quality, QuarantineLimit, Retention, change, retention_of,
     validate_config,
 };
+pub use database::Table;
 pub use error::{Advice, ConnectorError, DatabaseFault, PlaceFault};
 pub use file::{FileRoots, RowReader};
 pub use keeper::{Exchange, SecretKeeper};

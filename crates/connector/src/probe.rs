@@ -1,6 +1,7 @@
 //! What is proposed for a source that is looked at before it is made, and what every kind of source is looked at for: where the
 //! records are and which field tells them apart.
 
+mod changes;
 mod elements;
 mod key;
 mod records;
@@ -10,9 +11,11 @@ use matome_model::source::SourceType;
 use serde_json::{Map, Value};
 
 use crate::config::validate_config;
+use crate::database;
 use crate::file;
 use crate::record::ReadStats;
 
+pub(crate) use changes::change_rank;
 pub(crate) use elements::look as elements;
 pub(crate) use key::key;
 pub(crate) use records::{Member, around, closed, find, member, plain, resource, select};
@@ -44,6 +47,9 @@ pub struct Finding {
 /// # Errors
 /// As [`validate_config`], and when nothing is named that could be looked at.
 pub fn validate_for_probe(source_type: SourceType, config: &str) -> Result<(), Vec<FieldError>> {
+    if source_type == SourceType::Database {
+        return database::validate_without_relation(config);
+    }
     let place = if source_type == SourceType::File { "path" } else { "url" };
     let mut errors = match validate_config(source_type, config) {
         Ok(parsed) if parsed.is_draft() => vec![FieldError::new(&[place], Words::required())],

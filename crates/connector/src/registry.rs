@@ -10,7 +10,7 @@ use matome_model::source::SourceType;
 
 use crate::api::{ApiConnector, Auth, Probe, Tokens};
 use crate::config::{ParsedConfig, validate_config};
-use crate::database::DatabaseConnector;
+use crate::database::{self, DatabaseConnector, Table};
 use crate::error::ConnectorError;
 use crate::file::{self, FileConnector, FileRoots, Means, Place};
 use crate::probe::{Finding, Proposal};
@@ -119,8 +119,20 @@ impl Registry {
                 Probe::new(client, self.clock.clone(), self.tokens.clone(), time).run(config).await
             }
             SourceType::File => file::propose(self.roots.clone(), self.means(), config.to_owned()).await,
-            SourceType::Database | SourceType::Websocket | SourceType::Push => Err(ConnectorError::Draft),
+            SourceType::Database => database::propose(self.roots.clone(), self.client.dialer(), config).await,
+            SourceType::Websocket | SourceType::Push => Err(ConnectorError::Draft),
         }
+    }
+
+    /// The tables among which a `config` of a database has to choose, at least one; `None` when it says what is read.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] when the config is wrong, or the database can not be read or has none.
+    pub async fn tables(&self, config: &str) -> Result<Option<Vec<Table>>, ConnectorError> {
+        if database::names_relation(config) {
+            return Ok(None);
+        }
+        database::list(self.roots.clone(), self.client.dialer(), config).await.map(Some)
     }
 
     /// As [`Registry::connector`], from the JSON text of a config with its secrets in place.

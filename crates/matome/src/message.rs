@@ -226,6 +226,10 @@ catalogue! {
          matome source add {name} --path '{path}' --set format=...",
         "オプションは --set KEY=VALUE で指定します。調べずに追加するには: \
          matome source add {name} --path '{path}' --set format=...";
+    ChooseTable => "say which table is to be read", "どのテーブルを読むかを指定してください";
+    AddTable { name, table } =>
+        "the same command with --table: matome source add {name} ADDRESS --table {table}; options are given with --set KEY=VALUE",
+        "同じコマンドに --table を付けてください: matome source add {name} ADDRESS --table {table}。オプションは --set KEY=VALUE で指定します";
     Doubt { doubt } => "Warning: {doubt}", "警告: {doubt}";
     ProposalDoubted => "what was found is likely not what is meant, so nothing was added",
         "見つかったものは意図したものではなさそうなので、追加しませんでした";

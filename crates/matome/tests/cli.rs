@@ -220,7 +220,7 @@ fn a_source_is_paused_and_resumed() {
     let home = sqlite_home();
     home.ok(&["source", "add", "orders", "--path", "orders.csv"]);
     assert_eq!(json_of(&home.ok(&["source", "pause", "orders", "-o", "json"]))["status"], "inactive");
-    failed(&home.run(&["source", "run", "orders"]), 6, "paused");
+    failed(&home.run(&["source", "run", "orders"]), 2, "paused");
     assert_eq!(json_of(&home.ok(&["source", "resume", "orders", "-o", "json"]))["status"], "active");
     failed(&home.run(&["source", "pause", "nothing"]), 5, "nothing");
 }
@@ -256,6 +256,30 @@ async fn a_table_is_added_by_the_address_of_its_database() {
             let task = json_of(&run(&["source", "run", name, "--wait", "-o", "json"]));
             assert_eq!((&task["status"], &task["result"]["stored"]), (&json!("succeeded"), &json!(2)), "{task}");
         }
+        // Looked at first: the only table there is, with its key. Without one that is meant, nothing is added.
+        let added = run(&["source", "add", "looked", &encrypted, "--yes", "--interval", "0", "-o", "json"]);
+        let row = json_of(&added);
+        assert_eq!((&row["config"]["table"], &row["config"]["key"]), (&json!("orders"), &json!("id")), "{row}");
+        std::fs::create_dir_all(home.files()).unwrap();
+        let shop = home.files().join("shop.db");
+        if !shop.exists() {
+            let script = "create table orders (id integer primary key, n int); create table customers (id integer primary key); \
+                          insert into orders values (1, 5)";
+            matome_testbed::run_sqlite_script(&shop, script).await;
+        }
+        let add = |more: &[&str]| {
+            let address = format!("sqlite:{}", shop.display());
+            let mut command =
+                home.command(&[&["source", "add", "shop", &address, "--yes", "-o", "json"], more].concat());
+            command.env("FILE_ROOTS", home.dir.path()).output().unwrap()
+        };
+        let listed = add(&[]);
+        failed(&listed, 2, "say which table is to be read");
+        let told = String::from_utf8_lossy(&listed.stderr).into_owned();
+        assert!(told.contains("customers") && told.contains("--table"), "{told}");
+        failed(&add(&["--table", "order"]), 1, "there are `orders`, `customers`");
+        let added = add(&["--table", "orders"]);
+        assert_eq!(json_of(&String::from_utf8_lossy(&added.stdout))["config"]["key"], "id", "{added:?}");
         // An SQLite file, here matome's own.
         let file = home.data_dir().join("matome.db");
         if home.name == "sqlite" {

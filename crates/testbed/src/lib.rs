@@ -204,6 +204,17 @@ pub async fn run_script(url: &str, script: &str) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned())).execute(&mut conn).await.expect("the script runs");
 }
 
+/// Makes an SQLite file, or changes it.
+///
+/// # Panics
+/// When it cannot be opened, or refuses the script.
+pub async fn run_sqlite_script(file: &std::path::Path, script: &str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).create_if_missing(true);
+    let mut conn = sqlx::SqliteConnection::connect_with(&options).await.expect("the file opens");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned())).execute(&mut conn).await.expect("the script runs");
+    conn.close().await.expect("the file closes");
+}
+
 /// The texts of the first column of a query's rows.
 ///
 /// # Panics

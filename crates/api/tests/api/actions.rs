@@ -163,8 +163,10 @@ async fn a_probe_needs_a_valid_config_and_obeys_the_policy() {
         assert!(refused(json!({"config": {}})).await["config"]["url"].is_array(), "{}", api.name);
         let kept = json!({"url": "http://h/", "auth": {"type": "bearer", "token": {"$secret": true}}});
         assert!(refused(json!({"config": kept})).await["config"]["auth"]["token"].is_array(), "{}", api.name);
-        let table = json!({"source_type": "database", "config": {"path": "x"}});
-        assert!(refused(table).await["source_type"].is_array(), "{}", api.name);
+        let stream = json!({"source_type": "websocket", "config": {"url": "ws://h/"}});
+        assert!(refused(stream).await["source_type"].is_array(), "{}", api.name);
+        let table = json!({"source_type": "database", "config": {"path": "x", "table": ""}});
+        assert!(refused(table).await["config"]["table"].is_array(), "{}", api.name);
         let file = json!({"source_type": "file", "config": {"format": "csv"}});
         assert!(refused(file).await["config"]["path"].is_array(), "{}", api.name);
         let file = json!({"source_type": "file", "config": {"path": "x"}});

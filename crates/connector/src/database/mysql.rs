@@ -23,6 +23,7 @@ use super::order::{Column, From, Order, Part, Row};
 use super::reader::{Sink, Stop};
 use super::relay::Relay;
 use super::server::{Server, TlsMode};
+use super::tables::Table;
 use crate::error::{ConnectorError, DatabaseFault};
 use crate::tls::Pem;
 
@@ -58,6 +59,14 @@ where table_schema = coalesce(?, database()) and table_name = ?";
 const JSON_OF_MARIADB: &str = "select constraint_name from information_schema.check_constraints
 where constraint_schema = coalesce(?, database()) and table_name = ? and level = 'Column'
     and check_clause = concat('json_valid(`', constraint_name, '`)')";
+
+// Each with each column of its primary key; what the user may not read is not there.
+const TABLES: &str = "select if(t.table_schema = database(), null, t.table_schema), t.table_name, k.column_name
+from information_schema.tables t
+left join information_schema.statistics k
+    on k.table_schema = t.table_schema and k.table_name = t.table_name and k.index_name = 'PRIMARY'
+where t.table_schema not in ('information_schema', 'mysql', 'performance_schema', 'sys')
+order by t.table_schema <> database(), t.table_schema, t.table_name, k.seq_in_index";
 
 const PRIMARY_KEY: &str = "select column_name from information_schema.statistics
 where table_schema = coalesce(?, database()) and table_name = ? and index_name = 'PRIMARY'
@@ -146,6 +155,18 @@ impl Mysql {
             }
         }
         Ok(types)
+    }
+
+    /// The tables and views that the user may read.
+    pub(super) async fn tables(&mut self, faults: &Faults) -> Result<Vec<Table>, ConnectorError> {
+        let asked = sqlx::query(TABLES).fetch_all(&mut self.conn).await;
+        let mut tables = Vec::new();
+        for row in &asked.map_err(|error| faults.of(error))? {
+            let text = |at| row::text(row, at).map_err(|error| faults.of(error));
+            let (schema, name, key) = (text(0)?, text(1)?.unwrap_or_default(), text(2)?);
+            Table::collect(&mut tables, schema, name, key);
+        }
+        Ok(tables)
     }
 
     /// The columns of the primary key, in its order; none of a view or a query, or where they have no exact order.

@@ -20,6 +20,7 @@ use super::order::{Column, Order, Part, Row};
 use super::reader::{Sink, Stop};
 use super::relay::Relay;
 use super::server::{Server, TlsMode};
+use super::tables::Table;
 use crate::error::ConnectorError;
 use crate::tls::Pem;
 
@@ -51,6 +52,18 @@ from pg_index i
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
 where i.indrelid = $1::text::regclass and i.indisprimary
 order by array_position(i.indkey::int2[], a.attnum)";
+
+// Each with each column of its primary key. Partitions are read through their table.
+const TABLES: &str =
+    "select case when pg_table_is_visible(c.oid) then null else n.nspname::text end, c.relname::text, a.attname::text
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+left join pg_index i on i.indrelid = c.oid and i.indisprimary
+left join pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey)
+where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition
+    and n.nspname <> 'information_schema' and left(n.nspname::text, 3) <> 'pg_'
+    and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+order by 1 nulls first, 2, array_position(i.indkey::int2[], a.attnum)";
 
 const TYPES: &str = "select format_type(o.oid, null)
 from unnest($1::oid[]) with ordinality as o (oid, n)
@@ -105,6 +118,16 @@ impl Postgres {
         let column = |column: &PgColumn| (column.name().to_owned(), column.type_info().oid().unwrap_or(Oid(0)));
         self.types = statement.columns().iter().map(column).collect();
         Ok(self.types.iter().map(|(name, _)| name.clone()).collect())
+    }
+
+    /// The tables and views that the user may read.
+    pub(super) async fn tables(&mut self, faults: &Faults) -> Result<Vec<Table>, ConnectorError> {
+        let rows = sqlx::query_as::<_, (Option<String>, String, Option<String>)>(TABLES).persistent(false);
+        let mut tables = Vec::new();
+        for (schema, name, key) in rows.fetch_all(&mut self.conn).await.map_err(|error| faults.of(error))? {
+            Table::collect(&mut tables, schema, name, key);
+        }
+        Ok(tables)
     }
 
     /// The columns of the primary key, in its order; none of a view or a query.

@@ -18,6 +18,7 @@ use super::incremental::{Incremental, Nulls};
 use super::order::{Cursor, From, Order, Part, Row};
 use super::session::Session;
 use super::state::State;
+use super::tables::with_tables;
 use crate::error::{ConnectorError, DatabaseFault};
 use crate::file::FileRoots;
 use crate::read::{ReadRequest, Reader};
@@ -50,7 +51,11 @@ pub(super) async fn start(
             None => State::default(),
         };
         let mut session = Session::open(&config, &roots, &dialer, &faults).await?;
-        let order = order(&config, &mut session, &faults).await?;
+        let columns = match session.columns(&faults).await {
+            Ok(columns) => columns,
+            Err(error) => return Err(with_tables(error, &config, &roots, &dialer, &faults).await),
+        };
+        let order = order(&config, columns, &mut session, &faults).await?;
         let now = session.now(&faults).await?;
         let (sender, batches) = mpsc::channel(WAITING_BATCHES);
         let plan = Plan::new(&config, &order, before, now);
@@ -94,8 +99,12 @@ impl Reader for DatabaseReader {
 }
 
 /// The columns that a read goes by.
-async fn order(config: &DatabaseConfig, session: &mut Session, faults: &Faults) -> Result<Order, ConnectorError> {
-    let columns = session.columns(faults).await?;
+async fn order(
+    config: &DatabaseConfig,
+    columns: Vec<String>,
+    session: &mut Session,
+    faults: &Faults,
+) -> Result<Order, ConnectorError> {
     if let Some((_, name)) = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name)) {
         let problem = say!(
             "the query has two columns `{name}`; give one another name with `as`",

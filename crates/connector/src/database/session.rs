@@ -9,6 +9,7 @@ use super::order::{Column, Order, Part};
 use super::postgres::Postgres;
 use super::reader::{Sink, Stop};
 use super::sqlite::Sqlite;
+use super::tables::{MOST_TABLES, Table};
 use crate::error::ConnectorError;
 use crate::file::FileRoots;
 
@@ -48,6 +49,19 @@ impl Session {
             Self::Mysql(session) => session.columns(faults).await,
             Self::Sqlite(session, _) => session.columns(faults).await,
         }
+    }
+
+    /// The tables and views that may be read, in the order of their names.
+    pub(super) async fn tables(&mut self, faults: &Faults) -> Result<Vec<Table>, ConnectorError> {
+        let tables = match self {
+            Self::Postgres(session) => session.tables(faults).await,
+            Self::Mysql(session) => session.tables(faults).await,
+            Self::Sqlite(session, _) => session.tables(faults).await,
+        };
+        tables.map(|mut tables| {
+            tables.truncate(MOST_TABLES);
+            tables
+        })
     }
 
     pub(super) async fn primary_key(&mut self, faults: &Faults) -> Result<Vec<String>, ConnectorError> {

@@ -16,11 +16,18 @@ use super::fault::{Faults, quoted};
 use super::incremental::Kind;
 use super::order::{Column, Order, Part, Row};
 use super::reader::{Sink, Stop};
+use super::tables::Table;
 use super::value::{write_bytes, write_text};
 use crate::error::{ConnectorError, DatabaseFault};
 use crate::file::FileRoots;
 
 const PRIMARY_KEY: &str = "select name from pragma_table_info($1, $2) where pk > 0 order by pk";
+
+// Each with each column of its primary key.
+const TABLES: &str = "select m.name, k.name from sqlite_schema m
+left join pragma_table_info(m.name) k on k.pk > 0
+where m.type in ('table', 'view') and m.name not like 'sqlite\\_%' escape '\\'
+order by m.name, k.pk";
 
 /// A file that is only read.
 pub(super) struct Sqlite {
@@ -71,6 +78,16 @@ impl Sqlite {
         let column = |column: &SqliteColumn| (column.name().to_owned(), column.type_info().name().to_owned());
         self.types = statement.columns().iter().map(column).collect();
         Ok(self.types.iter().map(|(name, _)| name.clone()).collect())
+    }
+
+    /// The tables and views of the file.
+    pub(super) async fn tables(&mut self, faults: &Faults) -> Result<Vec<Table>, ConnectorError> {
+        let rows = sqlx::query_as::<_, (String, Option<String>)>(TABLES).fetch_all(&mut self.conn).await;
+        let mut tables = Vec::new();
+        for (name, key) in rows.map_err(|error| faults.of(error))? {
+            Table::collect(&mut tables, None, name, key);
+        }
+        Ok(tables)
     }
 
     /// The columns of the primary key, in its order.

@@ -10,6 +10,11 @@ const EVENTS: &str = "create table events (id int primary key, at timestamptz, n
     insert into events select n, timestamptz '2026-01-01' + interval '1 hour' * (n / 7), n / 3.0 from generate_series(1, 50) n";
 
 #[tokio::test]
+async fn a_table_that_is_not_there_is_told_with_those_that_are() {
+    servers::a_table_that_is_not_there_is_told_with_those_that_are(&Bed::new(EVENTS).await).await;
+}
+
+#[tokio::test]
 async fn a_read_goes_on_behind_any_page_and_gives_each_row_once() {
     servers::reads_go_on_behind_any_page(&Bed::new(EVENTS).await).await;
 }

@@ -31,6 +31,12 @@ pub fn by_time(more: Value) -> Value {
     options
 }
 
+/// Beside a table `events`.
+pub async fn a_table_that_is_not_there_is_told_with_those_that_are(server: &impl Server) {
+    let error = error_of(&*server.connector(json!({"table": "event"}))).await;
+    check(&error, DatabaseFault::Missing, &["event", "there are `events`"]);
+}
+
 fn by_id(more: Value) -> Value {
     let mut options = by_time(more);
     options["incremental"]["cursor"] = json!("id");

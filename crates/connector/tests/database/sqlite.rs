@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use matome_connector::{ConnectorError, DatabaseFault, ReadRequest};
+use matome_model::source::SourceType;
 use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
 
-use crate::support::{behind, connector_beneath, error_of, field, read, texts, told};
+use crate::support::{behind, connector_beneath, error_of, field, read, registry, texts, told};
 
 async fn run(file: &Path, script: &str) {
     let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
@@ -132,7 +133,7 @@ async fn files_are_only_read_and_only_beneath_a_root() {
     assert!(!dir.path().join("gone.db").exists());
     for (options, fault, part) in [
         (json!({"table": "t", "path": "no.db"}), DatabaseFault::Query, "no SQLite database"),
-        (json!({"table": "u"}), DatabaseFault::Missing, "no such table: u"),
+        (json!({"table": "u"}), DatabaseFault::Missing, "no such table: u; there are `t`"),
         (json!({"query": "select x from t"}), DatabaseFault::Missing, "no such column: x"),
         (json!({"query": "select id frm, from t"}), DatabaseFault::Query, "syntax error"),
         (json!({"query": "delete from t returning *"}), DatabaseFault::Query, "syntax error"),
@@ -164,4 +165,41 @@ async fn a_file_that_is_being_written_is_read_as_it_stands() {
     sqlx::raw_sql("commit").execute(&mut writer).await.unwrap();
     assert_eq!(field(&read(&*connector, ReadRequest::default()).await, "id"), [1, 2, 3]);
     writer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn tables_are_listed_and_their_key_is_proposed() {
+    let dir = made(
+        "create table orders (at text, id integer, line integer, updated_at text, primary key (id, line));
+        create table customers (id integer primary key, name text); create view totals as select count(*) as n from orders",
+    )
+    .await;
+    let registry = registry(dir.path());
+    let listed = registry.tables(&config(json!({})).to_string()).await.unwrap().unwrap();
+    let told: Vec<_> = listed.iter().map(|table| (table.written(), table.key.join(","))).collect();
+    let wanted = [("customers", "id"), ("orders", "id,line"), ("totals", "")];
+    assert_eq!(told, wanted.map(|(name, key)| (name.to_owned(), key.to_owned())));
+    assert!(registry.tables(&config(json!({"query": "select 1"})).to_string()).await.unwrap().is_none());
+
+    let proposed = async |options: Value| {
+        let time = std::time::Duration::from_secs(10);
+        registry.probe(SourceType::Database, &config(options).to_string(), time).await
+    };
+    let orders = proposed(json!({"table": "orders"})).await.unwrap();
+    assert_eq!(Value::Object(orders.options), json!({"key": ["id", "line"]}));
+    assert!(orders.findings.iter().any(|found| found.words.english.contains("incremental.cursor=updated_at")));
+    let totals = proposed(json!({"table": "totals"})).await.unwrap();
+    assert!(totals.options.is_empty() && totals.findings[0].words.english.contains("no primary key"));
+    let given = proposed(json!({"table": "customers", "dedupe": "hash"})).await.unwrap();
+    assert!(given.options.is_empty(), "{:?}", given.options);
+    let missing = proposed(json!({"table": "order"})).await.unwrap_err();
+    let missing = crate::support::told(&missing);
+    assert!(missing.contains("there are `orders`, `totals`, `customers`"), "{missing}");
+}
+
+#[tokio::test]
+async fn a_database_without_a_table_says_so() {
+    let dir = made("pragma user_version = 1").await;
+    let error = registry(dir.path()).tables(&config(json!({})).to_string()).await.unwrap_err();
+    assert!(told(&error).contains("no table"), "{}", told(&error));
 }

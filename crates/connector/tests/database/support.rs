@@ -101,10 +101,13 @@ pub fn connector(config: &Value) -> Box<dyn Connector> {
     connector_beneath(Path::new(env!("CARGO_MANIFEST_DIR")), config)
 }
 
-pub fn connector_beneath(root: &Path, config: &Value) -> Box<dyn Connector> {
+pub fn registry(root: &Path) -> Registry {
     let client = HttpClient::new(Policy::new(["127.0.0.1", "127.0.0.2"].map(|rule| rule.parse().unwrap())));
-    let registry = Registry::new(FileRoots::open([root]).unwrap(), client, Clock::system());
-    registry.open(SourceType::Database, &config.to_string()).unwrap_or_else(|err| panic!("{config}: {err}"))
+    Registry::new(FileRoots::open([root]).unwrap(), client, Clock::system())
+}
+
+pub fn connector_beneath(root: &Path, config: &Value) -> Box<dyn Connector> {
+    registry(root).open(SourceType::Database, &config.to_string()).unwrap_or_else(|err| panic!("{config}: {err}"))
 }
 
 pub async fn read(connector: &dyn Connector, request: ReadRequest) -> Vec<Batch> {

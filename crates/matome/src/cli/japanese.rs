@@ -314,8 +314,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("Adds a data source", "データソースを追加します"),
     ("Its name; the table name in SQL", "名前。SQL での表の名前になる"),
     (
-        "Address of a REST API or of files (https, s3, gs, az, sftp), or a file, a pattern or a directory beneath a file root, that is looked at first: how it is read is proposed and shown",
-        "先に調べるもの: REST API やファイルのアドレス (https, s3, gs, az, sftp)、またはファイルルートの下のファイル、パターン、ディレクトリ。読み方を提案して示します",
+        "Address of a REST API, of files (https, s3, gs, az, sftp) or of a database (postgres, mysql, sqlite), or a file, a pattern or a directory beneath a file root, that is looked at first: how it is read is proposed and shown",
+        "先に調べるもの: REST API、ファイル (https, s3, gs, az, sftp)、データベース (postgres, mysql, sqlite) のアドレス、またはファイルルートの下のファイル、パターン、ディレクトリ。読み方を提案して示します",
     ),
     ("Does not ask before what is proposed for ADDRESS is taken", "ADDRESS への提案を確認せずに受け入れます"),
     (

@@ -28,7 +28,7 @@ pub struct Place {
 pub enum SourceCommand {
     /// Adds a data source.
     #[command(
-        after_help = "Examples:\n  matome source add users https://example.com/users\n  matome source add orders exports/orders.csv\n  matome source add rates https://example.com/rates.csv\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
+        after_help = "Examples:\n  matome source add users https://example.com/users\n  matome source add orders exports/orders.csv\n  matome source add rates https://example.com/rates.csv\n  matome source add shop sqlite:exports/shop.db\n  matome source add orders --path files/orders.csv --set encoding=shift_jis\n  \
         matome source add rates --path https://example.com/rates.csv --set files=changed\n  \
         matome source add users --url https://example.com/users --set records='$.results'\n  \
         matome source add orders --url postgres://reader:s3cret@db.example.com/shop --table orders --set key=id\n  \
@@ -39,8 +39,8 @@ pub enum SourceCommand {
         client: ClientArgs,
         /// Its name; the table name in SQL.
         name: String,
-        /// Address of a REST API or of files (https, s3, gs, az, sftp), or a file, a pattern or a directory beneath a file root,
-        /// that is looked at first: how it is read is proposed and shown.
+        /// Address of a REST API, of files (https, s3, gs, az, sftp) or of a database (postgres, mysql, sqlite), or a file, a pattern or
+        /// a directory beneath a file root, that is looked at first: how it is read is proposed and shown.
         #[arg(value_name = "ADDRESS", conflicts_with_all = ["path", "url", "config"])]
         address: Option<String>,
         /// Does not ask before what is proposed for ADDRESS is taken.

@@ -31,6 +31,8 @@ struct Answer {
     sample: Option<Sample>,
     #[serde(default)]
     doubts: Vec<String>,
+    #[serde(default)]
+    tables: Vec<Table>,
     error: Option<Trouble>,
 }
 
@@ -58,6 +60,12 @@ struct Sample {
 #[derive(Deserialize)]
 struct Rejected {
     detail: String,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    table: String,
+    key: Vec<String>,
 }
 
 /// Why a trial, of a source that is or is not yet, gave nothing.
@@ -91,8 +99,10 @@ pub async fn complete(
     yes: bool,
 ) -> Result<(), Failure> {
     let name = body["name"].as_str().unwrap_or_default().to_owned();
-    let is_file = body["source_type"] == "file";
-    let place = body["config"][if is_file { "path" } else { "url" }].as_str().unwrap_or_default().to_owned();
+    let (is_file, is_database) = (body["source_type"] == "file", body["source_type"] == "database");
+    let at = |option: &str| body["config"][option].as_str().map(str::to_owned);
+    let place = if is_file { at("path") } else { at("url").or_else(|| at("path")) };
+    let place = place.unwrap_or_default();
     let mut asked = json!({ "config": body["config"], "records": RECORDS });
     if !is_either {
         asked["source_type"] = body["source_type"].clone();
@@ -101,6 +111,7 @@ pub async fn complete(
     let answer: Answer = serde_json::from_str(answer.get()).map_err(|err| Failure::from_error(Exit::Failed, &err))?;
     let without_look = match is_file {
         true => Message::AddFileWithoutLook { name: name.clone(), path: place.clone() },
+        false if is_database => Message::AddTable { name: name.clone(), table: "TABLE".to_owned() },
         false => Message::AddWithoutLook { name: name.clone(), url: place.clone() },
     };
     if let Some(trouble) = answer.error {
@@ -108,6 +119,10 @@ pub async fn complete(
     }
     console.notice(Message::LookedAt { place });
     show(console, &answer);
+    if let [first, _, ..] = &answer.tables[..] {
+        let help = Message::AddTable { name, table: first.table.clone() };
+        return Err(Failure::new(Exit::Usage, Message::ChooseTable).help(help));
+    }
     if yes && !answer.doubts.is_empty() {
         // Nobody looks at what is shown: what is likely wrong must not be read every hour from now on.
         let why = said(answer.doubts.join("; "));
@@ -139,6 +154,10 @@ fn show(console: &Console, answer: &Answer) {
             None => String::new(),
         };
         eprintln!("  {option:width$}  {value}{message}");
+    }
+    if answer.tables.len() > 1 {
+        let lines = answer.tables.iter().map(|Table { table, key }| vec![table.clone(), key.join(", ")]).collect();
+        eprintln!("{}", aligned(console.language, &["table".to_owned(), "primary key".to_owned()], lines));
     }
     let types = answer.columns.iter().map(|Column { name, column_type, nulls }| {
         let nulls = if *nulls > 0 { "?" } else { "" };

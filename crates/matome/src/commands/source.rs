@@ -20,7 +20,18 @@ const CONNECTORS: &str = "/api/acquisition/connectors/";
 
 /// Options that make values out of bytes: what is stored was made by those that it was read with.
 const OF_VALUES: &[&str] = &[
-    "format", "encoding", "delimiter", "quote", "header", "types", "columns", "unit", "line_breaks", "trim", "records", "sheet",
+    "format",
+    "encoding",
+    "delimiter",
+    "quote",
+    "header",
+    "types",
+    "columns",
+    "unit",
+    "line_breaks",
+    "trim",
+    "records",
+    "sheet",
     "header_row",
 ];
 
@@ -65,7 +76,7 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             schedule::set(&mut body["config"], cron, timezone);
             let output = client.output.clone();
             let client = Client::connect_or_make(&client, console, false).await?;
-            if is_to_be_looked_at && (body["source_type"] == "api" || body["source_type"] == "file") {
+            if is_to_be_looked_at && ["api", "file", "database"].iter().any(|known| body["source_type"] == *known) {
                 super::probe::complete(&client, console, &mut body, is_either, yes).await?;
             }
             let row = client.post(SOURCES, body.to_string()).await?.into_json()?;

@@ -37,6 +37,8 @@ fn japanese(name: &str) -> Option<&'static str> {
         "invariant" => "不変条件",
         "what" => "内容",
         "table" => "テーブル",
+        "primary key" => "主キー",
+        "deleted" => "削除済み",
         "action" => "操作",
         "reason" => "理由",
         "outcome" => "結末",

@@ -3,27 +3,7 @@
 use serde_json::Value;
 
 use super::super::CursorKind;
-use crate::probe::plain;
-
-/// Names of times of a change, the likeliest first.
-const CHANGES: [&str; 16] = [
-    "updatedat",
-    "modifiedat",
-    "lastmodified",
-    "lastmodifiedat",
-    "changedat",
-    "lastupdated",
-    "lastupdatedat",
-    "updated",
-    "modified",
-    "changed",
-    "updatetime",
-    "modifiedon",
-    "updatedon",
-    "updateddate",
-    "modifieddate",
-    "datemodified",
-];
+use crate::probe::change_rank;
 
 /// A field that says when a record changed.
 pub(super) struct Cursor {
@@ -37,7 +17,7 @@ pub(super) struct Cursor {
 pub(super) fn cursor(records: &[Value]) -> Option<Cursor> {
     let names: Vec<&String> = records.first()?.as_object()?.keys().collect();
     let mut found = names.iter().filter_map(|name| {
-        let rank = CHANGES.iter().position(|change| *change == plain(name))?;
+        let rank = change_rank(name)?;
         [CursorKind::Time, CursorKind::Integer, CursorKind::Text].into_iter().find_map(|kind| {
             let read = |record: &Value| kind.read(record.get(name.as_str())?.to_string().as_bytes());
             let mut values = records.iter().map(read).collect::<Option<Vec<String>>>()?;

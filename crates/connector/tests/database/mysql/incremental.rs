@@ -12,6 +12,11 @@ const EVENTS: &str = "create table events (id int primary key, at datetime(6), n
     insert into events select seq, timestamp'2026-01-01 00:00:00' + interval (seq div 7) hour, seq / 3.0 from seq_1_to_50";
 
 #[tokio::test]
+async fn a_table_that_is_not_there_is_told_with_those_that_are() {
+    servers::a_table_that_is_not_there_is_told_with_those_that_are(&Bed::new(EVENTS).await).await;
+}
+
+#[tokio::test]
 async fn a_read_goes_on_behind_any_page_and_gives_each_row_once() {
     servers::reads_go_on_behind_any_page(&Bed::new(EVENTS).await).await;
 }
