@@ -485,5 +485,5 @@ async fn preview_source(call: Call) -> Result<Response> {
         );
         TrialError::new(message, Vec::new())
     };
-    Ok(trial::answer(language_of(&call.headers), tried.map_err(timed_out).and_then(|tried| tried)))
+    Ok(trial::answer(language_of(&call.headers), tried.map_err(timed_out).flatten()))
 }

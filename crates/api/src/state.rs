@@ -117,7 +117,7 @@ pub struct TrialError {
     /// Where, as far as known.
     pub position: Option<Box<RawValue>>,
     /// What to do about it, where the message does not say that.
-    pub help: Option<Words>,
+    pub help: Option<Box<Words>>,
 }
 
 impl TrialError {

@@ -31,7 +31,7 @@ impl From<SampleError> for TrialError {
     fn from(err: SampleError) -> Self {
         let (message, causes) = err.told();
         let position = err.position().and_then(|position| serde_json::value::to_raw_value(position).ok());
-        Self { message, causes, position, help: err.remedy() }
+        Self { message, causes, position, help: err.remedy().map(Box::new) }
     }
 }
 

@@ -85,7 +85,7 @@ impl Trouble {
         let helps: Vec<Words> = helps.collect();
         let failure = Failure::new(Exit::Failed, said(message));
         let failure = if causes.is_empty() { failure } else { failure.why(said(causes.join(": "))) };
-        if helps.is_empty() { failure } else { failure.help(Words::joined(helps.into_iter())) }
+        if helps.is_empty() { failure } else { failure.help(Words::joined(helps)) }
     }
 }
 
