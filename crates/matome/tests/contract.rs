@@ -221,7 +221,7 @@ fn what_destroys_asks_on_a_terminal_and_needs_yes_elsewhere() {
 #[test]
 fn progress_is_told_as_asked() {
     let home = home();
-    let of = |mode: &str| text(&run(&home, &["source", "run", "受注", "--wait", "--progress", mode]).stderr);
+    let of = |mode: &str| text(&run(&home, &["source", "run", "受注", "--full", "--wait", "--progress", mode]).stderr);
     let events = of("json");
     let last: Value = serde_json::from_str(events.lines().last().unwrap()).unwrap();
     assert_eq!(

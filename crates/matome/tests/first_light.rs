@@ -31,9 +31,9 @@ async fn a_record_travels_the_whole_way() {
         assert_eq!((data[0]["status"].as_str(), &data[0]["n"]), (Some("open"), &json!(1)), "{task}");
         assert_eq!((data[1]["status"].as_str(), &data[1]["n"]), (Some("paid"), &json!(2)));
 
-        // Reading the same file again adds nothing; the aggregation replaces its rows.
+        // A file that did not change is not read again; the aggregation replaces its rows.
         let again = server.run("acquisition", orders).await;
-        assert_eq!((&again["result"]["stored"], &again["result"]["duplicate"]), (&json!(0), &json!(3)), "{again}");
+        assert_eq!((&again["result"]["stored"], &again["result"]["not_modified"]), (&json!(0), &json!(1)), "{again}");
         server.run("aggregation", daily).await;
         assert_eq!(server.get(&format!("/api/aggregation/data/?source={daily}")).await["count"], 2, "{}", home.name);
     }

@@ -165,8 +165,11 @@ fn note_of_success(task: &Row) -> String {
             notes.push(format!("{} {text}", count(name)));
         }
     }
-    if count("not_modified") > 0 {
-        notes.push(format!("{} of {} pages not modified", count("not_modified"), count("requests")));
+    match (count("not_modified"), count("requests")) {
+        (0, _) => {}
+        (1, 0) => notes.push("its file has not changed".to_owned()),
+        (files, 0) => notes.push(format!("{files} files have not changed")),
+        (pages, all) => notes.push(format!("{pages} of {all} pages not modified")),
     }
     notes.join(", ")
 }
