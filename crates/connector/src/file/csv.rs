@@ -477,9 +477,9 @@ impl Parse for Csv {
     }
 
     fn jump(&mut self, to: Boundary, before: u8) -> bool {
-        let columns = self.columns.take();
+        let (columns, names) = (self.columns.take(), self.names.take());
         *self = Self::new(self.config.clone(), self.encoding);
-        self.columns = columns;
+        (self.columns, self.names) = (columns, names);
         (self.offset, self.line) = (to.offset, to.line);
         // What follows is the second byte of a line break then, and no row.
         self.after_cr = before == b'\r';
