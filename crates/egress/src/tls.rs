@@ -8,9 +8,10 @@ use std::error::Error;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use url::{Origin, Url};
 
 use crate::error::EgressError;
@@ -98,9 +99,7 @@ fn verifying(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let known = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
     let known = known.map_err(|source| unusable("ca", source))?;
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(EgressError::Tls)?;
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(known)));
+    let builder = with_versions(provider)?.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(known)));
     match own {
         None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|source| unusable("key", source)),
@@ -109,10 +108,12 @@ fn verifying(
 
 /// For clients that only ever speak plain HTTP: verifies nobody, so a TLS connection could not be made.
 fn unused() -> Result<ClientConfig, EgressError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(EgressError::Tls)?;
+    let builder = with_versions(Arc::new(rustls::crypto::ring::default_provider()))?;
     Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn with_versions(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, EgressError> {
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(EgressError::Tls)
 }
 
 fn unusable(option: &'static str, source: impl Error + Send + Sync + 'static) -> EgressError {

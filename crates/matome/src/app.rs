@@ -84,14 +84,12 @@ impl Parts {
 
     /// A command that asks the API and ends; tasks wait for another process.
     pub fn command() -> Self {
-        let deadline = matome_tasks::ATTEMPT_DEADLINE;
-        Self { role: COMMAND.to_owned(), beat: false, ..Self::all(0, 0, deadline) }
+        Self { role: COMMAND.to_owned(), beat: false, ..Self::all(0, 0, matome_tasks::ATTEMPT_DEADLINE) }
     }
 
     /// A command that waits for a task, and runs it where nobody else does: see [`App::work_on`].
     pub fn waiting_command() -> Self {
-        let deadline = matome_tasks::ATTEMPT_DEADLINE;
-        Self { role: WAITING.to_owned(), beat: false, ..Self::all(0, 0, deadline) }
+        Self { role: WAITING.to_owned(), ..Self::command() }
     }
 
     fn slots(&self, queue: Queue) -> usize {

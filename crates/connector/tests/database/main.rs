@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "../tls/mod.rs"]
+mod certificates;
 mod errors;
 mod incremental;
 mod mysql;

@@ -1,46 +1,20 @@
 //! TLS to a server whose name is verified, though the driver dials a socket of ours.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use url::Url;
 
+use crate::certificates::{acceptor, fixtures};
 use crate::servers;
 use crate::support::{Bed, connector_beneath, read_until, texts, told};
-
-/// Certificates for `localhost`, `127.0.0.1` and `one.matome.test`, made for tests.
-pub fn fixtures() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/tls")
-}
 
 /// Speaks TLS as a PostgreSQL server does, with the certificate `name`, in front of the real one; wants to see the certificate
 /// `client` if there is one.
 async fn in_front_of(url: &str, name: &str, client: Option<&str>) -> u16 {
     let url = Url::parse(url).unwrap();
     let behind = (url.host_str().unwrap().to_owned(), url.port().unwrap());
-    let chain =
-        CertificateDer::pem_file_iter(fixtures().join(format!("{name}.crt"))).unwrap().map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_file(fixtures().join(format!("{name}.key"))).unwrap();
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-    let config = match client {
-        None => config.with_no_client_auth(),
-        Some(name) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_file(fixtures().join(format!("{name}.crt"))).unwrap()).unwrap();
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-            config.with_client_cert_verifier(verifier)
-        }
-    };
-    let config = config.with_single_cert(chain, key).unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = acceptor(name, client);
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

@@ -57,6 +57,13 @@ impl Log {
         read_all(&*connector(Some(self.root.path()), &self.config), request).await.unwrap()
     }
 
+    /// Makes room for one more old file where there are `old` of them.
+    fn rename_older(&self, old: usize) {
+        for old in (1..=old).rev() {
+            self.rename(&format!("app.log.{old}"), &format!("app.log.{}", old + 1));
+        }
+    }
+
     /// Reads, and says how many records came.
     async fn read(&mut self) -> usize {
         let batches = self.batches(1000).await;
@@ -84,9 +91,7 @@ async fn a_renamed_file_is_read_on_under_its_new_name() {
         assert_eq!(log.read().await, 3);
         for round in 0..3 {
             log.write("app.log", 2);
-            for old in (1..=round).rev() {
-                log.rename(&format!("app.log.{old}"), &format!("app.log.{}", old + 1));
-            }
+            log.rename_older(round);
             log.rename("app.log", "app.log.1");
             // Whoever writes has the old file open for a while.
             log.write("app.log.1", 1);
@@ -108,9 +113,7 @@ async fn a_copy_of_a_file_that_was_cut_off_is_what_was_read() {
         assert_eq!(log.read().await, 3);
         for round in 0..3 {
             log.write("app.log", 2);
-            for old in (1..=round).rev() {
-                log.rename(&format!("app.log.{old}"), &format!("app.log.{}", old + 1));
-            }
+            log.rename_older(round);
             log.copy_and_truncate("app.log", "app.log.1");
             if round != 1 {
                 log.write("app.log", 4);

@@ -28,13 +28,8 @@ pub fn text(name: &str) -> String {
     std::fs::read_to_string(fixtures().join(name)).unwrap()
 }
 
-/// Serves with the certificate `name` on all addresses, at the port that comes back; wants to see the certificate `client` if
-/// there is one.
-pub async fn serve<F, Done>(name: &str, client: Option<&str>, serve: F) -> u16
-where
-    F: Fn(TlsStream<TcpStream>) -> Done + Clone + Send + Sync + 'static,
-    Done: Future<Output = ()> + Send + 'static,
-{
+/// Speaks TLS with the certificate `name`; wants to see the certificate `client` if there is one.
+pub fn acceptor(name: &str, client: Option<&str>) -> TlsAcceptor {
     let chain = CertificateDer::pem_file_iter(fixtures().join(format!("{name}.crt"))).unwrap();
     let chain = chain.map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(fixtures().join(format!("{name}.key"))).unwrap();
@@ -49,7 +44,17 @@ where
             config.with_client_cert_verifier(verifier)
         }
     };
-    let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
+    TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()))
+}
+
+/// Serves with the certificate `name` on all addresses, at the port that comes back; wants to see the certificate `client` if
+/// there is one.
+pub async fn serve<F, Done>(name: &str, client: Option<&str>, serve: F) -> u16
+where
+    F: Fn(TlsStream<TcpStream>) -> Done + Clone + Send + Sync + 'static,
+    Done: Future<Output = ()> + Send + 'static,
+{
+    let acceptor = acceptor(name, client);
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

@@ -7,9 +7,9 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bed::Bed;
+use crate::certificates::fixtures;
 use crate::servers;
 use crate::support::{connector_beneath, read_until, texts, told};
-use crate::tls::fixtures;
 
 /// Leads to the server from every address of this machine.
 async fn in_front_of(bed: &Bed) -> u16 {
