@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use crate::state::ApiSettings;
 
 /// What pages may read beside the headers that every page may.
-const EXPOSED: &str = "Content-Disposition, Location, Retry-After, WWW-Authenticate";
+const EXPOSED: &str = "Content-Disposition, ETag, Location, Retry-After, WWW-Authenticate";
 /// What pages may send.
-const TAKEN: &str = "Accept, Accept-Language, Authorization, Content-Type";
+const TAKEN: &str = "Accept, Accept-Language, Authorization, Content-Type, If-None-Match";
 /// Seconds that a browser may remember the answer to a preflight.
 const REMEMBERED: &str = "600";
 

@@ -25,6 +25,7 @@ mod health;
 mod history;
 mod host;
 mod intake;
+mod kept;
 mod lanes;
 mod list;
 mod message;

@@ -18,6 +18,7 @@ use crate::auth::Permission::Read;
 use crate::endpoint::{Call, Endpoint, json_answer};
 use crate::error::{ApiError, Result};
 use crate::history;
+use crate::kept;
 use crate::list::List;
 use crate::message::{Language, Message, language_of};
 use crate::openapi::{Answer, OperationDoc};
@@ -195,7 +196,8 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
                 Answer::Page("AggregatedData"),
             )
             .filtered_by(&aggregated::LISTING)
-            .with(&[runs::AS_OF_RUN]),
+            .with(&[runs::AS_OF_RUN])
+            .amended(kept::describe),
         ),
         Endpoint::json("/api/aggregation/data/{id}/", "Aggregated Data Instance")
             .on(Method::GET, Read, |call| one(call, &aggregated::LISTING, "AggregatedData", aggregated_view))
@@ -208,8 +210,26 @@ async fn list_rows(call: Call) -> Result<Response> {
         return AGGREGATED_OF_RUN.page(&call, aggregated_view).await;
     }
     let after_run = runs::as_of(&call, None).await?;
-    let query = AGGREGATED.query(&call).await?;
-    AGGREGATED.page_of(&call, Query { after_run, ..query }, aggregated_view).await
+    let shown = match one_source(&call) {
+        Some(id) if after_run.is_none() => {
+            let mut reader = call.state.db.read().await?;
+            aggregated::version(&mut reader.conn(), id).await?
+        }
+        _ => None,
+    };
+    let page = Box::pin(async {
+        let query = AGGREGATED.query(&call).await?;
+        AGGREGATED.page_of(&call, Query { after_run, ..query }, aggregated_view).await
+    });
+    match shown {
+        Some(version) => kept::answer(&call, &version, page).await,
+        None => page.await,
+    }
+}
+
+/// The aggregation to which the list is confined, whatever else it is filtered by.
+fn one_source(call: &Call) -> Option<i64> {
+    call.parameter("source")?.parse().ok()
 }
 
 async fn one<T, V>(call: Call, listing: &'static Listing, noun: &'static str, view: impl Fn(T) -> V) -> Result<Response>

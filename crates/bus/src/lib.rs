@@ -1,5 +1,5 @@
-//! What may be lost: wake-ups of workers, requests to stop, live events of tasks. SQL is the truth; what goes through here only
-//! makes somebody look sooner.
+//! What may be lost: wake-ups of workers, requests to stop, live events of tasks, answers that are kept for others. SQL is the
+//! truth; what goes through here only makes somebody look sooner.
 //!
 //! [`Bus`] works within a process, or over Redis between all processes of an installation. Redis may be emptied, restarted,
 //! slow, full or absent at any moment: then workers find work by polling, and nothing else changes.
@@ -172,6 +172,20 @@ impl Bus {
     ) -> Option<T> {
         let link = self.0.redis.as_ref()?.link(queue)?;
         link.update(name, change).await
+    }
+
+    /// Keeps a value for some minutes under a name that `queue` has for it, where all processes find it. It may vanish at any
+    /// moment, and is not kept at all while Redis is slow or this process has kept much. Never waits.
+    pub fn keep(&self, queue: Queue, name: &str, value: Vec<u8>) {
+        if let Some(link) = self.0.redis.as_ref().and_then(|redis| redis.link(queue)) {
+            link.keep(name, value);
+        }
+    }
+
+    /// What [`Bus::keep`] kept, or whatever else stands under that name now: whoever asks must tell. None without Redis, and
+    /// when it does not answer at once.
+    pub async fn kept(&self, queue: Queue, name: &str) -> Option<Vec<u8>> {
+        self.0.redis.as_ref()?.link(queue)?.kept(name).await
     }
 
     /// Where the messages of Celery producers of `queue` are kept while they are taken over; none where Redis is not used.

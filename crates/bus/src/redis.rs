@@ -3,12 +3,14 @@
 //! - `{instance}:{queue}:work`, a list of bare tokens, at most [`TOKENS`]. A token says "look", nothing more. A process adds
 //!   at most one in [`PAUSE`]; one with a worker that has a free slot takes them by `BLPOP` on a connection of its own.
 //! - `{instance}:{queue}:NAME`, small values that processes change together, such as the budgets of a host.
+//! - `{instance}:{queue}:answer:HASH`, answers of the API about one version of a result, for some minutes.
 //! - `{instance}:{queue}:stop` and `{instance}:{queue}:events`, channels.
 //! - `{instance}:{queue}:celery`, see [`crate::celery::mailbox`].
 //!
 //! Nothing is ever read back that anything depends on, so every failure has the same answer: say so now and then, connect
 //! again soon, and let workers poll meanwhile.
 
+mod kept;
 mod link;
 mod look;
 mod shared;

@@ -87,34 +87,51 @@ impl Vault {
         Self::from_file(path)
     }
 
-    fn seal(&self, about: &str, plain: &str) -> Vec<u8> {
+    fn seal(&self, about: &str, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0_u8; NONCE_BYTES];
         rand::rng().fill_bytes(&mut nonce);
-        let payload = Payload { msg: plain.as_bytes(), aad: about.as_bytes() };
+        let payload = Payload { msg: plain, aad: about.as_bytes() };
         let sealed = self
             .0
             .cipher
             .encrypt(&XNonce::from(nonce), payload)
-            .expect("a secret is far shorter than the cipher's limit");
+            .expect("what is sealed is far shorter than the cipher's limit");
         [nonce.as_slice(), &sealed].concat()
     }
 
-    fn open(&self, about: &str, path: &str, key_id: &str, sealed: &[u8]) -> Result<SecretString> {
-        let failed = |what: String| StoreError::Secret { path: path.to_owned(), what };
+    /// None: it was changed, or sealed with another key or about something else.
+    fn open(&self, about: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>()?;
+        self.0.cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: about.as_bytes() }).ok()
+    }
+
+    fn open_secret(&self, about: &str, path: &str, key_id: &str, sealed: &[u8]) -> Result<SecretString> {
+        let failed = |what: &str| StoreError::Secret { path: path.to_owned(), what: what.to_owned() };
         if key_id != self.0.id {
-            return Err(failed(format!("it was encrypted with key `{key_id}`, the master key is `{}`", self.0.id)));
+            let what = format!("it was encrypted with key `{key_id}`, the master key is `{}`", self.0.id);
+            return Err(failed(&what));
         }
-        let (nonce, sealed) =
-            sealed.split_first_chunk::<NONCE_BYTES>().ok_or_else(|| failed("it is too short".to_owned()))?;
-        let payload = Payload { msg: sealed, aad: about.as_bytes() };
-        let plain = self
-            .0
-            .cipher
-            .decrypt(&XNonce::from(*nonce), payload)
-            .map_err(|_| failed("its ciphertext was changed or belongs elsewhere".to_owned()))?;
-        let plain = String::from_utf8(plain).map_err(|_| failed("it is no text".to_owned()))?;
+        let plain =
+            self.open(about, sealed).ok_or_else(|| failed("its ciphertext was changed or belongs elsewhere"))?;
+        let plain = String::from_utf8(plain).map_err(|_| failed("it is no text"))?;
         Ok(SecretString::from(plain))
     }
+
+    /// Encrypts what leaves for a place where others may read and write, to be opened under the same name by whoever has
+    /// the same key.
+    pub fn seal_for_away(&self, name: &str, plain: &[u8]) -> Vec<u8> {
+        self.seal(&away(name), plain)
+    }
+
+    /// What [`Vault::seal_for_away`] sealed under this name; none for anything else.
+    pub fn open_from_away(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        self.open(&away(name), sealed)
+    }
+}
+
+/// Never what [`about`] gives: a name that is no kind.
+fn away(name: &str) -> String {
+    format!("away\n{name}")
 }
 
 fn about(kind: LaneKind, object_id: i64, path: &str) -> String {
@@ -155,7 +172,7 @@ pub async fn save(
     path: &str,
     plain: &SecretString,
 ) -> Result<()> {
-    let sealed = vault.seal(&about(kind, object_id, path), plain.expose_secret());
+    let sealed = vault.seal(&about(kind, object_id, path), plain.expose_secret().as_bytes());
     let args =
         [kind.as_str().into(), object_id.into(), path.into(), vault.0.id.as_str().into(), sealed.as_slice().into()];
     conn.execute(SAVE, &args).await.map(drop)
@@ -206,7 +223,8 @@ pub async fn reveal(
     let mut revealed = config.to_owned();
     for row in conn.fetch_all(OF_OBJECT, &[kind.as_str().into(), object_id.into()]).await? {
         let path = row.text("path")?;
-        let plain = vault.open(&about(kind, object_id, &path), &path, &row.text("key_id")?, &row.bytes("sealed")?)?;
+        let plain =
+            vault.open_secret(&about(kind, object_id, &path), &path, &row.text("key_id")?, &row.bytes("sealed")?)?;
         let text = serde_json::to_string(plain.expose_secret()).expect("text is JSON");
         if let Some(filled) = with_leaf(&revealed, &path, &text) {
             revealed = filled;
@@ -290,8 +308,8 @@ mod tests {
     #[test]
     fn a_sealed_secret_opens_only_where_it_belongs() {
         let vault = Vault::from_key([7; 32]);
-        let sealed = vault.seal("source\n1\n/auth/token", "s3cret");
-        let open = |vault: &Vault, about, sealed: &[u8]| vault.open(about, "/auth/token", &vault.0.id, sealed);
+        let sealed = vault.seal("source\n1\n/auth/token", b"s3cret");
+        let open = |vault: &Vault, about, sealed: &[u8]| vault.open_secret(about, "/auth/token", &vault.0.id, sealed);
         let plain = open(&vault, "source\n1\n/auth/token", &sealed).unwrap();
         assert_eq!(plain.expose_secret(), "s3cret");
         assert!(open(&vault, "source\n2\n/auth/token", &sealed).is_err());
@@ -300,6 +318,17 @@ mod tests {
         *changed.last_mut().unwrap() ^= 1;
         assert!(open(&vault, "source\n1\n/auth/token", &changed).is_err());
         assert!(!sealed.windows(6).any(|window| window == b"s3cret"));
+    }
+
+    #[test]
+    fn what_comes_back_from_away_is_what_was_sealed_under_that_name_or_nothing() {
+        let vault = Vault::from_key([7; 32]);
+        let sealed = vault.seal_for_away("answer:1", b"[1]");
+        assert_eq!(vault.open_from_away("answer:1", &sealed).as_deref(), Some(&b"[1]"[..]));
+        assert_eq!(vault.open_from_away("answer:2", &sealed), None);
+        assert_eq!(vault.open_from_away("answer:1", b"[1]"), None);
+        let secret = vault.seal(&about(LaneKind::Source, 1, "/token"), b"s3cret");
+        assert_eq!(vault.open_from_away("source\n1\n/token", &secret), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Records, rows and quarantine: their shapes, their counts, their order.
 
+use axum::body::Body;
 use matome_model::clock::Clock;
 use matome_store::counters;
 use matome_store::db::Arg;
@@ -110,6 +111,64 @@ async fn an_older_run_is_shown_when_asked_for() {
         assert_eq!(shown(format!("?source={id}")).await, (1, vec![2]), "{}", api.name);
         assert_eq!(shown(format!("?run={}", runs[0])).await, (1, vec![1]), "{}", api.name);
         assert_eq!(shown(format!("?run={}", runs[2])).await, (0, vec![]), "{}: unpublished", api.name);
+    }
+}
+
+#[tokio::test]
+async fn who_has_the_rows_of_a_version_is_told_so_until_the_next_is_published() {
+    for api in apis().await {
+        let id = api.make(AGGREGATIONS, json!({"name": "a"})).await["id"].as_i64().unwrap();
+        let publish = async |data: &'static str| {
+            let published = api.db.write(move |conn| {
+                Box::pin(async move {
+                    let sql = "insert into aggregation_runs (source_id, task_id, status, row_count, published_at)
+                        values ($1, 1, 'current', 1, $2) returning id";
+                    let run = conn.fetch_one(sql, &[id.into(), Some(Clock::system().now()).into()]).await?.int("id")?;
+                    let sql = "insert into aggregated_data (source_id, data, run_id) values ($1, $2, $3)";
+                    conn.execute(sql, &[id.into(), Arg::Json(Some(data)), run.into()]).await?;
+                    let sql = "update aggregation_sources set current_run_id = $2, visible_rows = visible_rows + 1
+                        where id = $1";
+                    conn.execute(sql, &[id.into(), run.into()]).await
+                })
+            });
+            published.await.unwrap();
+        };
+        let path = format!("/api/aggregation/data/?source={id}");
+        let ask = async |path: &str, tag: &str, token: &str| {
+            let request = api.request("GET", path, token).header("if-none-match", tag);
+            api.send(request.body(Body::empty()).unwrap()).await
+        };
+        publish("{\"n\":1}").await;
+        let first = api.call("GET", &path, None).await;
+        let tag = first.header("etag").to_owned();
+        assert!(tag.starts_with("W/\""), "{}: {tag:?}", api.name);
+        assert_eq!(first.header("cache-control"), "private, no-cache", "{}", api.name);
+        let known = ask(&path, &tag, &api.viewer).await;
+        assert_eq!((known.status.as_u16(), known.text.as_str()), (304, ""), "{}", api.name);
+        assert_eq!(known.header("etag"), tag, "{}", api.name);
+        assert_eq!(ask(&path, &tag, "no token").await.status, 401, "{}: who asks is checked first", api.name);
+        for other in [format!("{path}&page_size=1"), format!("{path}&id__gt=0")] {
+            let reply = ask(&other, &tag, &api.viewer).await;
+            assert_eq!(reply.status, 200, "{}: {other} is another answer", api.name);
+        }
+        publish("{\"n\":2}").await;
+        let next = ask(&path, &tag, &api.viewer).await;
+        assert_ne!(next.header("etag"), tag, "{}", api.name);
+        assert_eq!(next.expect(api.name, 200)["count"], 2, "{}", api.name);
+
+        // Rows that the original application wrote have no run: nothing tells when they change.
+        let adopted = api.db.write(move |conn| {
+            Box::pin(async move {
+                let sql = "insert into aggregated_data (source_id, data) values ($1, $2)";
+                conn.execute(sql, &[id.into(), Arg::Json(Some("{\"n\":3}"))]).await
+            })
+        });
+        adopted.await.unwrap();
+        let reply = ask(&path, &tag, &api.viewer).await;
+        assert_eq!(reply.header("etag"), "", "{}", api.name);
+        assert_eq!(reply.expect(api.name, 200)["count"], 3, "{}", api.name);
+        api.call("DELETE", &format!("{AGGREGATIONS}{id}/"), None).await.expect(api.name, 204);
+        assert_eq!(ask(&path, &tag, &api.viewer).await.status, 400, "{}: there is no such aggregation", api.name);
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::kept::Kept;
 use super::shared::Changes;
 use super::{BusError, PAUSE, RedisTls, TOKENS};
 use crate::event::{Message, TaskEvent};
@@ -55,6 +56,7 @@ pub(crate) struct Link {
     met: [AtomicBool; 5],
     pub(super) prefix: String,
     pub(super) changes: Changes,
+    pub(super) kept: Kept,
 }
 
 /// What a connection listens to.
@@ -137,6 +139,7 @@ impl Link {
             met: Default::default(),
             prefix: prefix.to_owned(),
             changes: Changes::default(),
+            kept: Kept::default(),
         });
         link.up().set(0.0);
         link.reconnects().increment(0);
@@ -145,7 +148,7 @@ impl Link {
         Ok(link)
     }
 
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let closed = self.closed.clone();
         self.tasks.spawn(async move {
             tokio::select! {

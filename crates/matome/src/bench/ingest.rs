@@ -20,6 +20,7 @@ const MEMORY_MIB: f64 = 256.0;
 const SEED: u64 = 1;
 const PEER_SEED: u64 = 2;
 const FILL_SEED: u64 = 3;
+const WARM_SEED: u64 = 4;
 
 /// Both kinds on one target, each beside its peer on another one; leaves the server with the data.
 pub async fn run(bench: &mut Bench, target: &Target, peer_target: &Target) -> Result<Server, Failure> {
@@ -119,6 +120,10 @@ pub async fn on_full_table(bench: &mut Bench, target: &Target) -> Result<(), Fai
     let rows = bench.sizes.full_rows;
     say(format_args!("{}: filling the table with {rows} rows", target.name));
     fill(target, rows).await?;
+    // Whoever stores into it first would find its indexes on the disk, and the other one in memory.
+    for kind in [Kind::Orders, Kind::Events] {
+        peer(bench, target, kind, WARM_SEED, bench.sizes.count(kind) / 5).await?;
+    }
     let server = serve(bench, target).await?;
     let mut reads = Vec::new();
     for kind in [Kind::Orders, Kind::Events] {

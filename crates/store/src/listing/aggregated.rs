@@ -73,6 +73,42 @@ const COUNT_OF_SOURCE: &str = "select cast(coalesce(sum(s.visible_rows), 0) as b
     + (select count(*) from aggregated_data t where t.run_id is null and t.source_id = $1) as n
 from aggregation_sources s where s.id = $1 and s.deleted_at is null";
 
+const VERSION: &str = "select coalesce(s.current_run_id, 0) as run_id, s.kept_from_run,
+    (select r.published_at from aggregation_runs r where r.id = s.current_run_id) as published_at,
+    case when exists (select 1 from aggregated_data t where t.source_id = s.id and t.run_id is null) then 1 else 0 end as adopted
+from aggregation_sources s where s.id = $1 and s.deleted_at is null";
+
+/// What is shown of one aggregation: as long as this stays the same, so do all lists of its rows by [`LISTING`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The aggregation.
+    pub source_id: i64,
+    /// Its newest published run; 0 when it has none.
+    pub run_id: i64,
+    /// When that was published: run ids come again in a database that was restored.
+    pub published_at: Option<Timestamp>,
+    /// The oldest run whose version is kept.
+    pub kept_from_run: i64,
+}
+
+/// The version of an aggregation that is shown. None: there is no such aggregation, or it has rows of the original application,
+/// which that may still change.
+///
+/// # Errors
+/// When the database is gone.
+pub async fn version(conn: &mut Conn<'_>, source_id: i64) -> Result<Option<Version>> {
+    let Some(row) = conn.fetch_optional(VERSION, &[source_id.into()]).await? else { return Ok(None) };
+    if row.int("adopted")? == 1 {
+        return Ok(None);
+    }
+    Ok(Some(Version {
+        source_id,
+        run_id: row.int("run_id")?,
+        published_at: row.opt_time("published_at")?,
+        kept_from_run: row.int("kept_from_run")?,
+    }))
+}
+
 impl TryFrom<&Row> for AggregatedRow {
     type Error = StoreError;
 

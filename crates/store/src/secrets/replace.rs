@@ -57,13 +57,13 @@ impl Place {
         let row = row.ok_or_else(gone)?;
         let sealed = row.bytes("sealed")?;
         let about = about(self.kind, self.object_id, &self.path);
-        let plain = self.vault.open(&about, &self.path, &row.text("key_id")?, &sealed)?;
+        let plain = self.vault.open_secret(&about, &self.path, &row.text("key_id")?, &sealed)?;
         Ok(Stored { sealed, plain })
     }
 
     async fn write(&self, conn: &mut Conn<'_>, before: &[u8], next: &SecretString) -> Result<()> {
         let about = about(self.kind, self.object_id, &self.path);
-        let sealed = self.vault.seal(&about, secrecy::ExposeSecret::expose_secret(next));
+        let sealed = self.vault.seal(&about, secrecy::ExposeSecret::expose_secret(next).as_bytes());
         let args = [
             self.kind.as_str().into(),
             self.object_id.into(),
