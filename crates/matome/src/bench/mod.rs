@@ -157,7 +157,7 @@ pub async fn run(args: BenchArgs, console: &Console) -> Result<(), Failure> {
 
 async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Postgres>) -> Result<(), Failure> {
     let wanted = |group: BenchGroup| args.groups.is_empty() || args.groups.contains(&group);
-    let redis = match wanted(BenchGroup::Tasks) {
+    let redis = match wanted(BenchGroup::Tasks) || wanted(BenchGroup::List) {
         true => Redis::start(bench.scratch.path()).await?,
         false => None,
     };
@@ -183,7 +183,7 @@ async fn all(bench: &mut Bench, args: &BenchArgs, mut postgres: Option<&mut Post
                 ingest::load(bench, &target).await?
             };
             if wanted(BenchGroup::List) {
-                lists::run(bench, &target, &server).await?;
+                lists::run(bench, &target, &server, redis.as_ref()).await?;
             }
             if wanted(BenchGroup::Join) {
                 join::run(bench, &target, &server).await?;

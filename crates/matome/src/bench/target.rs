@@ -226,11 +226,24 @@ impl Target {
 
     /// The same with further arguments.
     pub async fn serve_with(&self, files: &Path, more: &[&str]) -> Result<Server, Failure> {
+        self.start(files, more, None).await
+    }
+
+    /// The same with a Redis.
+    pub async fn serve_beside(&self, files: &Path, redis_url: &str) -> Result<Server, Failure> {
+        self.start(files, &[], Some(redis_url)).await
+    }
+
+    async fn start(&self, files: &Path, more: &[&str], redis_url: Option<&str>) -> Result<Server, Failure> {
         let files = files.display().to_string();
         let mut args = vec!["serve", "--bind", "127.0.0.1:0", "--log-level", "info", "--file-root", &files];
         args.extend(more);
         let started = Instant::now();
-        let mut child = self.command(&args)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        let mut command = self.command(&args)?;
+        if let Some(url) = redis_url {
+            command.env("REDIS_URL", url);
+        }
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
         let address = said_line(&mut child, address);
         let http = http_client()?;
         let mut server = Server { child, http, base: String::new(), token: String::new(), ready_after: Duration::ZERO };
