@@ -198,6 +198,13 @@ impl Bus {
         self.0.redis.as_ref().and_then(Redis::trouble)
     }
 
+    /// Logs nothing about trouble with Redis from now on: for a process that is gone before it could matter to it.
+    pub fn hush(&self) {
+        if let Some(redis) = &self.0.redis {
+            redis.hush();
+        }
+    }
+
     /// Whether Redis is used at all.
     pub fn is_shared(&self) -> bool {
         self.0.redis.is_some()

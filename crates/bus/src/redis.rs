@@ -17,6 +17,7 @@ mod shared;
 mod tls;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use matome_model::field_error::Words;
@@ -169,6 +170,10 @@ impl Redis {
 
     pub(crate) fn listen_for_events(&self) {
         self.links().for_each(Link::listen_for_events);
+    }
+
+    pub(crate) fn hush(&self) {
+        self.links().for_each(|link| link.is_hushed.store(true, Ordering::SeqCst));
     }
 
     pub(crate) fn trouble(&self) -> Option<String> {

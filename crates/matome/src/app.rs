@@ -179,6 +179,10 @@ impl App {
         // The recorder comes before all that counts, the bus first: counters begin at zero when what counts begins.
         let metrics = metrics_handle();
         let bus = open_bus(storage, &db).await?;
+        if !parts.is_member() {
+            // Those that stay tell it, and `doctor` does.
+            bus.hush();
+        }
         if bus.is_shared() {
             http.share_pace(Arc::new(OverBus(bus.clone())));
         }

@@ -74,6 +74,20 @@ async fn web_workers_and_beat_do_the_main_job_on_one_database_and_stop_one_by_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_says_nothing_about_a_redis_that_is_away() {
+    let mut home = postgres_home().await;
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    home.redis_url = Some(format!("redis://{free}"));
+    home.ok(&["migrate"]);
+    let source = ["source", "add", "orders", "--path", "orders.ndjson"];
+    for args in [source.as_slice(), &["source", "run", "orders"], &["task", "list"]] {
+        let output = home.run(args);
+        assert!(output.status.success(), "{output:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("Redis"), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_waits_leaves_the_work_to_the_workers() {
     let mut home = postgres_home().await;
     let path = home.files().join("orders.ndjson");

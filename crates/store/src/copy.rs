@@ -161,9 +161,9 @@ pub async fn copy(source: &mut Snapshot, target: Target<'_>, now: Timestamp, tol
         }
         Target::File(file) => {
             // Whoever asks for it makes it durable in the end; until then nobody knows of it.
+            crate::db::make_database_file(file)?;
             let options = SqliteConnectOptions::new()
                 .filename(file)
-                .create_if_missing(true)
                 .auto_vacuum(SqliteAutoVacuum::Incremental)
                 .journal_mode(SqliteJournalMode::Off)
                 .synchronous(SqliteSynchronous::Off)

@@ -54,6 +54,7 @@ pub(crate) struct Link {
     hears_stops: AtomicBool,
     hears_events: AtomicBool,
     met: [AtomicBool; 5],
+    pub(super) is_hushed: AtomicBool,
     pub(super) prefix: String,
     pub(super) changes: Changes,
     pub(super) kept: Kept,
@@ -137,6 +138,7 @@ impl Link {
             hears_stops: AtomicBool::new(false),
             hears_events: AtomicBool::new(false),
             met: Default::default(),
+            is_hushed: AtomicBool::new(false),
             prefix: prefix.to_owned(),
             changes: Changes::default(),
             kept: Kept::default(),
@@ -505,6 +507,9 @@ impl Link {
         let mut trouble = self.lock_trouble();
         trouble.what[part as usize] = Some(told(err));
         self.up().set(0.0);
+        if self.is_hushed.load(Ordering::SeqCst) {
+            return;
+        }
         if let Some(kept_back) = trouble.complaint.due(Instant::now()) {
             let (queue, place, help) = (self.queue.as_str(), &self.place, remedy(err));
             tracing::warn!(queue, error = %told(err), kept_back, help,

@@ -88,6 +88,24 @@ impl Drop for DataDir {
     }
 }
 
+/// Makes the file of a database, still empty, for its owner alone (mode 0600) where there is none: others may be able to look
+/// into its directory. Returns whether it is new.
+pub(crate) fn make_database_file(file: &Path) -> Result<bool> {
+    let mut options = OpenOptions::new();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let made = match options.open(file) {
+        Ok(_) => Ok(true),
+        // One of no bytes was made so by a process that ended at once.
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => file.metadata().map(|meta| meta.len() == 0),
+        Err(err) => Err(err),
+    };
+    let failed =
+        |source| StoreError::DataDir { path: file.to_owned(), what: "making the database failed".to_owned(), source };
+    made.map_err(failed)
+}
+
 fn make_private_dir(path: &Path) -> std::io::Result<()> {
     if path.is_dir() {
         return Ok(());

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 pub use conn::{Conn, Dialect};
 pub use data_dir::DataDir;
+pub(crate) use data_dir::make_database_file;
 pub use snapshot::Snapshot;
 pub use space::Pages;
 
@@ -94,9 +95,8 @@ impl Db {
     /// When the file is damaged or cannot be opened.
     pub async fn open_embedded(data_dir: DataDir) -> Result<Self> {
         let file = data_dir.database_file();
-        let is_new = !file.exists();
+        let is_new = make_database_file(&file)?;
         let options = sqlite_options(&file)
-            .create_if_missing(true)
             // New records go to random places of two large indexes: with a small cache nearly each is read again
             // and written twice.
             .pragma("cache_size", "-65536")
