@@ -111,7 +111,7 @@ async fn a_second_row_where_one_may_be_names_its_constraint() {
 async fn the_database_is_its_owners_alone_wherever_it_lies() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let db = Db::open_embedded(DataDir::acquire(dir.path()).unwrap()).await.unwrap();
     migrate::migrate(&db).await.unwrap();
     for file in ["matome.db", "matome.db-wal", "matome.db-shm"] {
