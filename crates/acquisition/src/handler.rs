@@ -32,6 +32,7 @@ use crate::failure::from_connector;
 use crate::prepare::StoredSchema;
 use crate::pushed::PushConnector;
 use crate::read::How;
+use crate::report::Reported;
 use crate::revalidate::{Revalidation, drain_policy};
 
 /// Reads the source of a task and stores what is new.
@@ -69,6 +70,8 @@ enum Only {
     Inbox,
     /// What is stored, to be judged again.
     Stored,
+    /// The same, only to tell what would become of it.
+    Report,
 }
 
 /// What a task begins with.
@@ -145,8 +148,9 @@ impl AcquisitionHandler {
         let earlier: Counts =
             task.progress.as_ref().and_then(|counts| serde_json::from_str(counts.get()).ok()).unwrap_or_default();
         let mut counts = earlier;
-        // Whatever the task is for: so what waits is read even when the task that was to read it is gone.
-        if is_waiting {
+        let is_report = options.only == Some(Only::Report);
+        // Whatever else the task is for: so what waits is read even when the task that was to read it is gone.
+        if is_waiting && !is_report {
             let drain = Drain {
                 task_id: task.id,
                 key: key.clone(),
@@ -165,9 +169,14 @@ impl AcquisitionHandler {
             count_records(&earlier, &counts);
             return Ok(TaskOutcome::new(&counts));
         }
-        if options.only == Some(Only::Stored) {
-            let (task_id, config_rev, since) = (task.id, source.config_rev, options.since);
-            let what = Revalidation { task_id, key, config_rev, dedupe, record_key, quality, rows, since };
+        if is_report || options.only == Some(Only::Stored) {
+            let (task_id, config_rev, since, applies) = (task.id, source.config_rev, options.since, !is_report);
+            let what = Revalidation { task_id, key, config_rev, dedupe, record_key, quality, rows, since, applies };
+            if is_report {
+                let mut found = Reported::of_earlier(task.progress.as_deref());
+                let done = self.report(&what, &ctx, &mut found).await;
+                return done.map(|()| TaskOutcome::new(&found)).map_err(|err| err.with_result(found.to_json()));
+            }
             let done = self.revalidate(&what, &ctx, &mut counts).await;
             count_records(&earlier, &counts);
             return done.map(|()| TaskOutcome::new(&counts)).map_err(|err| err.with_result(counts.to_json()));

@@ -22,6 +22,7 @@ mod prepare;
 mod probe;
 mod pushed;
 mod read;
+mod report;
 mod reread;
 mod retention;
 mod revalidate;

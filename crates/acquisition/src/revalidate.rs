@@ -9,8 +9,10 @@ use matome_model::clock::Timestamp;
 use matome_model::drift::DriftPolicy;
 use matome_model::record_key::RecordKey;
 use matome_model::source::Dedupe;
+use matome_model::validation::Policy;
 use matome_store::acquired_data::renewal::{
-    self, Content, Kept, Part, REVALIDATION, RenewalCounts, RenewalPage, RenewalProgress, StoredRow,
+    self, Content, Kept, Part, REVALIDATION, REVALIDATION_REPORT, RenewalCounts, RenewalPage, RenewalProgress,
+    StoredRow,
 };
 use matome_store::checkpoints::{self, Advance, CheckpointKey};
 use matome_store::quarantine::{self, BadRecord, Held};
@@ -39,12 +41,14 @@ pub(crate) struct Revalidation {
     pub(crate) rows: Option<RowReader>,
     /// Only what was acquired, or put aside, at this time or later.
     pub(crate) since: Option<Timestamp>,
+    /// Whether what is found is done; else it is told.
+    pub(crate) applies: bool,
 }
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-struct State {
+pub(crate) struct State {
     version: u32,
     /// Records up to this id are done.
     record: i64,
@@ -56,11 +60,50 @@ struct State {
     held_up_to: i64,
 }
 
+impl State {
+    /// Whether stored records are left.
+    pub(crate) fn has_records(&self) -> bool {
+        !self.are_records_done
+    }
+
+    /// Whether records in quarantine are left.
+    pub(crate) fn has_held(&self) -> bool {
+        self.held < self.held_up_to
+    }
+}
+
+/// How far a task has come that goes through what is stored.
+pub(crate) struct Course {
+    pub(crate) key: CheckpointKey,
+    pub(crate) state: State,
+    /// No page of it is committed.
+    pub(crate) is_new: bool,
+    config_rev: i64,
+    page_seq: i64,
+}
+
+impl Course {
+    /// The step to the state behind a page.
+    pub(crate) fn advance(&self, next: State) -> Advance {
+        let state = to_raw_value(&next).expect("numbers are JSON").get().to_owned();
+        let (key, page_seq, config_rev) = (self.key.clone(), self.page_seq, self.config_rev);
+        Advance { key, page_seq, config_rev, state, is_exact: true }
+    }
+
+    /// That step is committed.
+    pub(crate) fn move_to(&mut self, next: State) {
+        self.state = next;
+        self.page_seq += 1;
+    }
+}
+
 /// What a page of stored records is made of.
-struct Judged {
-    kept: Vec<Kept>,
-    rejected: Vec<(i64, BadRecord)>,
-    warned: u64,
+pub(crate) struct Judged {
+    pub(crate) kept: Vec<Kept>,
+    pub(crate) rejected: Vec<(i64, BadRecord)>,
+    pub(crate) warned: u64,
+    /// The state behind it.
+    pub(crate) next: State,
 }
 
 impl AcquisitionHandler {
@@ -71,34 +114,41 @@ impl AcquisitionHandler {
         ctx: &TaskContext,
         counts: &mut Counts,
     ) -> Result<(), TaskError> {
-        // Its place does not depend on what is read meanwhile.
+        let mut course = self.course_of(what, ctx).await?;
+        let mut preparer = self.preparer(what).await?;
+        while course.state.has_records() {
+            go_on(ctx)?;
+            let (judged, back) = self.judged(what, &course, preparer).await?;
+            preparer = back;
+            self.renew(what, &mut course, judged, ctx, counts).await?;
+        }
+        while course.state.has_held() {
+            go_on(ctx)?;
+            let (fit, next, back) = self.fit(what, &course, preparer).await?;
+            preparer = back;
+            self.take_in(what, &mut course, fit, next, ctx, counts).await?;
+        }
+        Ok(())
+    }
+
+    /// Where a task begins, or goes on behind the last page of the attempt before.
+    pub(crate) async fn course_of(&self, what: &Revalidation, ctx: &TaskContext) -> Result<Course, TaskError> {
+        // It does not depend on what is read meanwhile.
         ctx.may_yield();
-        let own = CheckpointKey { purpose: REVALIDATION.to_owned(), ..what.key.clone() };
+        let purpose = if what.applies { REVALIDATION } else { REVALIDATION_REPORT };
+        let own = CheckpointKey { purpose: purpose.to_owned(), ..what.key.clone() };
         let (fence, key, now) = (ctx.fence, own.clone(), self.clock.now());
         let (task_id, config_rev) = (what.task_id, what.config_rev);
         let begin = self.db.write(move |conn| {
             Box::pin(async move { checkpoints::begin(conn, &fence, &key, task_id, config_rev, true, now).await })
         });
         let begun = begin.await.map_err(|err| store_error(err, ctx))?;
-        let mut state = match begun.state.get() {
-            "{}" => self.start_of(what).await?,
-            state => serde_json::from_str(state).unwrap_or_default(),
+        let is_new = begun.state.get() == "{}";
+        let state = match is_new {
+            true => self.start_of(what).await?,
+            false => serde_json::from_str(begun.state.get()).unwrap_or_default(),
         };
-        let mut page_seq = begun.page_seq;
-        let mut preparer = self.preparer(what).await?;
-        while !state.are_records_done {
-            go_on(ctx)?;
-            let (next, back) = self.page_of_records(what, &own, state, page_seq, preparer, ctx, counts).await?;
-            (state, preparer) = (next, back);
-            page_seq += 1;
-        }
-        while state.held < state.held_up_to {
-            go_on(ctx)?;
-            let (next, back) = self.page_of_held(what, &own, state, page_seq, preparer, ctx, counts).await?;
-            (state, preparer) = (next, back);
-            page_seq += 1;
-        }
-        Ok(())
+        Ok(Course { key: own, state, is_new, config_rev, page_seq: begun.page_seq })
     }
 
     async fn start_of(&self, what: &Revalidation) -> Result<State, TaskError> {
@@ -119,8 +169,13 @@ impl AcquisitionHandler {
     }
 
     /// What judges one record by itself. No schema is learned of what is stored: that it has taught already.
-    async fn preparer(&self, what: &Revalidation) -> Result<Preparer, TaskError> {
+    pub(crate) async fn preparer(&self, what: &Revalidation) -> Result<Preparer, TaskError> {
         let judge = judge(&what.quality, what.dedupe).map(|judge| judge.of_single_records());
+        // A report tells of all that would be refused, not of the first alone.
+        let judge = judge.map(|judge| match judge.policy() {
+            Policy::RejectBatch if !what.applies => judge.with_policy(Policy::Quarantine),
+            _ => judge,
+        });
         let preparer = Preparer::new(what.task_id, Limits::default(), what.record_key.clone(), judge);
         Ok(match what.quality.drift {
             DriftPolicy::AcceptNew => preparer,
@@ -131,17 +186,14 @@ impl AcquisitionHandler {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a page is made of")]
-    async fn page_of_records(
+    /// The next page of stored records.
+    pub(crate) async fn judged(
         &self,
         what: &Revalidation,
-        own: &CheckpointKey,
-        state: State,
-        page_seq: i64,
+        course: &Course,
         preparer: Preparer,
-        ctx: &TaskContext,
-        counts: &mut Counts,
-    ) -> Result<(State, Preparer), TaskError> {
+    ) -> Result<(Judged, Preparer), TaskError> {
+        let (own, state) = (&course.key, course.state);
         let records = {
             let mut reader = self.db.read().await?;
             // Nobody stores anything of this stream while its lane is held: behind the last record there is nothing.
@@ -155,8 +207,19 @@ impl AcquisitionHandler {
         };
         let key = what.record_key.clone();
         let (judged, preparer) =
-            off_threads(preparer, move |preparer| judge_all(preparer, records, key.as_ref())).await?;
-        let Judged { kept, rejected, warned } = judged.map_err(|refused| from_refused(*refused))?;
+            off_threads(preparer, move |preparer| judge_all(preparer, records, key.as_ref(), next)).await?;
+        Ok((judged.map_err(|refused| from_refused(*refused))?, preparer))
+    }
+
+    async fn renew(
+        &self,
+        what: &Revalidation,
+        course: &mut Course,
+        judged: Judged,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(), TaskError> {
+        let Judged { kept, rejected, warned, next } = judged;
         let (read, before) = ((kept.len() + rejected.len()) as u64, *counts);
         let progress = move |page: RenewalCounts| {
             let mut counts = before;
@@ -167,7 +230,7 @@ impl AcquisitionHandler {
             fence: ctx.fence,
             task_id: what.task_id,
             dedupe: what.dedupe,
-            checkpoint: advance(own, what.config_rev, page_seq, next),
+            checkpoint: course.advance(next),
             kept,
             rejected,
             now: self.clock.now(),
@@ -175,32 +238,41 @@ impl AcquisitionHandler {
         };
         let commit = self.db.write_page(move |conn| Box::pin(async move { renewal::commit(conn, &page).await }));
         counts.add_renewed(commit.await.map_err(|err| store_error(err, ctx))?, read, warned);
-        Ok((next, preparer))
+        course.move_to(next);
+        Ok(())
     }
 
-    /// Those that would be stored today come back through the inbox, as with a replay by hand; the others stay as they are.
-    #[expect(clippy::too_many_arguments, reason = "what a page is made of")]
-    async fn page_of_held(
+    /// The next records in quarantine that would be stored today, by id, and the state behind those that were looked at.
+    pub(crate) async fn fit(
         &self,
         what: &Revalidation,
-        own: &CheckpointKey,
-        state: State,
-        page_seq: i64,
+        course: &Course,
         preparer: Preparer,
-        ctx: &TaskContext,
-        counts: &mut Counts,
-    ) -> Result<(State, Preparer), TaskError> {
+    ) -> Result<(Vec<i64>, State, Preparer), TaskError> {
+        let state = course.state;
         let held = {
             let mut reader = self.db.read().await?;
-            let (of, between) = ((own.source_id, own.stream.as_str()), (state.held, state.held_up_to));
+            let (of, between) = ((what.key.source_id, what.key.stream.as_str()), (state.held, state.held_up_to));
             let takes_rows = what.rows.is_some();
             quarantine::held(&mut reader.conn(), of, between, since(what), self.db.page_bytes(), takes_rows).await?
         };
         let next = State { held: held.last().map_or(state.held_up_to, |last| last.id), ..state };
         let rows = what.rows.clone();
         let (fit, preparer) = off_threads(preparer, move |preparer| fit(preparer, held, rows.as_ref())).await?;
-        let (step, fence, task_id, now) =
-            (advance(own, what.config_rev, page_seq, next), ctx.fence, what.task_id, self.clock.now());
+        Ok((fit, next, preparer))
+    }
+
+    /// Brings them back through the inbox, as a replay by hand does; the others stay as they are.
+    async fn take_in(
+        &self,
+        what: &Revalidation,
+        course: &mut Course,
+        fit: Vec<i64>,
+        next: State,
+        ctx: &TaskContext,
+        counts: &mut Counts,
+    ) -> Result<(), TaskError> {
+        let (step, fence, task_id, now) = (course.advance(next), ctx.fence, what.task_id, self.clock.now());
         let is_any = !fit.is_empty();
         let take = self.db.write_page(move |conn| {
             Box::pin(async move { renewal::take_in(conn, &fence, task_id, &step, &fit, now).await })
@@ -219,7 +291,8 @@ impl AcquisitionHandler {
             };
             self.drain(drain, ctx, counts).await?;
         }
-        Ok((next, preparer))
+        course.move_to(next);
+        Ok(())
     }
 }
 
@@ -233,11 +306,6 @@ pub(crate) fn drain_policy(policy: DriftPolicy) -> DriftPolicy {
 
 fn since(what: &Revalidation) -> Timestamp {
     what.since.unwrap_or(Place::start().acquired_at)
-}
-
-fn advance(own: &CheckpointKey, config_rev: i64, page_seq: i64, state: State) -> Advance {
-    let state = to_raw_value(&state).expect("numbers are JSON").get().to_owned();
-    Advance { key: own.clone(), page_seq, config_rev, state, is_exact: true }
 }
 
 /// Work on many records, away from the async threads.
@@ -260,10 +328,11 @@ fn judge_all(
     preparer: &mut Preparer,
     records: Vec<StoredRow>,
     key: Option<&RecordKey>,
+    next: State,
 ) -> Result<Judged, Box<Refused>> {
     // What is stored stays what it is, whatever its size: for the bytes of a record that goes, and for tombstones.
     let mut canonicaliser = Canonicaliser::new(Limits::NONE);
-    let mut judged = Judged { kept: Vec::with_capacity(records.len()), rejected: Vec::new(), warned: 0 };
+    let mut judged = Judged { kept: Vec::with_capacity(records.len()), rejected: Vec::new(), warned: 0, next };
     for record in records {
         let StoredRow { id, raw_data, metadata, data_hash, key_hash, version, is_deleted } = record;
         let found = (data_hash, key_hash, version);
@@ -282,6 +351,7 @@ fn judge_all(
                     bad.raw = canonical.text.as_bytes().to_vec();
                     bad.raw_length = bad.raw.len() as u64;
                 }
+                bad.position = format!("{{\"acquired_data\":{id},{}", &bad.position[1..]);
                 judged.rejected.push((id, bad));
             }
             None => {

@@ -15,12 +15,12 @@ use support::failpoint::{Failpoint, Side};
 use support::{Bench, json};
 use uuid::Uuid;
 
-async fn claim(bench: &Bench, since: Option<Timestamp>) -> ClaimedTask {
+async fn claim(bench: &Bench, since: Option<Timestamp>, applies: bool) -> ClaimedTask {
     let source_id = bench.source_id;
     let claim = bench.db.write(move |conn| {
         Box::pin(async move {
             let now = Clock::system().now();
-            let payload = tasks::only_stored(since);
+            let payload = tasks::only_stored(since, applies);
             let new = NewTask { payload, ..NewTask::manual(LaneKind::Source, source_id, now) };
             tasks::enqueue(conn, &new, now).await?;
             tasks::claim(conn, Queue::Acquisition, Uuid::new_v4(), 1, now).await
@@ -30,9 +30,13 @@ async fn claim(bench: &Bench, since: Option<Timestamp>) -> ClaimedTask {
 }
 
 async fn revalidate(bench: &Bench, since: Option<Timestamp>) -> Result<TaskOutcome, TaskError> {
+    run(bench, since, true).await
+}
+
+async fn run(bench: &Bench, since: Option<Timestamp>, applies: bool) -> Result<TaskOutcome, TaskError> {
     // The source itself is not there any more.
     let _ = std::fs::remove_file(bench.dir.path().join("data.ndjson"));
-    let task = claim(bench, since).await;
+    let task = claim(bench, since, applies).await;
     let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
     let result = bench.handler().run(task.clone(), ctx).await;
     bench.abandon(&task).await;
@@ -41,6 +45,11 @@ async fn revalidate(bench: &Bench, since: Option<Timestamp>) -> Result<TaskOutco
 
 async fn done(bench: &Bench) -> Value {
     serde_json::from_str(revalidate(bench, None).await.unwrap().result.get()).unwrap()
+}
+
+/// What a task says that only looks.
+async fn reported(bench: &Bench) -> Value {
+    serde_json::from_str(run(bench, None, false).await.unwrap().result.get()).unwrap()
 }
 
 /// Replaces what stands behind `path` in the config of a source.
@@ -92,6 +101,13 @@ async fn quarantined(bench: &Bench) -> Vec<(String, String, String)> {
     rows.iter().map(one).collect()
 }
 
+async fn positions(bench: &Bench) -> Vec<Value> {
+    let mut reader = bench.db.read().await.unwrap();
+    let sql = "select position from quarantine where source_id = $1 order by id";
+    let rows = reader.conn().fetch_all(sql, &[bench.source_id.into()]).await.unwrap();
+    rows.iter().map(|row| serde_json::from_str(row.json("position").unwrap().get()).unwrap()).collect()
+}
+
 async fn assert_holds(bed: &TestDb) {
     for verdict in check(&mut bed.snapshot().await, true).await.unwrap() {
         assert!(verdict.holds(), "{}: {verdict:?}", bed.name);
@@ -113,11 +129,35 @@ async fn what_breaks_a_new_rule_goes_to_quarantine_and_comes_back_without_it() {
             r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":3},{"field":"n","unique":true}]}"#,
         )
         .await;
+        let told = reported(&bench).await;
+        let report = &told["report"];
+        assert_eq!((&told["read"], &told["quarantined"]), (&20.into(), &0.into()), "{}: {told}", bed.name);
+        assert_eq!(
+            (&report["unchanged"], &report["quarantined"], &report["reasons"]),
+            (&16.into(), &4.into(), &serde_json::json!({"rule": 4})),
+            "{}: {told}",
+            bed.name
+        );
+        let examples = report["examples"].as_array().unwrap();
+        let english = examples[0]["detail"]["english"].as_str().unwrap();
+        assert!(
+            examples.len() == 4 && examples[0]["reason"] == "rule" && english.contains("/n"),
+            "{}: {told}",
+            bed.name
+        );
+        assert_eq!((bench.stored().await.len(), quarantined(&bench).await.len()), (20, 0), "{}: only told", bed.name);
         let judged = done(&bench).await;
         assert_eq!(
             (&judged["read"], &judged["unchanged"], &judged["quarantined"]),
             (&20.into(), &16.into(), &4.into()),
             "{}: {judged}",
+            bed.name
+        );
+        let position = positions(&bench).await.remove(0);
+        assert_eq!(
+            (&position["acquired_data"], &position["line"]),
+            (&examples[0]["id"], &5.into()),
+            "{}: {position}",
             bed.name
         );
         assert_eq!(bench.stored().await.len(), 16, "{}", bed.name);
@@ -131,6 +171,14 @@ async fn what_breaks_a_new_rule_goes_to_quarantine_and_comes_back_without_it() {
         assert_eq!((&again["unchanged"], &again["quarantined"]), (&16.into(), &0.into()), "{}: {again}", bed.name);
 
         configure(&bench, r#","dedupe":"hash""#).await;
+        let told = reported(&bench).await;
+        assert_eq!(
+            (&told["report"]["unchanged"], &told["report"]["replayed"], &told["read"]),
+            (&16.into(), &4.into(), &20.into()),
+            "{}: {told}",
+            bed.name
+        );
+        assert_eq!(bench.stored().await.len(), 16, "{}: only told", bed.name);
         let back = done(&bench).await;
         assert_eq!(
             (&back["unchanged"], &back["replayed"], &back["stored"], &back["read"]),
@@ -179,7 +227,13 @@ async fn a_new_key_tells_records_apart_as_reading_them_so_would_have() {
             bench.run().await.unwrap();
             let ids: Vec<i64> = identities(&bench).await.into_iter().map(|(id, ..)| id).collect();
             configure(&bench, after).await;
+            let told_before = reported(&bench).await;
+            assert_eq!(identities(&bench).await.len(), ids.len(), "{told}: only told");
             let result = done(&bench).await;
+            for name in ["quarantined", "changed", "unchanged"] {
+                let done = result.get(name).cloned().unwrap_or(0.into());
+                assert_eq!(told_before["report"][name], done, "{told}: {name} of {told_before}, {result}");
+            }
             let found = identities(&bench).await;
             assert!(found.iter().all(|(id, ..)| ids.contains(id)), "{told}: {found:?}");
 
@@ -198,6 +252,8 @@ async fn a_new_key_tells_records_apart_as_reading_them_so_would_have() {
             assert_holds(&bed).await;
             let again = done(&bench).await;
             assert_eq!(again.get("changed"), None, "{told}: {again}");
+            let report = reported(&bench).await;
+            assert_eq!(report["report"]["changed"], 0, "{told}: {report}");
         }
     }
 }
@@ -257,8 +313,82 @@ async fn a_batch_that_is_refused_stays_as_it_is_and_says_where() {
         let result: Value = serde_json::from_str(refused.result.unwrap().get()).unwrap();
         assert_eq!((&result["read"], &result["quarantined"]), (&2.into(), &0.into()), "{}: {result}", bed.name);
         assert_eq!(bench.stored().await.len(), 4, "{}", bed.name);
+        let told = reported(&bench).await;
+        assert_eq!(
+            (&told["read"], &told["report"]["quarantined"]),
+            (&4.into(), &1.into()),
+            "{}: a report tells of all: {told}",
+            bed.name
+        );
         assert_holds(&bed).await;
     }
+}
+
+#[tokio::test]
+async fn of_a_source_without_records_there_is_nothing_to_tell_or_do() {
+    for bed in databases().await {
+        let bench = Bench::new(&bed.db, r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":1}]}"#).await;
+        let told = reported(&bench).await;
+        assert_eq!((&told["read"], &told["report"]["quarantined"]), (&0.into(), &0.into()), "{}: {told}", bed.name);
+        assert_eq!(done(&bench).await["read"], 0, "{}", bed.name);
+        assert_holds(&bed).await;
+    }
+}
+
+/// A process that dies while it reports: another one goes on, and nothing is counted twice.
+async fn every_commit_of_a_report(bed: TestDb) {
+    let lines: Vec<String> = (0..10).map(|n| format!(r#"{{"id":{n},"n":{}}}"#, n % 3)).collect();
+    let mut at = 0;
+    loop {
+        let mut has_fired = false;
+        for side in [Side::Before, Side::After] {
+            let told = format!("{} commit {at} {side:?}", bed.name);
+            let rules = r#","dedupe":"hash","validation":{"rules":[{"field":"n","max":1}]}"#;
+            let bench = Bench::new(&bed.db.with_page_rows(3), rules).await;
+            bench.write_file(&lines);
+            bench.run().await.unwrap();
+            configure(&bench, r#","dedupe":"hash","validation":{"rules":[{"field":"n","min":1}]}"#).await;
+            let task = claim(&bench, None, false).await;
+            let failpoint = Failpoint::new(at, side, true);
+            let dying = bench.handler_on(&bench.db.with_commit_hook(failpoint.clone()));
+            let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
+            let mut outcome = tokio::select! {
+                biased;
+                () = failpoint.death() => None,
+                outcome = dying.run(task.clone(), ctx) => outcome.ok(),
+            };
+            let mut last = task;
+            if failpoint.has_fired() {
+                has_fired = true;
+                last = bench.take_over(&last).await;
+                let ctx = TaskContext::new(bench.db.clone(), last.task.id, last.fence);
+                outcome = Some(bench.handler().run(last.clone(), ctx).await.unwrap());
+            }
+            bench.abandon(&last).await;
+            let result: Value = serde_json::from_str(outcome.unwrap().result.get()).unwrap();
+            let report = &result["report"];
+            let found = ["unchanged", "quarantined", "replayed"].map(|name| report[name].clone());
+            assert_eq!(found, [3, 4, 3].map(Value::from), "{told}: {result}");
+            assert_eq!(report["examples"].as_array().unwrap().len(), 4, "{told}: {result}");
+            assert_eq!(bench.stored().await.len(), 7, "{told}");
+        }
+        if !has_fired {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 4, "{}: {at} commits", bed.name);
+    assert_holds(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_at_any_commit_of_a_report_counts_nothing_twice_on_sqlite() {
+    every_commit_of_a_report(matome_testbed::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_at_any_commit_of_a_report_counts_nothing_twice_on_postgres() {
+    every_commit_of_a_report(matome_testbed::postgres().await).await;
 }
 
 /// Each commit fails once before it happens and once after, in a process that dies of it; another one takes over.
@@ -279,7 +409,7 @@ async fn every_commit(bed: TestDb) {
             assert_eq!(bench.stored().await.len(), 7, "{told}");
             // What was bad is good, what was good is bad, and all of it is told apart by another key.
             configure(&bench, r#","key":"id","validation":{"rules":[{"field":"n","min":1}]}"#).await;
-            let task = claim(&bench, None).await;
+            let task = claim(&bench, None, true).await;
             let failpoint = Failpoint::new(at, side, true);
             let dying = bench.handler_on(&bench.db.with_commit_hook(failpoint.clone()));
             let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);

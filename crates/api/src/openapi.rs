@@ -337,6 +337,10 @@ fn schemas() -> Value {
             "priority": crate::tasks::run_priority(),
         }},
         "DataSourceRevalidateRequest": {"type": "object", "properties": {
+            "apply": {
+                "type": "boolean", "default": false,
+                "description": "Do it; else the `result` of the task only says what would be done, under `report`.",
+            },
             "since": {
                 "type": ["string", "null"], "format": "date-time", "default": null,
                 "description": "Only records that were acquired, or put into quarantine, at this time or later.",

@@ -102,7 +102,8 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         "/api/acquisition/sources/{id}/revalidate/",
         "Data Source Revalidate",
         "acquisition_sources_revalidate",
-        "Judge what is stored by the config of today, and try what is in quarantine again; nothing is read from the source.",
+        "Tell what the config of today would make of what is stored and of what is in quarantine; with `apply` do it. Nothing \
+         is read from the source.",
         202,
         Answer::One("AcquisitionTask"),
     );
@@ -548,10 +549,11 @@ async fn revalidate_source(call: Call) -> Result<Response> {
         },
         Given::Absent | Given::Null => None,
     };
+    let apply = fields.boolean("apply").or(false);
     let priority = fields.choice("priority", false, Priority::parse).or(Priority::High);
     let errors = fields.errors;
     let id = runnable(&call, errors).await?;
-    start(&call, id, priority, tasks::only_stored(since)).await
+    start(&call, id, priority, tasks::only_stored(since, apply)).await
 }
 
 /// The id of a source that can be run, when nothing is wrong with the request either.

@@ -312,6 +312,13 @@ catalogue! {
     Quarantined { n } =>
         "{n} records went to quarantine; see `matome quarantine list`",
         "{n} 件のレコードが隔離されました。`matome quarantine list` で見られます";
+    WouldGo { id, detail } => "record {id} would go to quarantine: {detail}", "レコード {id} は隔離されます: {detail}";
+    WouldBecome { name, unchanged, changed, quarantined, reasons, replayed } =>
+        "nothing was changed. By the config of today {unchanged} records would stay as they are, {changed} would change, \
+         {quarantined} would go to quarantine{reasons}, and {replayed} would come back from it; \
+         `matome source revalidate {name} --apply` does it",
+        "何も変えていません。今の config では {unchanged} 件がそのままで、{changed} 件が変わり、{quarantined} 件が隔離され{reasons}、\
+         隔離から {replayed} 件が戻ります。実行するには: `matome source revalidate {name} --apply`";
     DeletesWithheld =>
         "what the source no longer has cannot be told, and no key was marked as deleted: a record in quarantine has no readable \
          key, or something of the source was passed over",

@@ -165,6 +165,15 @@ async fn what_is_stored_is_judged_again_without_its_source() {
         home.ok(&["source", "set", "stock", "--set", r#"validation={"rules":[{"field":"n","max":10}]}"#]);
         let (code, said) = run(&["source", "revalidate", "stock", "--wait", "--strict"]);
         assert_eq!(code, Some(8), "{}: {said}", home.name);
+        assert!(
+            said.contains("2 records would stay") && said.contains("1 would go to quarantine (rule 1)"),
+            "{}: {said}",
+            home.name
+        );
+        assert!(said.contains("/n: 20") && said.contains("revalidate stock --apply"), "{}: {said}", home.name);
+        assert_eq!(count("").await, 3, "{}: only told", home.name);
+        let (code, said) = run(&["source", "revalidate", "stock", "--apply", "--wait", "--strict"]);
+        assert_eq!(code, Some(8), "{}: {said}", home.name);
         assert!(said.contains("1 records went to quarantine"), "{}: {said}", home.name);
         assert_eq!(count("").await, 2, "{}", home.name);
 
@@ -181,7 +190,9 @@ async fn what_is_stored_is_judged_again_without_its_source() {
             "--on-change",
             "full",
         ]);
-        let (code, said) = run(&["source", "revalidate", "stock", "--wait", "-o", "json"]);
+        let (code, said) = run(&["source", "revalidate", "stock", "--wait"]);
+        assert!(code == Some(0) && said.contains("1 would come back from it"), "{}: {said}", home.name);
+        let (code, said) = run(&["source", "revalidate", "stock", "--apply", "--wait", "-o", "json"]);
         assert_eq!(code, Some(0), "{}: {said}", home.name);
         let task: Value = serde_json::from_str(said.trim()).unwrap();
         let result = &task["result"];
@@ -200,7 +211,10 @@ async fn what_is_stored_is_judged_again_without_its_source() {
         let path = format!("/api/acquisition/sources/{stock}/revalidate/");
         let (status, wrong) = server.send("POST", &path, Some(json!({ "since": "soon" }))).await;
         assert!(status == 400 && wrong["since"].is_array(), "{}: {wrong}", home.name);
-        let (status, accepted) = server.send("POST", &path, Some(json!({ "since": "2020-01-01" }))).await;
+        let (status, wrong) = server.send("POST", &path, Some(json!({ "apply": "perhaps" }))).await;
+        assert!(status == 400 && wrong["apply"].is_array(), "{}: {wrong}", home.name);
+        let asked = json!({ "since": "2020-01-01", "apply": true });
+        let (status, accepted) = server.send("POST", &path, Some(asked)).await;
         assert_eq!(status, 202, "{}: {accepted}", home.name);
         let task = server.ended(&format!("/api/acquisition/tasks/{}/", accepted["id"])).await;
         assert_eq!((&task["status"], &task["result"]["unchanged"]), (&json!("succeeded"), &json!(3)), "{task}");

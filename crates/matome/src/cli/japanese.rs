@@ -370,9 +370,10 @@ const TEXTS: &[(&str, &str)] = &[
         "来なかったキーに削除の印を付ける。半分を超えるときも付ける",
     ),
     (
-        "Judges what is stored by the config of today, without reading the source: what breaks its rules goes to quarantine, what is there and fits now comes back, and a new key tells records apart",
-        "保存したものを今の config で判定し直します。データソースは読みません。規則に合わないものは隔離し、隔離にあって今は合うものを戻し、新しいキーでレコードを区別します",
+        "Tells what the config of today would make of what is stored, without reading the source, and with --apply does it: what breaks its rules goes to quarantine, what is there and fits now comes back, and a new key tells records apart",
+        "保存したものが今の config でどうなるかを、データソースを読まずに示します。--apply を付けると実行します。規則に合わないものは隔離し、隔離にあって今は合うものを戻し、新しいキーでレコードを区別します",
     ),
+    ("Does what is told without it", "付けないときに示すことを実行します"),
     (
         "Only records that were acquired, or put into quarantine, at this time or later",
         "この時刻以降に取得または隔離したレコードだけ",

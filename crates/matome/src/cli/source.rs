@@ -116,12 +116,16 @@ pub enum SourceCommand {
         #[arg(long)]
         confirm_deletes: bool,
     },
-    /// Judges what is stored by the config of today, without reading the source: what breaks its rules goes to quarantine, what
-    /// is there and fits now comes back, and a new key tells records apart.
-    #[command(after_help = "Example:\n  matome source revalidate orders --since 2026-01-01T00:00:00Z --wait")]
+    /// Tells what the config of today would make of what is stored, without reading the source, and with --apply does it: what
+    /// breaks its rules goes to quarantine, what is there and fits now comes back, and a new key tells records apart.
+    #[command(after_help = "Examples:\n  matome source revalidate orders --wait\n  \
+        matome source revalidate orders --apply --since 2026-01-01T00:00:00Z --wait")]
     Revalidate {
         #[command(flatten)]
         run: RunTarget,
+        /// Does what is told without it.
+        #[arg(long)]
+        apply: bool,
         /// Only records that were acquired, or put into quarantine, at this time or later.
         #[arg(long, value_name = "TIME")]
         since: Option<String>,

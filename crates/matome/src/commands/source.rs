@@ -139,8 +139,8 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             }
             super::run(&run, console, SOURCES, "run", &options).await?;
         }
-        SourceCommand::Revalidate { run, since } => {
-            let mut options = json!({});
+        SourceCommand::Revalidate { run, apply, since } => {
+            let mut options = json!({ "apply": apply });
             for (option, given) in [("since", &since), ("priority", &run.priority)] {
                 if let Some(text) = given {
                     options[option] = text.as_str().into();

@@ -1,6 +1,10 @@
 //! Waiting for a task, with progress for people.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use matome_model::field_error::Words;
+use serde::Deserialize;
 
 use crate::cli::OutputArgs;
 use crate::client::Client;
@@ -98,6 +102,61 @@ async fn until_ended(client: &Client, console: &Console, path: &str, name: &str)
     }
 }
 
+/// What judging anew would do, as the result of a task tells it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Report {
+    unchanged: u64,
+    changed: u64,
+    quarantined: u64,
+    replayed: u64,
+    reasons: BTreeMap<String, u64>,
+    examples: Vec<Example>,
+}
+
+/// A record that would go to quarantine.
+#[derive(Debug, Deserialize)]
+struct Example {
+    id: i64,
+    detail: Words,
+}
+
+/// Examples that are told; the others are in the result.
+const TOLD: usize = 3;
+
+fn report(task: &Row) -> Option<Report> {
+    #[derive(Deserialize)]
+    struct Task {
+        result: Reported,
+    }
+    #[derive(Deserialize)]
+    struct Reported {
+        report: Report,
+    }
+    serde_json::from_str::<Task>(task.get()).ok().map(|task| task.result.report)
+}
+
+fn tell(console: &Console, name: String, report: &Report, strict: bool) -> Result<(), Failure> {
+    for Example { id, detail } in report.examples.iter().take(TOLD) {
+        console.notice(Message::WouldGo { id: id.to_string(), detail: console.text(detail.clone()) });
+    }
+    let reasons: Vec<String> = report.reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    let told = Message::WouldBecome {
+        name,
+        unchanged: report.unchanged.to_string(),
+        changed: report.changed.to_string(),
+        quarantined: report.quarantined.to_string(),
+        reasons,
+        replayed: report.replayed.to_string(),
+    };
+    if strict && report.quarantined > 0 {
+        return Err(Failure::new(Exit::Partial, told));
+    }
+    console.notice(told);
+    Ok(())
+}
+
 fn outcome(console: &Console, name: &str, task: &Row, strict: bool) -> Result<(), Failure> {
     let field = |path: &[&str]| value_at(task.get(), path);
     let (id, name) = (field(&["id"]).unwrap_or_default(), name.to_owned());
@@ -105,6 +164,9 @@ fn outcome(console: &Console, name: &str, task: &Row, strict: bool) -> Result<()
         Some("succeeded") => {
             if field(&["result", "deletes_withheld"]).is_some_and(|why| !why.is_empty()) {
                 console.notice(Message::DeletesWithheld);
+            }
+            if let Some(report) = report(task) {
+                return tell(console, name, &report, strict);
             }
             if let Some(n) = field(&["result", "quarantined"]).filter(|n| n != "0") {
                 let told = Message::Quarantined { n };

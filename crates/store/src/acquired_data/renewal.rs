@@ -34,6 +34,9 @@ const MOST_COPIES: i64 = 10_000;
 /// The purpose of a checkpoint that goes through what is stored.
 pub const REVALIDATION: &str = "revalidation";
 
+/// The purpose of a checkpoint that goes through what is stored and leaves all of it as it is.
+pub const REVALIDATION_REPORT: &str = "revalidation_report";
+
 /// A record as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredRow {
@@ -379,6 +382,36 @@ pub async fn commit(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<RenewalCo
     Ok(counts)
 }
 
+/// Moves on the checkpoint of a task that looks at what is stored and changes nothing; `progress` is what the task shows.
+///
+/// # Errors
+/// As [`commit`].
+pub async fn pass(
+    conn: &mut Conn<'_>,
+    fence: &Fence,
+    step: &Advance,
+    progress: &RawValue,
+    now: Timestamp,
+) -> Result<()> {
+    lease::lock(conn, fence).await?;
+    checkpoints::advance(conn, step, 0, false, fence.lease_epoch, now).await?;
+    tasks::made_progress(conn, fence, Some(progress)).await
+}
+
+/// How many of these records of one source stream, in the order of their ids, would get another hash, identity or version, as
+/// long as those before them keep what they have.
+///
+/// # Errors
+/// When the database refuses a statement or is gone.
+pub async fn count_changes(
+    conn: &mut Conn<'_>,
+    (source_id, stream): (i64, &str),
+    dedupe: Dedupe,
+    kept: &[Kept],
+) -> Result<u64> {
+    Ok(as_u64(changes(conn, source_id, stream, dedupe, kept).await?.len()))
+}
+
 /// Moves records of the quarantine into the inbox for a task that goes through them, with its checkpoint.
 ///
 /// # Errors
@@ -397,24 +430,34 @@ pub async fn take_in(
     checkpoints::advance(conn, step, 0, false, fence.lease_epoch, now).await
 }
 
-/// Gives the records of a page what they should have; returns how many had something else.
-async fn renew(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<usize> {
-    let (source_id, stream) = (page.checkpoint.key.source_id, page.checkpoint.key.stream.as_str());
-    let dedupe = page.dedupe;
-    let doubtful = || page.kept.iter().filter(|kept| kept.is_doubtful(dedupe));
+/// The records that have something else than they should have, with what that is.
+async fn changes<'k>(
+    conn: &mut Conn<'_>,
+    source_id: i64,
+    stream: &str,
+    dedupe: Dedupe,
+    all: &'k [Kept],
+) -> Result<Vec<(&'k Kept, Identity)>> {
+    let doubtful = || all.iter().filter(|kept| kept.is_doubtful(dedupe));
     let affected: HashSet<Key> = doubtful().flat_map(|kept| kept.keys(dedupe)).collect();
     let is_meant = |kept: &&Kept| {
         (dedupe == Dedupe::Key || !kept.content.is_deleted)
             && (kept.is_doubtful(dedupe) || kept.keys(dedupe).any(|key| affected.contains(&key)))
     };
-    let meant: Vec<&Kept> = page.kept.iter().filter(is_meant).collect();
+    let meant: Vec<&Kept> = all.iter().filter(is_meant).collect();
     let contents: Vec<Content> = meant.iter().map(|kept| kept.content).collect();
     let identities = identities(conn, source_id, stream, dedupe, &contents).await?;
     let differs = |(kept, identity): &(&Kept, Identity)| {
         let (hash, key, version) = &kept.found;
         *hash != kept.content.hash.map(encode_hex) || *key != identity.0 || *version != i64::from(identity.1)
     };
-    let changed: Vec<(&Kept, Identity)> = meant.into_iter().zip(identities).filter(differs).collect();
+    Ok(meant.into_iter().zip(identities).filter(differs).collect())
+}
+
+/// Gives the records of a page what they should have; returns how many had something else.
+async fn renew(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<usize> {
+    let (source_id, stream) = (page.checkpoint.key.source_id, page.checkpoint.key.stream.as_str());
+    let changed = changes(conn, source_id, stream, page.dedupe, &page.kept).await?;
     let Some(last) = page.kept.last().filter(|_| !changed.is_empty()) else { return Ok(0) };
 
     // What comes later under one of these identities is looked at later, and told apart then.

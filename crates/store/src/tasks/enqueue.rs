@@ -72,11 +72,14 @@ impl NewTask {
 /// Payload of a task that reads what waits in the inbox of its source stream, and nothing else.
 pub const ONLY_INBOX: &str = r#"{"only":"inbox"}"#;
 
-/// Payload of a task that goes through what is stored of its source, from a time on if one is given, and reads nothing.
+/// Payload of a task that goes through what is stored of its source, from a time on if one is given, and reads nothing. It judges
+/// that by the config of today if `applies`, else it tells what that would do.
 #[must_use]
-pub fn only_stored(since: Option<Timestamp>) -> Box<RawValue> {
+pub fn only_stored(since: Option<Timestamp>, applies: bool) -> Box<RawValue> {
     let since = since.map(|since| format!(",\"since\":\"{}\"", iso8601(since))).unwrap_or_default();
-    RawValue::from_string(format!("{{\"only\":\"stored\"{since}}}")).expect("it is JSON")
+    // A word of its own: a worker of a version that knows no reports must not take one for the deed.
+    let only = if applies { "stored" } else { "report" };
+    RawValue::from_string(format!("{{\"only\":\"{only}\"{since}}}")).expect("it is JSON")
 }
 
 /// What became of a task to be accepted.
