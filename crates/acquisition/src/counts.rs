@@ -40,7 +40,7 @@ pub(crate) struct Counts {
     /// Stored records that were looked at again and are as they were.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) unchanged: u64,
-    /// Those that got another hash, identity or version.
+    /// Those that got another content, identity or version.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) changed: u64,
     /// Keys that the source had no more, each with its tombstone; only sources with `deletes` have any.

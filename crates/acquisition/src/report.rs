@@ -31,7 +31,7 @@ pub(crate) struct Reported {
 struct Report {
     /// Records that would stay as they are.
     unchanged: u64,
-    /// Those that would get another hash, identity or version.
+    /// Those that would get another content, identity or version.
     changed: u64,
     /// Those that would go to quarantine.
     quarantined: u64,

@@ -26,11 +26,16 @@ pub(crate) fn read_again(rows: Option<&RowReader>, put_aside: PutAside<'_>) -> I
     let position = position(told);
     let reason = QuarantineReason::ALL.iter().find(|known| known.as_str() == reason);
     let (Some(rows), Some(&reason), true) = (rows, reason, is_kept) else { return Item::Record { raw, position } };
-    // Of a row that could be taken apart its object is kept; the others are as they were in the source, whatever they look like.
+    // Of a row that could be taken apart its object is kept, with the values of that time; the others are as they were in the
+    // source, whatever they look like.
     let is_row =
         matches!(reason, QuarantineReason::CsvWidth | QuarantineReason::CsvQuote | QuarantineReason::InvalidXml);
     if !is_row && is_object(&raw) {
-        return Item::Record { raw, position };
+        let retyped = std::str::from_utf8(&raw).map_or(Ok(None), |record| rows.retype(record));
+        return match retyped {
+            Ok(retyped) => Item::Record { raw: retyped.unwrap_or(raw), position },
+            Err((reason, detail)) => Item::Rejected { raw, reason, detail, position, fields: None },
+        };
     }
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -58,7 +63,8 @@ mod tests {
 
     #[test]
     fn what_is_corrected_or_an_object_is_json_and_the_rest_is_a_row() {
-        let config = validate_config(SourceType::File, r#"{"path":"a.csv","quote":false}"#).unwrap();
+        let config = r#"{"path":"a.csv","quote":false,"types":{"n":"integer"}}"#;
+        let config = validate_config(SourceType::File, config).unwrap();
         let ParsedConfig::File(_) = &config else { panic!("{config:?}") };
         let rows = config.row_reader();
         let told = RawValue::from_string(r#"{"document":"a.csv","fields":["s"],"line":2}"#.to_owned()).unwrap();
@@ -66,6 +72,8 @@ mod tests {
             (r#"{"a":1}"#, "csv_quote", true, Some(r#"{"s":"{\"a\":1}"}"#)),
             (r#"{"a":1}"#, "csv_quote", false, Some(r#"{"a":1}"#)),
             (r#"{"a":1}"#, "rule", true, Some(r#"{"a":1}"#)),
+            (r#"{"n":"1"}"#, "rule", true, Some(r#"{"n":1}"#)),
+            (r#"{"n":"1"}"#, "rule", false, Some(r#"{"n":"1"}"#)),
             ("x", "invalid_utf8", true, Some(r#"{"s":"x"}"#)),
             ("x,y", "csv_width", true, None),
         ] {

@@ -37,7 +37,7 @@ pub(crate) struct Revalidation {
     pub(crate) dedupe: Dedupe,
     pub(crate) record_key: Option<RecordKey>,
     pub(crate) quality: Quality,
-    /// What reads rows that could not be read.
+    /// What reads rows that could not be read, and the values of those that were.
     pub(crate) rows: Option<RowReader>,
     /// Only what was acquired, or put aside, at this time or later.
     pub(crate) since: Option<Timestamp>,
@@ -205,9 +205,9 @@ impl AcquisitionHandler {
             Some(last) => State { record: last.id, ..state },
             None => State { are_records_done: true, ..state },
         };
-        let key = what.record_key.clone();
-        let (judged, preparer) =
-            off_threads(preparer, move |preparer| judge_all(preparer, records, key.as_ref(), next)).await?;
+        let (key, rows) = (what.record_key.clone(), what.rows.clone());
+        let work = move |preparer: &mut Preparer| judge_all(preparer, records, key.as_ref(), rows.as_ref(), next);
+        let (judged, preparer) = off_threads(preparer, work).await?;
         Ok((judged.map_err(|refused| from_refused(*refused))?, preparer))
     }
 
@@ -328,6 +328,7 @@ fn judge_all(
     preparer: &mut Preparer,
     records: Vec<StoredRow>,
     key: Option<&RecordKey>,
+    rows: Option<&RowReader>,
     next: State,
 ) -> Result<Judged, Box<Refused>> {
     // What is stored stays what it is, whatever its size: for the bytes of a record that goes, and for tombstones.
@@ -336,14 +337,25 @@ fn judge_all(
     for record in records {
         let StoredRow { id, raw_data, metadata, data_hash, key_hash, version, is_deleted } = record;
         let found = (data_hash, key_hash, version);
+        let retyped = rows.map_or(Ok(None), |rows| rows.retype(raw_data.get()));
         if is_deleted {
-            let canonical = canonicaliser.canonicalise(raw_data.get().as_bytes()).ok();
+            let retyped = retyped.ok().flatten();
+            let raw = retyped.as_deref().unwrap_or(raw_data.get().as_bytes());
+            let canonical = canonicaliser.canonicalise(raw).ok();
+            let text = canonical.as_ref().filter(|_| retyped.is_some()).map(|canonical| canonical.text.to_owned());
             let key = canonical.and_then(|canonical| key.and_then(|key| key.identity(canonical.text).ok()));
-            judged.kept.push(Kept { content: Content { id, hash: None, key, is_deleted }, found });
+            judged.kept.push(Kept { content: Content { id, hash: None, key, is_deleted }, text, found });
             continue;
         }
         let mut page = preparer.begin(1, 0);
-        preparer.record(&mut page, raw_data.get().as_bytes().to_vec(), position(&metadata), None)?;
+        let (position, raw) = (position(&metadata), raw_data.get().as_bytes().to_vec());
+        let is_retyped = matches!(retyped, Ok(Some(_)));
+        match retyped {
+            Ok(retyped) => preparer.record(&mut page, retyped.unwrap_or(raw), position, None)?,
+            Err((reason, detail)) => {
+                preparer.reject(&mut page, Item::Rejected { raw, reason, detail, position, fields: None });
+            }
+        }
         match page.quarantined.pop() {
             Some(mut bad) => {
                 // As it came or nearly so: the database may have put spaces between.
@@ -357,7 +369,8 @@ fn judge_all(
             None => {
                 let record = page.records.get(0);
                 let content = Content { id, hash: Some(*record.hash), key: record.key, is_deleted };
-                judged.kept.push(Kept { content, found });
+                let text = is_retyped.then(|| record.text.to_owned());
+                judged.kept.push(Kept { content, text, found });
                 judged.warned += page.told.warned;
             }
         }

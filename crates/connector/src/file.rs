@@ -30,6 +30,7 @@ mod reader;
 mod roots;
 mod rotation;
 mod row;
+mod stored;
 mod table;
 mod text;
 mod xls;

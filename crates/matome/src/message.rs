@@ -239,9 +239,14 @@ catalogue! {
          stores what comes otherwise beside it; matome source reset {name} --data removes it first",
         "保存済みのレコードは読んだときのままで、{options} の変更はこれから読むものにだけ効きます。matome source run {name} --full は\
          すべてを読み直し、違う値になったものを隣に保存します。先に取り除くには: matome source reset {name} --data";
+    StoredAsTyped { name } =>
+        "what is stored keeps its types until `matome source revalidate {name} --apply`; without --apply that tells what would change",
+        "保存済みのレコードの型は `matome source revalidate {name} --apply` まで変わりません。--apply を付けなければ、何が変わるかを示します";
     JudgedNotRead { name } =>
-        "what is stored is judged, not read anew: a change of types, encoding and the like reaches it by matome source run {name} --full",
-        "保存済みのものは判定するだけで、読み直しません。型やエンコーディングなどの変更を反映するには: matome source run {name} --full";
+        "what is stored is judged, and texts in it get the `types` of today; a change of encoding, delimiter and the like reaches it by \
+         matome source run {name} --full",
+        "保存済みのものを判定し、文字列を今の `types` で読みます。エンコーディングや区切り文字などの変更を反映するには: \
+         matome source run {name} --full";
 
     // Asking and answering.
     AddSource { name } => "add source `{name}` with this", "データソース `{name}` をこの内容で追加します";
@@ -313,12 +318,13 @@ catalogue! {
         "{n} records went to quarantine; see `matome quarantine list`",
         "{n} 件のレコードが隔離されました。`matome quarantine list` で見られます";
     WouldGo { id, detail } => "record {id} would go to quarantine: {detail}", "レコード {id} は隔離されます: {detail}";
-    WouldBecome { name, unchanged, changed, quarantined, reasons, replayed } =>
-        "nothing was changed. By the config of today {unchanged} records would stay as they are, {changed} would change, \
-         {quarantined} would go to quarantine{reasons}, and {replayed} would come back from it; \
-         `matome source revalidate {name} --apply` does it",
-        "何も変えていません。今の config では {unchanged} 件がそのままで、{changed} 件が変わり、{quarantined} 件が隔離され{reasons}、\
-         隔離から {replayed} 件が戻ります。実行するには: `matome source revalidate {name} --apply`";
+    WouldBecome { unchanged, changed, quarantined, replayed } =>
+        "by the config of today {unchanged} records would stay as they are, {changed} would change, \
+         {quarantined} would go to quarantine, and {replayed} would come back from it",
+        "今の config では {unchanged} 件がそのままで、{changed} 件が変わり、{quarantined} 件が隔離され、隔離から {replayed} 件が戻ります";
+    ApplyIt { name } =>
+        "nothing was changed; `matome source revalidate {name} --apply` does it",
+        "何も変えていません。実行するには: `matome source revalidate {name} --apply`";
     DeletesWithheld =>
         "what the source no longer has cannot be told, and no key was marked as deleted: a record in quarantine has no readable \
          key, or something of the source was passed over",

@@ -210,7 +210,8 @@ fn a_change_of_how_values_are_read_says_that_stored_ones_stay() {
     home.ok(&["source", "add", "orders", "--path", "orders.csv"]);
     let said = |args: &[&str]| String::from_utf8_lossy(&home.run(args).stderr).into_owned();
     let told = said(&["source", "set", "orders", "--set", r#"types={"n":"integer"}"#, "--unset", "encoding"]);
-    assert!(told.contains("`types`, `encoding` reaches only") && told.contains("run orders --full"), "{told}");
+    assert!(told.contains("`encoding` reaches only") && told.contains("run orders --full"), "{told}");
+    assert!(told.contains("revalidate orders --apply"), "{told}");
     assert!(!said(&["source", "set", "orders", "--set", "timeout_secs=5"]).contains("--full"));
     assert!(said(&["source", "revalidate", "orders"]).contains("run orders --full"));
 }

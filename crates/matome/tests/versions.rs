@@ -166,7 +166,7 @@ async fn what_is_stored_is_judged_again_without_its_source() {
         let (code, said) = run(&["source", "revalidate", "stock", "--wait", "--strict"]);
         assert_eq!(code, Some(8), "{}: {said}", home.name);
         assert!(
-            said.contains("2 records would stay") && said.contains("1 would go to quarantine (rule 1)"),
+            said.contains("2 records would stay") && said.contains("1 (rule 1) would go to quarantine"),
             "{}: {said}",
             home.name
         );
@@ -218,6 +218,34 @@ async fn what_is_stored_is_judged_again_without_its_source() {
         assert_eq!(status, 202, "{}: {accepted}", home.name);
         let task = server.ended(&format!("/api/acquisition/tasks/{}/", accepted["id"])).await;
         assert_eq!((&task["status"], &task["result"]["unchanged"]), (&json!("succeeded"), &json!(3)), "{task}");
+        home.ok(&["db", "check", "--full"]);
+    }
+}
+
+/// Types that come later, on the command line, while the source itself is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_gets_the_types_of_today_without_its_source() {
+    for home in homes().await {
+        let server = home.serve().await;
+        let file = home.files().join("orders.csv");
+        write(&file, "id,n\n1,10\n2,x\n3,2.50\n");
+        let orders = server.source("orders", "file", json!({ "path": "orders.csv", "dedupe": "hash" })).await;
+        server.run("acquisition", orders).await;
+        std::fs::remove_file(&file).unwrap();
+        let run = |args: &[&str]| {
+            let out = home.command(args).env("FILE_ROOTS", home.files()).output().unwrap();
+            let (told, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+            (out.status.code(), format!("{told}{said}"))
+        };
+        home.ok(&["source", "set", "orders", "--set", r#"types={"n":"number"}"#]);
+        let (code, said) = run(&["source", "revalidate", "orders", "--wait"]);
+        assert!(code == Some(0) && said.contains("2 would change, 1 (schema 1) would go to quarantine"), "{said}");
+        let (code, said) = run(&["source", "revalidate", "orders", "--apply", "--wait"]);
+        assert!(code == Some(0) && said.contains("1 records went to quarantine"), "{}: {said}", home.name);
+        let records = server.all(&format!("/api/acquisition/data/?source={orders}")).await;
+        let mut values: Vec<String> = records.iter().map(|record| record["raw_data"]["n"].to_string()).collect();
+        values.sort();
+        assert_eq!(values, ["10", "2.5"], "{}", home.name);
         home.ok(&["db", "check", "--full"]);
     }
 }

@@ -95,6 +95,15 @@ pub async fn count_next(db: &Db, source_id: i64) -> Result<Counted> {
     Ok(Counted::All)
 }
 
+/// Has the records of a stream counted anew, if they are counted, in the transaction that makes some of them longer or shorter.
+/// Last of its locks, as [`take_off`].
+///
+/// # Errors
+/// When the database refuses the statement or is gone.
+pub(crate) async fn forget(conn: &mut Conn<'_>, source_id: i64, stream: &str) -> Result<()> {
+    conn.execute(ANEW, &[source_id.into(), stream.into()]).await.map(drop)
+}
+
 const TOTAL: &str = "select cast(coalesce(sum(bytes), 0) as bigint) as bytes from source_bytes where source_id = $1";
 
 /// Bytes of the counted records of a source.

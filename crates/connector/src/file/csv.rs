@@ -271,11 +271,7 @@ impl Csv {
                 return Err((reason, detail));
             };
             object.extend_from_slice(&column.prefix);
-            write_value(&mut object, &text, column.kind).map_err(|(wanted, in_japanese)| {
-                let column = &column.name;
-                let detail = say!("column `{column}` is not {wanted}", "列 `{column}` が{in_japanese}ではありません");
-                (QuarantineReason::Schema, detail)
-            })?;
+            write_value(&mut object, &text, column.kind).map_err(|wanted| misfit(&column.name, wanted))?;
         }
         object.push(b'}');
         Ok(object)
@@ -325,6 +321,12 @@ pub(super) fn write_value(
         ColumnType::String => unreachable!("handled before"),
     }
     Ok(())
+}
+
+/// Why a row whose column is not what it should have been is no record.
+pub(super) fn misfit(column: &str, (wanted, in_japanese): (&'static str, &'static str)) -> (QuarantineReason, Words) {
+    let detail = say!("column `{column}` is not {wanted}", "列 `{column}` が{in_japanese}ではありません");
+    (QuarantineReason::Schema, detail)
 }
 
 /// Whether `text` is a number in JSON's grammar.

@@ -1,12 +1,14 @@
 //! Rows of columns that have a width instead of a delimiter, on lines or one behind the other.
 
+use std::borrow::Cow;
+
 use encoding_rs::Encoding;
 use matome_model::canonical::{QuarantineReason, write_string};
 use matome_model::field_error::Words;
 use matome_model::say;
 
 use super::config::ColumnType;
-use super::csv::write_value;
+use super::csv::{misfit, write_value};
 use super::lines::{KEPT_BYTES, LINE_LIMIT_BYTES, Line, LineBuffer};
 use crate::record::{Boundary, DocumentError, Found, Parse};
 
@@ -132,7 +134,7 @@ impl Fixed {
         Err((QuarantineReason::CsvWidth, detail))
     }
 
-    fn decode<'b>(&self, bytes: &'b [u8]) -> Option<std::borrow::Cow<'b, str>> {
+    fn decode<'b>(&self, bytes: &'b [u8]) -> Option<Cow<'b, str>> {
         match self.encoding {
             None => std::str::from_utf8(bytes).ok().map(Into::into),
             Some(encoding) => encoding.decode_without_bom_handling_and_without_replacement(bytes),
@@ -161,19 +163,21 @@ impl Fixed {
         text: &str,
     ) -> Result<(), (QuarantineReason, Words)> {
         let text = if self.config.trim { text.trim_matches(' ') } else { text };
-        let text = if matches!(kind, ColumnType::Integer | ColumnType::Number) { &*unpadded(text) } else { text };
+        let text = numeral(text, kind);
         object.push(if object.is_empty() { b'{' } else { b',' });
         write_string(object, name);
         object.push(b':');
-        write_value(object, text, Some(kind)).map_err(|(wanted, in_japanese)| {
-            let detail = say!("column `{name}` is not {wanted}", "列 `{name}` が{in_japanese}ではありません");
-            (QuarantineReason::Schema, detail)
-        })
+        write_value(object, &text, Some(kind)).map_err(|wanted| misfit(name, wanted))
     }
 }
 
+/// The text of a value; where it is a number, as JSON writes one.
+pub(super) fn numeral(text: &str, kind: ColumnType) -> Cow<'_, str> {
+    if matches!(kind, ColumnType::Integer | ColumnType::Number) { unpadded(text) } else { text.into() }
+}
+
 /// A number without the zeros that fill its column, which JSON does not have.
-fn unpadded(text: &str) -> std::borrow::Cow<'_, str> {
+fn unpadded(text: &str) -> Cow<'_, str> {
     let (sign, digits) = match text.strip_prefix(['-', '+']) {
         Some(digits) => (if text.starts_with('-') { "-" } else { "" }, digits),
         None => ("", text),

@@ -31,6 +31,10 @@ impl RowReader {
         is_of_config.then(|| Self { config: config.clone() })
     }
 
+    pub(super) fn config(&self) -> &DocumentConfig {
+        &self.config
+    }
+
     /// Makes JSON of the bytes of one record, which were rejected for `reason`. `fields`: the names of the columns, where the first row
     /// of the document had them.
     ///

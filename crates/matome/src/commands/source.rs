@@ -18,6 +18,9 @@ pub const SOURCES: &str = "/api/acquisition/sources/";
 
 const CONNECTORS: &str = "/api/acquisition/connectors/";
 
+/// Options that say what texts become: what is stored can be made so, too.
+const OF_TYPES: &str = "types";
+
 /// Options that make values out of bytes: what is stored was made by those that it was read with.
 const OF_VALUES: &[&str] = &[
     "format",
@@ -25,7 +28,6 @@ const OF_VALUES: &[&str] = &[
     "delimiter",
     "quote",
     "header",
-    "types",
     "columns",
     "unit",
     "line_breaks",
@@ -115,14 +117,22 @@ pub async fn run(command: SourceCommand, console: &Console) -> Result<(), Failur
             }
             let row = client.send("PATCH", &path, Some(body.to_string())).await?.into_json()?;
             let changed = options.iter().filter_map(|option| option.split_once('=')).map(|(key, _)| key);
+            let changed: Vec<&str> = changed.chain(without.iter().map(String::as_str)).collect();
+            let has_types = changed.iter().any(|key| key.split('.').next() == Some(OF_TYPES));
             let changed: Vec<String> = changed
-                .chain(without.iter().map(String::as_str))
+                .into_iter()
                 .filter(|key| OF_VALUES.contains(&key.split('.').next().unwrap_or(key)))
                 .map(|key| format!("`{key}`"))
                 .collect();
             let removes = body["on_change"] == "reset";
-            if !changed.is_empty() && !removes && target.client.output.output == Format::Table {
-                console.notice(Message::StoredAsRead { name: target.name.clone(), options: changed.join(", ") });
+            if !removes && target.client.output.output == Format::Table {
+                let name = || target.name.clone();
+                if !changed.is_empty() {
+                    console.notice(Message::StoredAsRead { name: name(), options: changed.join(", ") });
+                }
+                if has_types {
+                    console.notice(Message::StoredAsTyped { name: name() });
+                }
             }
             print_row(console, &target.client.output, &row)?;
             client.close().await;

@@ -143,17 +143,16 @@ fn tell(console: &Console, name: String, report: &Report, strict: bool) -> Resul
     let reasons: Vec<String> = report.reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
     let told = Message::WouldBecome {
-        name,
         unchanged: report.unchanged.to_string(),
         changed: report.changed.to_string(),
-        quarantined: report.quarantined.to_string(),
-        reasons,
+        quarantined: format!("{}{reasons}", report.quarantined),
         replayed: report.replayed.to_string(),
     };
     if strict && report.quarantined > 0 {
-        return Err(Failure::new(Exit::Partial, told));
+        return Err(Failure::new(Exit::Partial, told).help(Message::ApplyIt { name }));
     }
     console.notice(told);
+    console.notice(Message::ApplyIt { name });
     Ok(())
 }
 

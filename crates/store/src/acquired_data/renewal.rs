@@ -1,8 +1,8 @@
 //! Records that are stored already, looked at again: page by page in the order of their ids, without a source.
 //!
 //! Each is judged by its caller as if it had just been read. What is not what its source promises any more goes to quarantine
-//! ([`RenewalPage::rejected`]). All others get the hash and identity that they would have, had they been read so from the
-//! beginning; most have it. A page commits under the lease of the task that works, with a checkpoint of its own, and the
+//! ([`RenewalPage::rejected`]). All others get the values, hash and identity that they would have, had they been read so from the
+//! beginning; most have them. A page commits under the lease of the task that works, with a checkpoint of its own, and the
 //! place of the source's reads stays where it is.
 
 use std::collections::{HashMap, HashSet};
@@ -25,6 +25,7 @@ use crate::error::{Result, StoreError};
 use crate::lease;
 use crate::quarantine::{self, BadRecord};
 use crate::removals;
+use crate::source_bytes;
 use crate::tasks;
 use crate::triggers;
 
@@ -246,15 +247,19 @@ pub(crate) struct Renewed<'a> {
     pub(crate) identity: Identity,
     /// What was in `data_hash`, if it is to be kept beside it.
     pub(crate) adopted: Option<&'a String>,
+    /// Its JSON, if that is another one.
+    pub(crate) text: Option<&'a String>,
 }
 
 const WRITE_POSTGRES: &str =
     "update acquired_data set data_hash = f.r ->> 'hash', key_hash = decode(f.r ->> 'key', 'hex'),
-    version = (f.r ->> 'version')::integer, adopted_hash = coalesce(f.r ->> 'adopted', adopted_hash)
+    version = (f.r ->> 'version')::integer, adopted_hash = coalesce(f.r ->> 'adopted', adopted_hash),
+    raw_data = coalesce((f.r ->> 'text')::jsonb, raw_data)
 from (select t::jsonb as r from unnest($2::text[]) as t) f
 where acquired_data.id = (f.r ->> 'id')::bigint and acquired_data.source_id = $1";
 const WRITE_SQLITE: &str = "update acquired_data set data_hash = f.r ->> 'hash', key_hash = unhex(f.r ->> 'key'),
-    version = f.r ->> 'version', adopted_hash = coalesce(f.r ->> 'adopted', adopted_hash)
+    version = f.r ->> 'version', adopted_hash = coalesce(f.r ->> 'adopted', adopted_hash),
+    raw_data = coalesce(f.r ->> 'text', raw_data)
 from (select value as r from json_each($2)) f
 where acquired_data.id = f.r ->> 'id' and acquired_data.source_id = $1";
 
@@ -264,9 +269,9 @@ pub(crate) async fn write<'a>(
     source_id: i64,
     records: impl Iterator<Item = Renewed<'a>>,
 ) -> Result<()> {
-    let row = |Renewed { id, hash, identity: (key, version), adopted }: Renewed<'_>| {
+    let row = |Renewed { id, hash, identity: (key, version), adopted, text }: Renewed<'_>| {
         let (hash, key) = (hash.map(encode_hex), key.map(encode_hex));
-        json!({ "id": id, "hash": hash, "key": key, "version": version, "adopted": adopted }).to_string()
+        json!({ "id": id, "hash": hash, "key": key, "version": version, "adopted": adopted, "text": text }).to_string()
     };
     let rows: Vec<String> = records.map(row).collect();
     conn.execute(conn.pick(WRITE_POSTGRES, WRITE_SQLITE), &[source_id.into(), Arg::Texts(&rows)]).await.map(drop)
@@ -277,6 +282,8 @@ pub(crate) async fn write<'a>(
 pub struct Kept {
     /// What it says.
     pub content: Content,
+    /// Its canonical JSON, where that is no more what is stored.
+    pub text: Option<String>,
     /// Its `data_hash`, `key_hash` and version as they are stored.
     pub found: (Option<String>, Option<Key>, i64),
 }
@@ -312,7 +319,7 @@ impl Kept {
 pub struct RenewalCounts {
     /// Records that are as they were.
     pub unchanged: u64,
-    /// Records with another hash, identity or version.
+    /// Records with another content, identity or version.
     pub changed: u64,
     /// Records that went to quarantine.
     pub quarantined: u64,
@@ -362,7 +369,8 @@ pub async fn commit(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<RenewalCo
     let bad: Vec<BadRecord> = page.rejected.iter().map(|(_, bad)| bad.clone()).collect();
     let new_in_quarantine = quarantine::insert(conn, source_id, stream, page.task_id, page.now, &bad).await?;
     quarantine::hold_again(conn, source_id, stream, &bad).await?;
-    let changed = as_u64(renew(conn, page).await?);
+    let (changed, is_rewritten) = renew(conn, page).await?;
+    let changed = as_u64(changed);
     let counts = RenewalCounts {
         unchanged: as_u64(page.kept.len()) - changed,
         changed,
@@ -378,6 +386,9 @@ pub async fn commit(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<RenewalCo
     checkpoints::advance(conn, &page.checkpoint, 0, false, page.fence.lease_epoch, page.now).await?;
     let new_in_quarantine = i64::try_from(new_in_quarantine).unwrap_or(i64::MAX);
     counters::add(conn, counters::QUARANTINE, source_id, stream, new_in_quarantine).await?;
+    if is_rewritten {
+        source_bytes::forget(conn, source_id, stream).await?;
+    }
     tasks::made_progress(conn, &page.fence, Some(&*(page.progress.0)(counts))).await?;
     Ok(counts)
 }
@@ -398,7 +409,7 @@ pub async fn pass(
     tasks::made_progress(conn, fence, Some(progress)).await
 }
 
-/// How many of these records of one source stream, in the order of their ids, would get another hash, identity or version, as
+/// How many of these records of one source stream, in the order of their ids, would get another content, identity or version, as
 /// long as those before them keep what they have.
 ///
 /// # Errors
@@ -454,11 +465,11 @@ async fn changes<'k>(
     Ok(meant.into_iter().zip(identities).filter(differs).collect())
 }
 
-/// Gives the records of a page what they should have; returns how many had something else.
-async fn renew(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<usize> {
+/// Gives the records of a page what they should have; returns how many had something else, and whether any has another text.
+async fn renew(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<(usize, bool)> {
     let (source_id, stream) = (page.checkpoint.key.source_id, page.checkpoint.key.stream.as_str());
     let changed = changes(conn, source_id, stream, page.dedupe, &page.kept).await?;
-    let Some(last) = page.kept.last().filter(|_| !changed.is_empty()) else { return Ok(0) };
+    let Some(last) = page.kept.last().filter(|_| !changed.is_empty()) else { return Ok((0, false)) };
 
     // What comes later under one of these identities is looked at later, and told apart then.
     let keys: HashSet<Key> =
@@ -475,9 +486,10 @@ async fn renew(conn: &mut Conn<'_>, page: &RenewalPage) -> Result<usize> {
         hash: kept.content.hash,
         identity: *identity,
         adopted: None,
+        text: kept.text.as_ref(),
     });
     write(conn, source_id, renewed).await?;
-    Ok(changed.len())
+    Ok((changed.len(), changed.iter().any(|(kept, _)| kept.text.is_some())))
 }
 
 const LATER_POSTGRES: &str = "update acquired_data set key_hash = null, version = 1

@@ -96,7 +96,7 @@ pub async fn commit(conn: &mut Conn<'_>, page: &FillPage) -> Result<()> {
         let hash = record.hash.map(encode_hex);
         // A hash that was ours already is not kept twice.
         let adopted = record.found_hash.as_ref().filter(|found| hash.as_ref() != Some(*found));
-        Renewed { id: record.id, hash: record.hash, identity, adopted }
+        Renewed { id: record.id, hash: record.hash, identity, adopted, text: None }
     });
     renewal::write(conn, page.source_id, filled).await?;
 
