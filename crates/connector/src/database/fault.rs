@@ -83,6 +83,11 @@ impl Faults {
         ConnectorError::Database { position: Box::new(self.at(0)), fault, problem, source: None }
     }
 
+    /// What is read is no longer what the rows were of that came.
+    pub(super) fn changed(&self, records: u64, change: (&'static str, &'static str)) -> ConnectorError {
+        ConnectorError::Changed { document: self.document.to_string(), records, change }
+    }
+
     /// What the driver says.
     pub(super) fn of(&self, error: sqlx::Error) -> ConnectorError {
         self.of_query(error, None)

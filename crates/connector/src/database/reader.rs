@@ -67,6 +67,7 @@ pub(super) async fn start(
             has_cursor: order.cursor.is_some(),
             fails_at_nulls: order.cursor.is_some_and(|cursor| cursor.nulls == Nulls::Fail),
             has_order: !order.columns.is_empty(),
+            mark_before: plan.state.high.clone(),
             state: plan.state.clone(),
             items: Vec::new(),
             bytes: 0,
@@ -254,9 +255,16 @@ async fn read(mut session: Session, order: Order, parts: Vec<Part>, mut sink: Si
             }
         }
         Err(Stop::Abandoned) => {}
-        Err(Stop::Failed(error)) => {
+        Err(Stop::Failed(mut error)) => {
+            if let ConnectorError::Database { position, .. } = &mut *error {
+                position.record = position.record.max(sink.count);
+            }
             // What came before is handed on first; nobody listens any more if this fails.
-            if sink.send().await.is_ok() {
+            let sent = match *error {
+                ConnectorError::Changed { .. } => sink.turn_back().await,
+                _ => sink.send().await,
+            };
+            if sent.is_ok() {
                 let _ = sink.sender.send(Err(*error)).await;
             }
         }
@@ -272,6 +280,8 @@ pub(super) struct Sink {
     has_cursor: bool,
     fails_at_nulls: bool,
     has_order: bool,
+    /// The mark of the read before.
+    mark_before: Option<String>,
     state: State,
     items: Vec<Item>,
     bytes: usize,
@@ -331,6 +341,11 @@ impl Sink {
         Ok(())
     }
 
+    /// The rows that came may not belong together.
+    pub(super) fn changed(&self, change: (&'static str, &'static str)) -> Stop {
+        self.faults.changed(self.count, change).into()
+    }
+
     /// Whether rows without a cursor are what the source may have.
     fn judge_nulls(&self, order: &Order) -> Result<(), Stop> {
         if !self.fails_at_nulls || self.without_cursor == 0 {
@@ -351,6 +366,12 @@ impl Sink {
         if self.items.is_empty() {
             return Ok(());
         }
+        self.hand_on().await
+    }
+
+    /// Hands on what there is, with a checkpoint behind which the next read begins as this one did.
+    async fn turn_back(&mut self) -> Result<(), Stop> {
+        (self.state.at, self.state.high) = (None, self.mark_before.take());
         self.hand_on().await
     }
 

@@ -1,5 +1,9 @@
 //! Reading from an SQLite file. Types belong to values there, so the JSON of a row is made value by value.
 
+mod written_over;
+
+use std::time::Duration;
+
 use futures::TryStreamExt as _;
 use matome_model::canonical::write_string;
 use matome_model::field_error::Words;
@@ -9,6 +13,8 @@ use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlSafeStr as _,
     Statement as _, TypeInfo as _, ValueRef as _,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
+use written_over::Watched;
 
 use super::condition::{self, Dialect};
 use super::config::{DatabaseConfig, Relation};
@@ -29,12 +35,22 @@ left join pragma_table_info(m.name) k on k.pk > 0
 where m.type in ('table', 'view') and m.name not like 'sqlite\\_%' escape '\\'
 order by m.name, k.pk";
 
+/// Steps of SQLite's machine between two looks whether a statement may go on.
+const STEPS: i32 = 100_000;
+/// A longer record goes to quarantine (`model::canonical::Limits`), so no longer value is fetched.
+const VALUE_LIMIT_BYTES: u64 = 8 << 20;
+
 /// A file that is only read.
 pub(super) struct Sqlite {
+    /// Dropped first, so that a statement ends whose rows nobody takes any more.
+    _ends: DropGuard,
     conn: SqliteConnection,
     relation: String,
     /// What its columns are declared as.
     types: Vec<(String, String)>,
+    statement_timeout: Option<Duration>,
+    /// Nothing for a file in WAL mode.
+    watched: Option<Watched>,
 }
 
 impl Sqlite {
@@ -47,7 +63,7 @@ impl Sqlite {
     ) -> Result<Self, ConnectorError> {
         let path = roots.database(path)?;
         let options = SqliteConnectOptions::new()
-            .filename(path)
+            .filename(&path)
             .read_only(true)
             .create_if_missing(false)
             .busy_timeout(config.common.timeout)
@@ -56,19 +72,39 @@ impl Sqlite {
             .pragma("query_only", "ON")
             .pragma("mmap_size", "0")
             .disable_statement_logging();
+        let ended = CancellationToken::new();
         let begun = async {
             let mut conn = SqliteConnection::connect_with(&options).await?;
-            // One snapshot for all statements of a read.
+            let is_ended = ended.clone();
+            conn.lock_handle().await?.set_progress_handler(STEPS, move || !is_ended.is_cancelled());
+            let journal: String = sqlx::query_scalar("pragma journal_mode").fetch_one(&mut conn).await?;
+            // One snapshot for all statements of a read, from the first of them on.
             sqlx::raw_sql("begin").execute(&mut conn).await?;
-            Ok(conn)
+            let pages: i64 = sqlx::query_scalar("pragma page_count").fetch_one(&mut conn).await?;
+            let page_bytes: i64 = sqlx::query_scalar("pragma page_size").fetch_one(&mut conn).await?;
+            Ok((conn, journal, pages.unsigned_abs() * page_bytes.unsigned_abs()))
         };
-        let conn = begun.await.map_err(|error| faults.of(error))?;
+        let (conn, journal, length) = begun.await.map_err(|error| faults.of(error))?;
+        // In WAL mode some pages may stand beside the file, and those who write may move their changes into it at any time.
+        let watched = (journal != "wal").then(|| Watched::begin(path));
+        // Of a page that is cut off SQLite takes what is missing for zeros.
+        if let Some(size) = watched.as_ref().and_then(Watched::size).filter(|size| *size < length) {
+            let problem = damaged(&format!("{size} of {length} bytes are there"));
+            return Err(faults.problem(DatabaseFault::Query, problem));
+        }
         let relation = match &config.relation {
             Relation::Table { schema: None, table } => quoted(table),
             Relation::Table { schema: Some(schema), table } => format!("{}.{}", quoted(schema), quoted(table)),
             Relation::Query(query) => format!("(\n{query}\n)"),
         };
-        Ok(Self { conn, relation, types: Vec::new() })
+        Ok(Self {
+            _ends: ended.drop_guard(),
+            conn,
+            relation,
+            types: Vec::new(),
+            statement_timeout: config.statement_timeout,
+            watched,
+        })
     }
 
     /// The names of the columns of what is read.
@@ -123,7 +159,24 @@ impl Sqlite {
 
     /// Gives every row of `part` to `sink`, as they come.
     pub(super) async fn rows(&mut self, order: &Order, part: &Part, began: &str, sink: &mut Sink) -> Result<(), Stop> {
-        let (sql, values) = statement(&self.relation, order, part, began);
+        let faults = sink.faults.clone();
+        let read = match self.statement_timeout {
+            None => self.read(order, part, began, sink).await,
+            // It ends itself with this connection.
+            Some(patience) => match tokio::time::timeout(patience, self.read(order, part, began, sink)).await {
+                Ok(read) => read,
+                Err(_) => Err(faults.problem(DatabaseFault::Timeout, too_slow(patience)).into()),
+            },
+        };
+        match (&read, self.watched.as_ref().and_then(Watched::change)) {
+            (Err(Stop::Abandoned), _) | (_, None) => read,
+            // What was read, and why no more could be, may be of parts that do not belong together.
+            (_, Some(change)) => Err(sink.changed(change)),
+        }
+    }
+
+    async fn read(&mut self, order: &Order, part: &Part, began: &str, sink: &mut Sink) -> Result<(), Stop> {
+        let (sql, values) = statement(&self.relation, &self.types, order, part, began);
         let faults = sink.faults.clone();
         let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         for value in &values {
@@ -138,9 +191,10 @@ impl Sqlite {
         let mut json = Vec::new();
         while let Some(row) = rows.try_next().await.map_err(|error| faults.of(error))? {
             json.clear();
-            let (place, may_mark) = taken(&row, order, &mut json).map_err(|error| faults.of(error))?;
+            let Taken { place, may_mark, not_fetched } =
+                taken(&row, order, &mut json).map_err(|error| faults.of(error))?;
             drop(row);
-            sink.row(Row { json: &json, size: json.len() as u64, place, may_mark }).await?;
+            sink.row(Row { json: &json, size: json.len() as u64 + not_fetched, place, may_mark }).await?;
         }
         Ok(())
     }
@@ -150,8 +204,15 @@ impl Sqlite {
     }
 }
 
-/// The statement for the rows of `part`, and the values of its parameters as SQL literals.
-fn statement(relation: &str, order: &Order, part: &Part, began: &str) -> (String, Vec<String>) {
+/// The statement for the rows of `part`, and the values of its parameters as SQL literals. Each row has: whether it may be a mark,
+/// the bytes of values that are not fetched, the columns of the order, all columns.
+fn statement(
+    relation: &str,
+    types: &[(String, String)],
+    order: &Order,
+    part: &Part,
+    began: &str,
+) -> (String, Vec<String>) {
     let mut literals = Literals::default();
     let may_mark = match (&order.cursor, order.columns.first()) {
         (Some(_), Some(cursor)) => {
@@ -163,8 +224,34 @@ fn statement(relation: &str, order: &Order, part: &Part, began: &str) -> (String
         _ => "1".to_owned(),
     };
     let keys: String = order.columns.iter().map(|key| format!(", quote({})", literals.column(key))).collect();
-    let rows = condition::rows(order, part, &mut literals);
-    (format!("select {may_mark}{keys}, matome_row.* from {relation} as matome_row{rows}"), literals.values)
+    let (mut values, mut not_fetched) = (String::new(), Vec::new());
+    for (name, of_type) in types {
+        let name = quoted(name);
+        let value = format!("matome_row.{name}");
+        if matches!(of_type.as_str(), "INTEGER" | "REAL" | "NUMERIC" | "BOOLEAN") {
+            values.push_str(&format!(", {value} as {name}"));
+            continue;
+        }
+        // Of these two SQLite knows the length without the value.
+        let is_long = format!("typeof({value}) in ('text', 'blob') and octet_length({value}) > {VALUE_LIMIT_BYTES}");
+        values.push_str(&format!(", iif({is_long}, octet_length({value}) || ' bytes', {value}) as {name}"));
+        not_fetched.push(format!("iif({is_long}, octet_length({value}), 0)"));
+    }
+    let (not_fetched, rows) = (sum(&not_fetched), condition::rows(order, part, &mut literals));
+    let sql = format!("select {may_mark}, {not_fetched}{keys}{values} from {relation} as matome_row{rows}");
+    (sql, literals.values)
+}
+
+/// The sum of terms, in parentheses within each other as rarely as can be: SQLite counts these.
+fn sum(terms: &[String]) -> String {
+    match terms {
+        [] => "0".to_owned(),
+        [term] => term.clone(),
+        terms => {
+            let (left, right) = terms.split_at(terms.len() / 2);
+            format!("({} + {})", sum(left), sum(right))
+        }
+    }
 }
 
 /// The values of a statement's parameters.
@@ -191,18 +278,28 @@ impl Dialect for Literals {
     }
 }
 
-/// Writes the JSON of a row; returns its place, and whether it may be a mark.
-fn taken(row: &SqliteRow, order: &Order, json: &mut Vec<u8>) -> Result<(Vec<Option<String>>, bool), sqlx::Error> {
+/// What a row says beside its JSON.
+struct Taken {
+    place: Vec<Option<String>>,
+    may_mark: bool,
+    /// Bytes of values that were too long to be fetched.
+    not_fetched: u64,
+}
+
+/// Writes the JSON of a row of [`statement`].
+fn taken(row: &SqliteRow, order: &Order, json: &mut Vec<u8>) -> Result<Taken, sqlx::Error> {
+    const BEFORE: usize = 2;
     let may_mark: bool = row.try_get_unchecked(0)?;
-    let keys = order.columns.len();
-    let mut place = Vec::with_capacity(keys);
-    for at in 1..=keys {
+    let not_fetched = row.try_get_unchecked::<i64, _>(1)?.unsigned_abs();
+    let values = BEFORE + order.columns.len();
+    let mut place = Vec::with_capacity(order.columns.len());
+    for at in BEFORE..values {
         let text: String = row.try_get_unchecked(at)?;
         place.push((text != "NULL").then_some(text));
     }
     json.push(b'{');
-    for (at, column) in row.columns().iter().enumerate().skip(1 + keys) {
-        if at > 1 + keys {
+    for (at, column) in row.columns().iter().enumerate().skip(values) {
+        if at > values {
             json.push(b',');
         }
         write_string(json, column.name());
@@ -210,7 +307,7 @@ fn taken(row: &SqliteRow, order: &Order, json: &mut Vec<u8>) -> Result<(Vec<Opti
         write_value(row, at, json)?;
     }
     json.push(b'}');
-    Ok((place, may_mark))
+    Ok(Taken { place, may_mark, not_fetched })
 }
 
 fn write_value(row: &SqliteRow, at: usize, json: &mut Vec<u8>) -> Result<(), sqlx::Error> {
@@ -285,13 +382,14 @@ pub(super) fn said(code: &str, message: &str) -> (DatabaseFault, Words) {
                 "クエリーが書き込もうとしていますが、データソースは読むだけです: {message}"
             ),
         ),
-        11 | 26 => (
-            DatabaseFault::Query,
+        10 => (
+            DatabaseFault::Lost,
             say!(
-                "the file is damaged or no SQLite database: {message}",
-                "ファイルが壊れているか SQLite のデータベースではありません: {message}"
+                "the file can not be read on: {message} ({code}); is its disk or share there, and was the file cut off?",
+                "ファイルの続きを読めません: {message} ({code})。ディスクや共有が使えるか、ファイルが途中で切れていないかを確かめてください"
             ),
         ),
+        11 | 26 => (DatabaseFault::Query, damaged(message)),
         14 => (
             DatabaseFault::Query,
             say!(
@@ -308,4 +406,19 @@ pub(super) fn said(code: &str, message: &str) -> (DatabaseFault, Words) {
             say!("the database says: {message} ({code})", "データベースのエラー: {message} ({code})"),
         ),
     }
+}
+
+fn too_slow(patience: Duration) -> Words {
+    let secs = patience.as_secs();
+    say!(
+        "the statement took more than {secs} s (`statement_timeout_secs`) and was given up; see whether an index fits the order",
+        "文が {secs} 秒 (`statement_timeout_secs`) を超えたので打ち切りました。順序に合う索引があるかを確かめてください"
+    )
+}
+
+fn damaged(message: &str) -> Words {
+    say!(
+        "the file is damaged, cut off or no SQLite database: {message}; have it copied again, best by `sqlite3 FILE \".backup COPY\"`, and look at `path`",
+        "ファイルが壊れているか途中で切れているか、SQLite のデータベースではありません: {message}。`sqlite3 FILE \".backup COPY\"` などでコピーし直し、`path` を確かめてください"
+    )
 }

@@ -189,11 +189,14 @@ impl FileRoots {
     /// Where the one database file that `path` names really is: SQLite opens it, and what stands beside it, by name. Blocks.
     pub(crate) fn database(&self, path: &str) -> Result<PathBuf, ConnectorError> {
         let listed = self.one(path)?;
-        // It exists, is a regular file, and no symbolic link leads out on the way to it.
-        self.open_file(&listed)?;
         let root = &self.roots[listed.place];
-        let real = root.dir.canonicalize(&listed.path);
-        Ok(root.real.join(real.map_err(|error| self.io_error(&listed.name, "opening it", error))?))
+        let fail = |error| self.io_error(&listed.name, "opening it", error);
+        // It exists, is a regular file, and no symbolic link leads out on the way to it. Not by opening it: to close it again
+        // would take the locks of all reads of this process off it, and let somebody write beneath them.
+        if !root.dir.metadata(&listed.path).map_err(fail)?.is_file() {
+            return Err(ConnectorError::NotRegular { path: listed.name.to_string() });
+        }
+        Ok(root.real.join(root.dir.canonicalize(&listed.path).map_err(fail)?))
     }
 
     fn one(&self, path: &str) -> Result<Entry, ConnectorError> {
