@@ -20,7 +20,7 @@ use super::pages::{OpenPage, Opened, Walk, Wanted};
 use super::parents::{Parent, ParentValues};
 use super::state::{ParentPlace, State};
 use super::template::{Placeholder, Unfit, Values};
-use crate::error::ConnectorError;
+use crate::error::{Advice, ConnectorError};
 use crate::read::{ReadRequest, Reader};
 use crate::record::{Batch, DocumentError, Item, Position};
 
@@ -190,7 +190,8 @@ impl ApiReader {
                 Ok(Some(batch)) => return Ok(Some(batch)),
                 Ok(None) => {}
                 Err(error) => {
-                    if matches!(error, ConnectorError::Egress { .. }) {
+                    let is_of_way = matches!(error, ConnectorError::Egress { .. });
+                    if is_of_way && matches!(error.advice(), Advice::Retry { .. }) {
                         // What came of a page whose connection broke comes again with the whole of it.
                         self.page = None;
                     }

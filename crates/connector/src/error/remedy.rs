@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use matome_egress::EgressError;
 use matome_model::field_error::Words;
 
-use super::ConnectorError;
+use super::{ConnectorError, DatabaseFault, PlaceFault};
 
 /// Nothing where the error says it, or nobody knows.
 pub(super) fn of(err: &ConnectorError) -> Option<Words> {
@@ -34,6 +34,11 @@ pub(super) fn of(err: &ConnectorError) -> Option<Words> {
         ConnectorError::NotRegular { .. } => Some(Words::new(
             "name the file itself: links that lead out of the file roots, pipes and devices are not read",
             "ファイルそのものを指定してください。ファイルルートの外に出るリンク、パイプ、デバイスは読みません",
+        )),
+        ConnectorError::Place { fault: PlaceFault::Lost, .. }
+        | ConnectorError::Database { fault: DatabaseFault::Lost, .. } => Some(Words::new(
+            "try again; if it goes on, see whether the server runs, what its log says and what stands between",
+            "もう一度試してください。続くようなら、サーバーが動いているか、そのログ、途中の経路を確かめてください",
         )),
         ConnectorError::Closed { .. } | ConnectorError::Frames { .. } | ConnectorError::Silent { .. } => {
             Some(Words::new(

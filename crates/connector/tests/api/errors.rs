@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use matome_connector::{Advice, ConnectorError, ReadRequest};
+use futures::StreamExt as _;
+use matome_connector::{Advice, ConnectorError, Item, ReadRequest};
 
 use crate::support::{Server, failure, json, raws, read_until, records};
 
@@ -137,4 +139,36 @@ async fn a_host_that_is_unknown_closed_or_silent_is_told_and_asked_again() {
         assert_eq!(&*error.position().unwrap().document, format!("http://{host}/rows"));
         assert_eq!(error.advice(), Advice::Retry { after: None });
     }
+}
+
+#[tokio::test]
+async fn a_page_that_never_ends_is_told_behind_what_came_and_a_record_over_the_limit_is_kept_out() {
+    let server = Server::answering(|asked| {
+        let body = match asked.uri.path() {
+            "/endless" => {
+                let begun = Bytes::from("{\"n\":1}\n{\"n\":\"");
+                let begun = futures::stream::once(async { Ok::<_, std::io::Error>(begun) });
+                let more = Bytes::from(vec![b'x'; 1 << 20]);
+                Body::from_stream(begun.chain(futures::stream::repeat_with(move || Ok(more.clone()))))
+            }
+            _ => Body::from(format!(r#"[{{"n":1}},{{"t":"{}"}},{{"n":3}}]"#, "x".repeat(17 << 20))),
+        };
+        ([("content-type", "application/json")], body).into_response()
+    })
+    .await;
+    let (batches, error) =
+        read_until(&*server.connector(r#"{"url":"http://HOST/endless","format":"ndjson"}"#), ReadRequest::default())
+            .await;
+    let error = error.unwrap();
+    assert_eq!(raws(&batches), [r#"{"n":1}"#]);
+    let causes: String = error.causes().iter().map(|cause| format!("{} {}", cause.english, cause.japanese)).collect();
+    assert!(causes.contains("268435456") && error.remedy().is_some(), "{causes}");
+    assert!(error.position().unwrap().document.ends_with("/endless") && error.advice() == Advice::Fail, "{error:?}");
+
+    let read = read_until(&*server.connector(r#"{"url":"http://HOST/large"}"#), ReadRequest::default()).await;
+    assert!(read.1.is_none(), "{:?}", read.1);
+    let items: Vec<_> = read.0.iter().flat_map(|batch| &batch.items).collect();
+    assert!(matches!(items[1], Item::Rejected { reason, .. } if reason.as_str() == "record_limit"));
+    assert!(items[1].raw().len() <= 64 << 10, "no more is kept");
+    assert_eq!([items[0].raw(), items[2].raw()], [&b"{\"n\":1}"[..], b"{\"n\":3}"]);
 }

@@ -125,6 +125,7 @@ async fn what_is_no_database_is_told_so() {
         "{text}"
     );
     assert!(matches!(error.advice(), Advice::Retry { .. }));
+    servers::a_host_that_nobody_knows_is_told(&bed).await;
 }
 
 #[tokio::test]

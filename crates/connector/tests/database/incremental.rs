@@ -64,3 +64,14 @@ async fn cursors_of_other_types_are_compared_as_the_database_does() {
         assert!(!next.is_empty() && all.ends_with(&next), "{cursor}: {next:?}");
     }
 }
+
+#[tokio::test]
+async fn a_whole_read_sees_one_moment() {
+    let bed = Bed::new(
+        "create table moments (id int primary key, n int, body text);
+        insert into moments select n, 0, repeat('x', 1000) from generate_series(1, 20000) n",
+    )
+    .await;
+    let insert = "insert into moments values (100000 + (random() * 100000)::int, 1, '')";
+    servers::a_whole_read_sees_one_moment(&bed, insert).await;
+}

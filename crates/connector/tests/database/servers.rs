@@ -171,9 +171,40 @@ pub async fn a_server_that_is_silent_is_tried_again(server: &impl Server) {
     let port = silent.local_addr().unwrap().port();
     let error = error_of(&*server.connector(json!({"table": "orders", "port": port, "timeout_secs": 1}))).await;
     check(&error, DatabaseFault::Lost, &["did not answer within 1 s"]);
+    assert!(error.remedy().is_some());
     tokio::spawn(async move { while silent.accept().await.is_ok() {} });
     let error = error_of(&*server.connector(json!({"table": "orders", "port": port}))).await;
     check(&error, DatabaseFault::Lost, &["connection was lost"]);
+}
+
+pub async fn a_host_that_nobody_knows_is_told(server: &impl Server) {
+    let error = error_of(&*server.connector(json!({"table": "orders", "host": "nowhere.invalid"}))).await;
+    let text = told(&error);
+    assert!(matches!(error, ConnectorError::Unreached { .. }) && error.remedy().is_some(), "{error:?}");
+    assert!(text.contains("`nowhere.invalid` can not be resolved") && text.contains("接続できません"), "{text}");
+    assert!(error.position().unwrap().document.ends_with("#orders"));
+    assert_eq!(error.advice(), Advice::Retry { after: None });
+}
+
+/// Of the 20,000 rows of `moments`, each `n` is 0.
+pub async fn a_whole_read_sees_one_moment(server: &impl Server, insert: &'static str) {
+    for options in
+        [json!({"table": "moments"}), json!({"table": "moments", "dedupe": "hash", "incremental": {"cursor": "id"}})]
+    {
+        server.run("update moments set n = 0").await;
+        let connector = server.connector(options);
+        let mut reader = connector.read(behind(None, 100)).await.unwrap();
+        let mut batches = vec![reader.next().await.unwrap().unwrap()];
+        // More than fits into what is under way stays to be read.
+        server.run("update moments set n = 1").await;
+        server.run(insert).await;
+        while let Some(batch) = reader.next().await.unwrap() {
+            batches.push(batch);
+        }
+        let seen = field(&batches, "n");
+        assert!(seen.len() % 1000 < 3 && seen.iter().filter(|n| **n == 1).count() < 3, "{}", seen.len());
+        assert_eq!(field(&batches, "id").len(), seen.len());
+    }
 }
 
 /// While the 20,000 rows of `orders` are read.

@@ -4,11 +4,12 @@ use axum::Router;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::SinkExt as _;
+use matome_connector::websocket::gaps_of;
 use matome_connector::{Advice, validate_config};
 use matome_model::source::SourceType;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::peer::{Peer, connector, failure, first, told};
+use crate::peer::{Peer, connector, failure, first, raws, told};
 
 async fn answer(uri: Uri) -> Response {
     let upgrade = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")];
@@ -136,6 +137,24 @@ async fn bytes_that_are_no_websocket_and_text_that_is_no_utf8_are_told() {
         matome_connector::Item::Record { .. } => "",
     };
     assert_eq!(reason, "invalid_utf8");
+}
+
+#[tokio::test]
+async fn a_message_that_is_cut_off_is_no_record_and_the_next_connection_goes_on() {
+    let peer = Peer::start(|mut accepted| async move {
+        accepted.send(format!(r#"{{"connection":{}}}"#, accepted.number)).await;
+        if accepted.number == 1 {
+            // The beginning of a text frame of 100 bytes.
+            let _ = accepted.socket.get_mut().write_all(b"\x81\x64{\"cut\":\"xxx").await;
+            return;
+        }
+        accepted.stay().await;
+    })
+    .await;
+    let config = r#"{"url":"ws://HOST/","reconnect":{"min_ms":1,"max_ms":2},"batch":{"wait_ms":20}}"#;
+    let batches = first(peer.connector(config).as_ref(), 2).await.unwrap();
+    assert_eq!(raws(&batches), [r#"{"connection":1}"#, r#"{"connection":2}"#]);
+    assert_eq!(gaps_of(&batches.last().unwrap().checkpoint).0, 1, "what may be missing is told");
 }
 
 #[test]

@@ -113,6 +113,7 @@ async fn what_is_no_such_server_is_told_so() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let error = error_of(&*bed.connector(json!({"table": "t", "port": closed}))).await;
     assert!(matches!(error, ConnectorError::Unreached { .. }) && !error.is_denied(), "{error:?}");
+    servers::a_host_that_nobody_knows_is_told(&bed).await;
 }
 
 #[tokio::test]

@@ -171,14 +171,18 @@ async fn a_silent_and_a_slow_server_are_given_up() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_is_told_and_asked_again() {
+async fn a_host_that_is_unknown_or_closed_is_told_and_asked_again() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let config = format!(r#"{{"path":"http://{closed}/a.csv"}}"#);
     let error = super::peer::read(&*super::peer::connector(&[closed], &config)).await.1.unwrap();
-    let told = super::peer::told(&error);
-    assert!(told.to_lowercase().contains("refused") && told.contains("要求に失敗しました"), "{told}");
+    let text = told(&error);
+    assert!(text.to_lowercase().contains("refused") && text.contains("要求に失敗しました"), "{text}");
     assert_eq!(&*error.position().unwrap().document, format!("http://{closed}/a.csv"));
     assert_eq!(error.advice(), Advice::Retry { after: None });
+    let unknown = super::peer::connector(&[], r#"{"path":"http://nowhere.invalid/a.csv"}"#);
+    let error = super::peer::read(&*unknown).await.1.unwrap();
+    assert!(told(&error).contains("`nowhere.invalid` can not be resolved"), "{}", told(&error));
+    assert!(error.remedy().is_some() && error.advice() == Advice::Retry { after: None }, "{error:?}");
 }
 
 #[tokio::test]

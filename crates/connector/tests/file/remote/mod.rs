@@ -1,6 +1,7 @@
 //! Files that are elsewhere, on real servers and on some that misbehave.
 
 mod azure;
+mod broken_stores;
 mod faults;
 mod gcs;
 mod http;

@@ -60,13 +60,6 @@ fn page(keys: &[&str], next: Option<&str>) -> Reply {
     Reply::new("200 OK", &[], body.as_bytes())
 }
 
-/// A page of many objects that nobody asked for, and always another one behind it.
-fn many(number: usize) -> Reply {
-    let contents = "<Contents/>".repeat(100_000);
-    let next = format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{number}</NextContinuationToken>");
-    Reply::new("200 OK", &[], format!("<ListBucketResult>{contents}{next}</ListBucketResult>").as_bytes())
-}
-
 #[tokio::test]
 async fn a_list_is_followed_to_its_end() {
     let (peer, config) = store(|_, asked| match asked.target.as_str() {
@@ -83,28 +76,6 @@ async fn a_list_is_followed_to_its_end() {
     assert_eq!(targets[2..], ["/b/in/a.csv", "/b/in/b.csv"]);
     // Nobody in particular asks.
     assert!(asked.iter().all(|asked| asked.header("authorization").is_none()));
-}
-
-/// What a store answers to the request of this number.
-type Answers = fn(usize) -> Reply;
-
-#[tokio::test]
-async fn a_list_that_makes_no_sense_ends_the_read() {
-    let cases: [(Answers, PlaceFault, &str); 6] = [
-        (|_| page(&["in/a.csv"], Some("same")), PlaceFault::Answer, "in a circle"),
-        (|_| Reply::new("200 OK", &[], b"<html></html>"), PlaceFault::Answer, "`s3.endpoint`"),
-        (|_| Reply::new("200 OK", &[], b"<ListBucketResult>"), PlaceFault::Answer, "ends too early"),
-        (|_| Reply::new("200 OK", &[], &vec![b' '; 17 << 20]), PlaceFault::TooLong, "16777216"),
-        (|_| page(&["in/b.txt"], None), PlaceFault::Missing, "matches `path`"),
-        (many, PlaceFault::TooLong, "1000000"),
-    ];
-    for (answer, fault, part) in cases {
-        let (_, config) = store(move |number, _| answer(number)).await;
-        let (_, error) = read(&config).await;
-        let error = error.unwrap();
-        assert!(matches!(&error, ConnectorError::Place { fault: of, .. } if *of == fault), "{part}: {error:?}");
-        assert!(told(&error).contains(part) && told(&error).contains("s3://b/in/*.csv"), "{}", told(&error));
-    }
 }
 
 #[tokio::test]

@@ -143,6 +143,61 @@ async fn what_is_no_file_or_may_not_be_read_is_told() {
 }
 
 #[tokio::test]
+async fn a_file_of_another_format_is_told_and_a_bad_record_is_kept() {
+    let stand = Sftp::new();
+    stand.put("lines.ndjson", b"{\"n\":1}\nno record\n{\"n\":3}\n");
+    let (rows, error) = read(&stand.config("lines.ndjson")).await;
+    assert!(error.is_none() && rows == [r#"{"n":1}"#, "no record", r#"{"n":3}"#], "{rows:?} {error:?}");
+    for name in ["page.json", "page.parquet", "page.xlsx"] {
+        stand.put(name, b"<!doctype html><p>Sign in");
+        let error = read(&stand.config(name)).await.1.unwrap();
+        // Neither who asks nor the port is part of a name.
+        assert!(told(&error).contains(&format!("`sftp://127.0.0.1{}`", stand.path(name))), "{}", told(&error));
+        assert!(error.advice() == Advice::Fail && error.remedy().is_some(), "{name}: {}", told(&error));
+    }
+}
+
+#[tokio::test]
+async fn a_file_over_the_limit_is_not_fetched() {
+    let stand = Sftp::new();
+    for (name, size) in [("a.parquet", 4_294_967_296), ("a.csv", 274_877_906_944)] {
+        stand.put(name, b"");
+        // Nothing but a hole.
+        fs::File::options().write(true).open(stand.path(name)).unwrap().set_len(size + 1).unwrap();
+        let (rows, error) = read(&stand.config(name)).await;
+        let error = error.unwrap();
+        let is_of_it = matches!(
+            error,
+            ConnectorError::Place { fault: PlaceFault::TooLong, .. } | ConnectorError::FileTooLarge { .. }
+        );
+        assert!(rows.is_empty() && is_of_it, "{error:?}");
+        assert!(told(&error).contains(&size.to_string()) && told(&error).contains("split it"), "{}", told(&error));
+        assert_eq!(error.advice(), Advice::Fail);
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_an_end_is_read_page_by_page_until_nobody_wants_more() {
+    let server = from_script("MATOME_TEST_SFTP_PASSWORD_URL");
+    let sftp = json!({"host_key": from_script("MATOME_TEST_SFTP_PASSWORD_HOST_KEY"), "password": "s3cret"});
+    let config = json!({"path": format!("sftp://told@{server}/endless.ndjson"), "sftp": sftp});
+    let connector = connector_to_all_of_here(&config.to_string());
+    let request = ReadRequest::default();
+    let mut reader = connector.read(request.clone()).await.unwrap();
+    for _ in 0..20 {
+        assert!(reader.next().await.unwrap().unwrap().items.len() <= request.max_items);
+    }
+    request.cancel.cancel();
+    let error = loop {
+        match reader.next().await {
+            Ok(batch) => assert!(batch.is_some(), "it does not end by itself"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ConnectorError::Cancelled), "{error:?}");
+}
+
+#[tokio::test]
 async fn what_answers_is_an_ssh_server_that_may_be_reached() {
     let config = |port: u16| {
         let sftp = json!({"host_key": format!("SHA256:{}", "A".repeat(43)), "password": "p"});
@@ -158,11 +213,17 @@ async fn what_answers_is_an_ssh_server_that_may_be_reached() {
     let error = read(&config(silent.local_addr().unwrap().port())).await.1.unwrap();
     assert!(matches!(error, ConnectorError::Place { fault: PlaceFault::Lost, .. }), "{error:?}");
     assert!(told(&error).contains("was connected to, but sent nothing within 1 s"), "{}", told(&error));
-    assert!(error.position().is_some() && error.advice() == Advice::Retry { after: None });
+    assert!(error.position().is_some() && error.remedy().is_some());
+    assert_eq!(error.advice(), Advice::Retry { after: None });
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = read(&config(closed)).await.1.unwrap();
     assert!(matches!(error, ConnectorError::Unreached { .. }) && !error.is_denied(), "{error:?}");
     assert_eq!(error.advice(), Advice::Retry { after: None });
+    let mut unknown = config(22);
+    unknown["path"] = "sftp://u@nowhere.invalid/a.csv".into();
+    let error = read(&unknown).await.1.unwrap();
+    assert!(told(&error).contains("`nowhere.invalid` can not be resolved"), "{}", told(&error));
+    assert!(error.remedy().is_some() && error.advice() == Advice::Retry { after: None }, "{error:?}");
 }
 
 #[test]
