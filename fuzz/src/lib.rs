@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing check panics")]
 
+mod api;
 mod canonical;
 mod csv;
 mod documents;
@@ -13,11 +14,13 @@ mod messages;
 mod ndjson;
 mod probe;
 mod push;
+mod values;
 
 use matome_connector::file::{self, FileConfig};
 use matome_connector::{Item, ParsedConfig, validate_config};
 use matome_model::source::SourceType;
 
+pub use api::{pages, templates};
 pub use canonical::canonical;
 pub use csv::csv;
 pub use documents::documents;
@@ -29,6 +32,7 @@ pub use messages::messages;
 pub use ndjson::ndjson;
 pub use probe::probe;
 pub use push::{bodies, signatures};
+pub use values::values;
 
 fn config(text: &str) -> FileConfig {
     match validate_config(SourceType::File, text).unwrap() {

@@ -8,6 +8,7 @@ mod exchange;
 mod incremental;
 mod list;
 mod marks;
+pub mod offline;
 mod pages;
 mod pagination;
 mod parents;

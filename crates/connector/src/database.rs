@@ -32,6 +32,11 @@ use crate::error::ConnectorError;
 use crate::file::FileRoots;
 use crate::read::{Connector, ReadRequest, Reader};
 
+/// Bytes that a server of MySQL sends, as the JSON value of each type that it sends as bytes. For fuzzing.
+pub fn mysql_values(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    mysql::as_each_form(bytes)
+}
+
 /// Reads what a config names.
 pub struct DatabaseConnector {
     config: Arc<DatabaseConfig>,

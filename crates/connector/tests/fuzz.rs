@@ -78,6 +78,14 @@ const TOKENS: &[&[u8]] = &[
     b"a;b\n1;2\n",
     b"a\tb\n",
     b"\x1b$B",
+    b"{page}",
+    b"{now}",
+    b"{{",
+    b"}}",
+    b"\"next\":",
+    b"<http://i/b>; rel=\"next\"",
+    b"../",
+    b"?#",
 ];
 
 /// SplitMix64: the same inputs on every machine.
@@ -186,6 +194,21 @@ fn the_records_of_a_document_are_what_serde_json_finds_wherever_the_pieces_end()
 #[test]
 fn nothing_of_a_message_is_lost_or_made_up() {
     run("messages", targets::messages);
+}
+
+#[test]
+fn a_page_leads_on_by_what_it_says_and_to_no_other_host() {
+    run("pages", targets::pages);
+}
+
+#[test]
+fn a_template_is_refused_or_filled_in_and_leads_to_no_other_host() {
+    run("templates", targets::templates);
+}
+
+#[test]
+fn a_value_that_a_database_sends_stays_one_value() {
+    run("values", targets::values);
 }
 
 #[test]

@@ -370,7 +370,7 @@ pub(super) fn for_people(headers: &HeaderMap) -> Option<Words> {
     })
 }
 
-fn no_address() -> Words {
+pub(super) fn no_address() -> Words {
     Words::new("it is no address", "アドレスではありません")
 }
 

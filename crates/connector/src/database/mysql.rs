@@ -29,6 +29,7 @@ use crate::tls::Pem;
 
 pub(super) use fault::said;
 use form::Form;
+pub(super) use row::as_each_form;
 
 /// Everything that shapes a value, or ends a read that takes its time, is said, whatever server and user have by default.
 const SETTINGS: &[(&str, &str)] = &[

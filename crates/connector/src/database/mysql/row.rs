@@ -67,7 +67,6 @@ fn write_value(row: &MySqlRow, at: usize, form: Form, json: &mut Vec<u8>) -> Res
         json.extend_from_slice(b"null");
         return Ok(());
     }
-    let bytes = || row.try_get_unchecked::<&[u8], _>(at);
     match form {
         Form::Integer => json.extend_from_slice(row.try_get_unchecked::<i64, _>(at)?.to_string().as_bytes()),
         Form::Unsigned | Form::Bit | Form::Year => {
@@ -76,11 +75,21 @@ fn write_value(row: &MySqlRow, at: usize, form: Form, json: &mut Vec<u8>) -> Res
         // The shortest decimal that is this number.
         Form::Float => json.extend_from_slice(row.try_get_unchecked::<f32, _>(at)?.to_string().as_bytes()),
         Form::Double => json.extend_from_slice(row.try_get_unchecked::<f64, _>(at)?.to_string().as_bytes()),
-        Form::Decimal => write_decimal(json, bytes()?),
+        form => write_sent(json, form, row.try_get_unchecked(at)?),
+    }
+    Ok(())
+}
+
+/// Writes what the server sends as bytes. Whatever they are, they must not reach beyond their place.
+fn write_sent(json: &mut Vec<u8>, form: Form, bytes: &[u8]) {
+    match form {
+        Form::Decimal if bytes.iter().all(|byte| byte.is_ascii_digit() || b"-.".contains(byte)) => {
+            write_decimal(json, bytes);
+        }
         Form::Datetime | Form::Timestamp => {
-            let mut text = bytes()?.to_vec();
+            let mut text = bytes.to_vec();
             // `2026-02-03 04:05:06`
-            if let Some(between) = text.get_mut(10) {
+            if let Some(between) = text.get_mut(10).filter(|between| **between == b' ') {
                 *between = b'T';
             }
             if form == Form::Timestamp {
@@ -88,20 +97,25 @@ fn write_value(row: &MySqlRow, at: usize, form: Form, json: &mut Vec<u8>) -> Res
             }
             write_text(json, &text);
         }
-        Form::Date | Form::Time | Form::Enum | Form::Set | Form::Text | Form::SomeText | Form::LongText => {
-            write_text(json, bytes()?);
-        }
-        Form::Json => {
-            let text = bytes()?;
-            // A table may hold what its condition would not let in; it must not reach beyond its place.
-            match serde_json::from_slice::<&RawValue>(text) {
-                Ok(value) => json.extend_from_slice(value.get().as_bytes()),
-                Err(_) => write_text(json, text),
-            }
-        }
-        Form::Bytes | Form::LongBytes | Form::Geometry => write_bytes(json, bytes()?),
+        // A table may hold what its condition would not let in.
+        Form::Json => match serde_json::from_slice::<&RawValue>(bytes) {
+            Ok(value) => json.extend_from_slice(value.get().as_bytes()),
+            Err(_) => write_text(json, bytes),
+        },
+        Form::Bytes | Form::LongBytes | Form::Geometry => write_bytes(json, bytes),
+        _ => write_text(json, bytes),
     }
-    Ok(())
+}
+
+/// Bytes as a value of each form that is sent as bytes.
+pub(in super::super) fn as_each_form(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let forms = [Form::Decimal, Form::Datetime, Form::Timestamp, Form::Text, Form::Json, Form::Bytes];
+    let written = |form: Form| {
+        let mut json = Vec::new();
+        write_sent(&mut json, form, bytes);
+        (form.word(), json)
+    };
+    forms.map(written).into()
 }
 
 /// A decimal as the server writes it, without the zeros that `zerofill` puts before it.
