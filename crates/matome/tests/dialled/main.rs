@@ -14,17 +14,20 @@ mod wire;
 mod stands;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../../../connector/tests/tls/mod.rs"]
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
+use axum::body::Body;
 use axum::extract::Query;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{SinkExt as _, StreamExt as _, stream};
 use names::Names;
 use serde_json::{Value, json};
 use support::redis::RedisServer;
@@ -59,14 +62,20 @@ const SFTP: Peer = ("sftp.test", "203.0.113.7:22");
 const API: Peer = ("api.test", "203.0.113.8:80");
 const LOGIN: Peer = ("login.test", "203.0.113.9:80");
 const FEED: Peer = ("feed.test", "203.0.113.10:80");
+/// A WebSocket over TLS, which the certificate `named` is for.
+const SECURE: Peer = ("secure.test", "203.0.113.13:443");
+/// Server-sent events.
+const EVENTS: Peer = ("events.test", "203.0.113.14:80");
+/// A store that is spoken to by the name of a bucket before its own.
+const BUCKET: Peer = ("records.store.test", "203.0.113.15:80");
 /// What `DATABASE_URL` and `REDIS_URL` name.
-const STORE: Peer = ("store.test", "203.0.113.11:5432");
+const STORE: Peer = ("database.test", "203.0.113.11:5432");
 const REDIS: Peer = ("redis.test", "203.0.113.12:6379");
 /// A name may be looked up before it is known that its address must not be dialled.
 const DENIED: Peer = ("denied.test", "169.254.169.254:80");
 
 const OUTSIDE: [Peer; 9] = [POSTGRES, MYSQL, HTTP, S3, GCS, AZURE, SFTP, STORE, REDIS];
-const OF_SOURCES: [Peer; 10] = [POSTGRES, MYSQL, HTTP, S3, GCS, AZURE, SFTP, API, LOGIN, FEED];
+const OF_SOURCES: [Peer; 13] = [POSTGRES, MYSQL, HTTP, S3, GCS, AZURE, SFTP, API, LOGIN, FEED, SECURE, EVENTS, BUCKET];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_peers_that_a_config_names_are_dialled() {
@@ -78,7 +87,7 @@ async fn only_peers_that_a_config_names_are_dialled() {
 
 /// Makes everything ready and goes into the namespace.
 async fn outside() {
-    let Some(mut namespace) = namespace() else { return };
+    let mut namespace = namespace();
     let ready = TempDir::new().unwrap();
     let redis = RedisServer::start(&[]);
     let store = matome_testbed::postgres_schema().await;
@@ -131,9 +140,8 @@ fi
 exec "$@"
 "#;
 
-/// `unshare`, with a namespace of users around that of the network for those who may not make one alone. Nothing, and says so,
-/// when the kernel gives this user none.
-fn namespace() -> Option<Command> {
+/// `unshare`, with a namespace of users around that of the network for those who may not make one alone.
+fn namespace() -> Command {
     const SYS_ADMIN: u32 = 21;
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let rights = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
@@ -144,13 +152,15 @@ fn namespace() -> Option<Command> {
         command
     };
     let tried = unshare().arg("true").output().expect("unshare, of util-linux, is there");
-    let refusal = String::from_utf8_lossy(&tried.stderr);
-    assert!(tried.status.success() || !may, "this user may make namespaces: {refusal}");
-    if !tried.status.success() {
-        eprintln!("not run: the kernel gives this user no network namespace: {refusal}");
-        return None;
-    }
-    Some(unshare())
+    // Without one nobody knows what is dialled, and a test that was not run has not passed.
+    assert!(
+        tried.status.success(),
+        "the kernel gives this user no network namespace: {}. Run this test as root, or let users have namespaces: \
+         `sysctl kernel.unprivileged_userns_clone=1`, on Ubuntu `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, in a \
+         container `--cap-add SYS_ADMIN`",
+        String::from_utf8_lossy(&tried.stderr).trim()
+    );
+    unshare()
 }
 
 /// A source that reads from the server of a variable.
@@ -216,8 +226,8 @@ async fn inside(ready: &Path) {
             }
         });
     }
-    serve_api().await;
-    serve_feed().await;
+    serve_pages().await;
+    serve_streams().await;
 
     // Whatever is dialled is seen, whether anybody is there or not.
     for stray in ["198.51.100.1:443", "[2001:db8::1]:443"] {
@@ -274,20 +284,30 @@ async fn read_all(server: &Server, configs: &BTreeMap<String, Value>) {
     let task = server.run("acquisition", source).await;
     assert_eq!((&task["result"]["stored"], &task["result"]["pages"]), (&json!(ROWS), &json!(ROWS)), "{task}");
 
-    let feed = json!({ "url": format!("ws://{}/", FEED.0), "batch": { "wait_ms": 100 } });
-    let feed = server.source("feed", "websocket", feed).await;
-    let stream = server.start("acquisition", feed).await;
+    let bucket = json!({
+        "path": "s3://records/rows.ndjson", "s3": { "endpoint": "http://store.test", "style": "host" }
+    });
+    let source = server.source("bucket", "file", bucket).await;
+    let task = server.run("acquisition", source).await;
+    assert_eq!(task["result"]["stored"], ROWS, "{task}");
+
+    for (scheme, peer) in [("ws", FEED), ("wss", SECURE), ("http", EVENTS)] {
+        let mut config = json!({ "url": format!("{scheme}://{}/", peer.0), "batch": { "wait_ms": 100 } });
+        if peer == SECURE {
+            config["tls"] = json!({ "ca": tls::text("ca.crt") });
+        }
+        let source = server.source(peer.0, "websocket", config).await;
+        let task = server.start("acquisition", source).await;
+        is_stored(server, source).await;
+        assert_eq!(server.send("POST", &format!("{task}cancel/"), None).await.0, 200);
+        assert_eq!(server.ended(&task).await["status"], "cancelled");
+    }
     let push = server.source("push", "push", json!({ "format": "auto" })).await;
     let rows: Vec<Value> = (1..=ROWS).map(|n| json!({ "n": n })).collect();
     let (status, told) =
         server.send("POST", &format!("/api/acquisition/sources/{push}/records/"), Some(json!(rows))).await;
     assert_eq!(status, 202, "{told}");
-    for source in [feed, push] {
-        let path = format!("/api/acquisition/data/?source={source}&page_size=1");
-        until("all is stored", async || server.get(&path).await["count"] == ROWS).await;
-    }
-    assert_eq!(server.send("POST", &format!("{stream}cancel/"), None).await.0, 200);
-    assert_eq!(server.ended(&stream).await["status"], "cancelled");
+    is_stored(server, push).await;
 
     let denied = server.source("denied", "api", json!({ "url": format!("http://{}/", DENIED.0) })).await;
     let task = server.start("acquisition", denied).await;
@@ -298,8 +318,15 @@ async fn read_all(server: &Server, configs: &BTreeMap<String, Value>) {
     server.run("aggregation", aggregation).await;
 }
 
-/// A list of one row a page, for those with a token that another host gives.
-async fn serve_api() {
+/// Waits for the rows of a source.
+async fn is_stored(server: &Server, source: i64) {
+    let path = format!("/api/acquisition/data/?source={source}&page_size=1");
+    until("all is stored", async || server.get(&path).await["count"] == ROWS).await;
+}
+
+/// A list of one row a page, for those with a token that another host gives; an object of a bucket; and events, behind which nothing
+/// comes.
+async fn serve_pages() {
     let rows = async |Query(asked): Query<BTreeMap<String, u64>>, headers: HeaderMap| {
         if headers.get("authorization").is_none_or(|sent| sent != "Bearer t0ken") {
             return Err(StatusCode::UNAUTHORIZED);
@@ -309,26 +336,44 @@ async fn serve_api() {
         Ok(Json(json!({ "results": [{ "n": n }], "next": next })))
     };
     let token = async || Json(json!({ "access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600 }));
-    for (peer, router) in
-        [(API, Router::new().route("/rows", get(rows))), (LOGIN, Router::new().route("/token", post(token)))]
-    {
+    let lines = (1..=ROWS).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>();
+    let events = async || {
+        let sent = stream::iter((1..=ROWS).map(|n| Ok::<_, std::io::Error>(format!("data: {{\"n\":{n}}}\n\n"))));
+        ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(sent.chain(stream::pending())))
+    };
+    for (peer, router) in [
+        (API, Router::new().route("/rows", get(rows))),
+        (LOGIN, Router::new().route("/token", post(token))),
+        (BUCKET, Router::new().route("/rows.ndjson", get(async move || lines))),
+        (EVENTS, Router::new().route("/", get(events))),
+    ] {
         let listener = TcpListener::bind(peer.1).await.unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
     }
 }
 
-/// Sends its messages to whoever connects, and holds the connection.
-async fn serve_feed() {
-    let listener = TcpListener::bind(FEED.1).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-                for n in 1..=ROWS {
-                    socket.send(Message::text(format!("{{\"n\":{n}}}"))).await.unwrap();
-                }
-                while let Some(Ok(_)) = socket.next().await {}
-            });
-        }
-    });
+/// Send their messages to whoever connects, and hold the connection.
+async fn serve_streams() {
+    for (peer, acceptor) in [(FEED, None), (SECURE, Some(tls::acceptor("named", None)))] {
+        let listener = TcpListener::bind(peer.1).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    match acceptor {
+                        None => send_rows(stream).await,
+                        Some(acceptor) => send_rows(acceptor.accept(stream).await.unwrap()).await,
+                    }
+                });
+            }
+        });
+    }
+}
+
+async fn send_rows(stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+    for n in 1..=ROWS {
+        socket.send(Message::text(format!("{{\"n\":{n}}}"))).await.unwrap();
+    }
+    while let Some(Ok(_)) = socket.next().await {}
 }
