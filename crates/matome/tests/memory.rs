@@ -1,6 +1,6 @@
-//! How much memory `serve` takes while it reads large files: bounded by its pages and caches, not by the file.
+//! How much memory `serve` takes while it reads large files and tables: bounded by its pages and caches, not by what is read.
 //!
-//! In the suite the files are small enough for a debug binary. `scripts/fault/memory` reads 200 and 400 MB with a release
+//! In the suite they are small enough for a debug binary. `scripts/fault/memory` reads 200 and 400 MB with a release
 //! binary and compares them: `MATOME_TEST_MEMORY_MB` is the size of the first, the second is twice as large.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -9,16 +9,24 @@ mod support;
 
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use support::{Server, sqlite_home};
+use serde_json::{Value, json};
+use support::{Home, Server, sqlite_home};
+use url::Url;
 
 /// What `serve` may take at its peak, whatever it reads.
 const LIMIT_MIB: u64 = 256;
-/// From this size on the caches are full, and twice the file must not take more.
+/// From this size on the caches are full, and twice as much must not take more.
 const COMPARED_FROM_MB: usize = 200;
+
+/// How many megabytes are read first, and whether the peaks are compared.
+fn size() -> (usize, bool) {
+    let megabytes = std::env::var("MATOME_TEST_MEMORY_MB").map_or(20, |text| text.parse().unwrap());
+    (megabytes, megabytes >= COMPARED_FROM_MB)
+}
 
 /// The peak of a process's memory since it was last reset, in MiB.
 fn peak(server: &Server) -> u64 {
@@ -63,9 +71,9 @@ fn repeated_line(text: &mut String, row: usize) {
     writeln!(text, r#"{{"id":{number},"name":"行 {number}","text":"{number:0>60}"}}"#).unwrap();
 }
 
-/// Reads a file to its end; returns the peak while it was read.
-async fn read(server: &Server, name: &str, config: serde_json::Value, rows: usize) -> u64 {
-    let source = server.source(name, "file", config).await;
+/// Reads a source to its end; returns the peak while it was read.
+async fn read(server: &Server, name: &str, source_type: &str, config: Value, rows: usize) -> u64 {
+    let source = server.source(name, source_type, config).await;
     reset_peak(server);
     let task = server.start("acquisition", source).await;
     let begun = Instant::now();
@@ -93,42 +101,122 @@ const READS: [(&str, &str, Line); 5] = [
     ("ndjson", "rows", repeated_line),
 ];
 
+/// Has `read` read so many megabytes under a name and twice as many under another; it tells the peak and the records.
+async fn compared(what: &str, home: Home, read: impl AsyncFn(&Home, &Server, &str, usize) -> (u64, usize)) {
+    let (megabytes, is_compared) = size();
+    let what = format!("{}, {what}", home.name);
+    let server = home.serve().await;
+    let (mut peaks, mut records) = (Vec::new(), 0);
+    // What a server keeps of its memory grows for some 800 MB, whatever the size of what is read, and then no more: like is
+    // compared with like.
+    let before = is_compared.then_some([("before", 2 * megabytes), ("again", megabytes)]);
+    let measured = [("small", megabytes), ("large", 2 * megabytes)];
+    for (name, megabytes) in before.into_iter().flatten().chain(measured) {
+        let (peak, rows) = read(&home, &server, name, megabytes).await;
+        println!("{what}, {megabytes} MB: {peak} MiB at the peak");
+        assert!(peak < LIMIT_MIB, "{what}: {peak} MiB for {megabytes} MB");
+        peaks.push(peak);
+        records += rows;
+    }
+    println!("row memory {} {} {records} 0 0 -", home.name, peaks.len());
+    if let [_, _, small, large] = peaks[..] {
+        assert!(large * 100 <= small * 105, "{what}: {peaks:?} MiB, twice as much");
+    }
+}
+
+async fn home(is_postgres: bool) -> Home {
+    if is_postgres { support::postgres_home().await } else { sqlite_home() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_size_of_a_file_does_not_set_the_memory_of_its_read() {
-    let megabytes: usize = std::env::var("MATOME_TEST_MEMORY_MB").map_or(20, |text| text.parse().unwrap());
-    let is_compared = megabytes >= COMPARED_FROM_MB;
+    let (_, is_compared) = size();
     for is_postgres in [false, true] {
         for (n, (format, dedupe, line)) in READS.into_iter().enumerate() {
             // In the suite one is enough, for the time it takes.
             if !is_compared && (n > 0 || is_postgres) {
                 continue;
             }
-            let home = if is_postgres { support::postgres_home().await } else { sqlite_home() };
-            let what = format!("{}, {format}, dedupe {dedupe}, read {n}", home.name);
-            let server = home.serve().await;
-            let (mut peaks, mut records) = (Vec::new(), 0);
-            // What a server keeps of its memory grows for some 800 MB, whatever the size of a file, and then no more: like is
-            // compared with like.
-            let before = is_compared.then_some([("before", 2 * megabytes), ("once more", megabytes)]);
-            let measured = [("small", megabytes), ("large", 2 * megabytes)];
-            for (name, megabytes) in before.into_iter().flatten().chain(measured) {
+            let what = format!("{format}, dedupe {dedupe}, read {n}");
+            compared(&what, home(is_postgres).await, async |home, server, name, megabytes| {
                 let file = home.files().join(format!("{name}.{format}"));
                 let rows = write_rows(&file, megabytes, line);
                 let mut config = json!({ "path": format!("{name}.{format}"), "dedupe": dedupe });
                 if dedupe == "key" {
                     config["key"] = json!("id");
                 }
-                let peak = read(&server, name, config, rows).await;
-                println!("{what}, {megabytes} MB: {peak} MiB at the peak");
-                assert!(peak < LIMIT_MIB, "{what}: {peak} MiB for {megabytes} MB");
-                peaks.push(peak);
-                records += rows;
+                let peak = read(server, name, "file", config, rows).await;
                 std::fs::remove_file(file).unwrap();
-            }
-            println!("row memory {} {} {records} 0 0 -", home.name, peaks.len());
-            if let [_, _, small, large] = peaks[..] {
-                assert!(large * 100 <= small * 105, "{what}: {peaks:?} MiB, twice the file");
-            }
+                (peak, rows)
+            })
+            .await;
         }
+    }
+}
+
+/// Makes a table of such rows as [`ndjson_line`] writes; returns the config of a source that reads it.
+async fn table(engine: &str, rows: usize) -> Value {
+    let url = if engine == "mysql" {
+        let script = format!(
+            "create table records (id bigint primary key, name varchar(50), text varchar(1000)) character set utf8mb4;
+            insert into records select seq, concat('行 ', seq), lpad(seq, 950, '0') from seq_1_to_{rows}"
+        );
+        matome_testbed::mysql_database(&script).await
+    } else {
+        let script = format!(
+            "create table records (id bigint primary key, name text, text text);
+            insert into records select n, '行 ' || n, lpad(n::text, 950, '0') from generate_series(1, {rows}) n"
+        );
+        let url = matome_testbed::postgres_schema().await;
+        matome_testbed::run_script(&url, &script).await;
+        url
+    };
+    let schema = url.rsplit_once("%3D").map(|(_, schema)| schema.to_owned());
+    let url = Url::parse(&url).unwrap();
+    let mut config = json!({
+        "engine": engine, "host": url.host_str(), "port": url.port(), "database": &url.path()[1..], "user": url.username(),
+        "password": url.password(), "tls": {"mode": "disable"}, "table": "records",
+    });
+    if let Some(schema) = schema {
+        config["schema"] = schema.into();
+    }
+    config
+}
+
+/// Where the test server of an engine is.
+fn address(engine: &str) -> SocketAddr {
+    let variable = if engine == "mysql" { "MATOME_TEST_MYSQL_URL" } else { matome_testbed::DATABASE_URL };
+    let url = std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is set: run `scripts/test`"));
+    let url = Url::parse(&url).unwrap();
+    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap()).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_of_a_table_does_not_set_the_memory_of_its_read() {
+    const ROWS_OF_MEGABYTE: usize = 1024;
+    let (_, is_compared) = size();
+    for (is_postgres, engine, is_incremental) in [
+        (false, "postgres", false),
+        (false, "mysql", false),
+        (false, "postgres", true),
+        (false, "mysql", true),
+        (true, "postgres", false),
+        (true, "mysql", true),
+    ] {
+        if !is_compared && (is_postgres || is_incremental) {
+            continue;
+        }
+        let home = home(is_postgres).await.reaching(address(engine));
+        let what = format!("table of {engine}, {}", if is_incremental { "incremental" } else { "whole" });
+        compared(&what, home, async |_, server, name, megabytes| {
+            let rows = megabytes * ROWS_OF_MEGABYTE;
+            let mut config = table(engine, rows).await;
+            if is_incremental {
+                config["incremental"] = json!({ "cursor": "id" });
+                config["key"] = json!("id");
+            }
+            (read(server, name, "database", config, rows).await, rows)
+        })
+        .await;
     }
 }
