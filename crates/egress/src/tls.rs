@@ -40,9 +40,10 @@ pub(crate) struct Tls {
 impl Tls {
     pub(crate) fn with(certificates: &Certificates) -> Result<Self, EgressError> {
         let mut roots = machine_roots();
-        for authority in CertificateDer::pem_slice_iter(&certificates.authorities) {
-            let authority = authority.map_err(|source| unusable("ca", source))?;
-            roots.add(authority).map_err(|source| unusable("ca", source))?;
+        let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificates.authorities).collect();
+        let named = named.map_err(|source| unusable("ca", source))?;
+        for authority in &named {
+            roots.add(authority.clone()).map_err(|source| unusable("ca", source))?;
         }
         let showing = match &certificates.own {
             None => None,
@@ -51,10 +52,10 @@ impl Tls {
                 let chain = chain.map_err(|source| unusable("cert", source))?;
                 let key = PrivateKeyDer::from_pem_slice(key).map_err(|source| unusable("key", source))?;
                 let own = Some((chain, key));
-                Some((verifying(roots.clone(), own)?, certificates.shown_to.clone()))
+                Some((verifying(roots.clone(), named.clone(), own)?, certificates.shown_to.clone()))
             }
         };
-        Ok(Self { verifying: OnceLock::from(verifying(roots, None)?), showing })
+        Ok(Self { verifying: OnceLock::from(verifying(roots, named, None)?), showing })
     }
 
     /// For the origin of `url`.
@@ -71,7 +72,7 @@ impl Tls {
         if let Some(config) = self.verifying.get() {
             return Ok(config.clone());
         }
-        let config = verifying(machine_roots(), None)?;
+        let config = verifying(machine_roots(), Vec::new(), None)?;
         Ok(self.verifying.get_or_init(|| config).clone())
     }
 }
@@ -91,15 +92,18 @@ fn machine_roots() -> RootCertStore {
     roots
 }
 
+/// `named`: certificates that are accepted as those of servers, too, whatever they are made for.
 fn verifying(
     roots: RootCertStore,
+    named: Vec<CertificateDer<'static>>,
     own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> Result<ClientConfig, EgressError> {
     // The provider is named here: a process-wide default would be global state, and may be missing.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let known = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
     let known = known.map_err(|source| unusable("ca", source))?;
-    let builder = with_versions(provider)?.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(known)));
+    let verifier = Arc::new(Verifier::new(known, named));
+    let builder = with_versions(provider)?.dangerous().with_custom_certificate_verifier(verifier);
     match own {
         None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|source| unusable("key", source)),

@@ -123,7 +123,15 @@ impl Faults {
     pub(super) fn of_query(&self, error: sqlx::Error, before: impl Into<Option<usize>>) -> ConnectorError {
         if let Some(tls) = TlsFault::of(&error) {
             let fault = if tls.may_pass() { DatabaseFault::Lost } else { DatabaseFault::Tls };
-            let (position, problem) = (Box::new(self.at(0)), tls.words());
+            let problem = match tls {
+                // The driver verifies by itself.
+                TlsFault::Authority => Words::new(
+                    "the server shows the certificate of an authority (`CA:TRUE`) as its own, which is accepted from no database; have one made for the server (`CA:FALSE`, as `openssl req -x509 -addext subjectAltName=DNS:HOST -addext basicConstraints=critical,CA:FALSE` does), and give that, or the authority's, as `tls.ca_file`",
+                    "サーバーが認証局の証明書 (`CA:TRUE`) を自分の証明書として使っています。データベースではこれを受け入れられません。サーバー用の証明書 (`CA:FALSE`、`openssl req -x509 -addext subjectAltName=DNS:HOST -addext basicConstraints=critical,CA:FALSE` など) を作り、それか認証局の証明書を `tls.ca_file` に指定してください",
+                ),
+                tls => tls.words(),
+            };
+            let position = Box::new(self.at(0));
             return ConnectorError::Database { position, fault, problem, source: Some(error) };
         }
         let (fault, problem, source) = match error {

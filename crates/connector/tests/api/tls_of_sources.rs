@@ -35,6 +35,34 @@ async fn a_server_is_believed_with_a_certificate_of_an_authority_that_the_source
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_its_own_authority_is_accepted_where_just_that_is_named_for_its_name_and_its_time() {
+    let hello = || answer("200 OK", r#"[{"n":1}]"#);
+    let (own, old) = (serve("ca", None, hello()).await, serve("expired-ca", None, hello()).await);
+    for tls in [json!({"ca_file": "ca.crt"}), json!({"ca": text("two.crt") + &text("ca.crt")})] {
+        for host in ["localhost", "127.0.0.1"] {
+            let (rows, error) = read(&format!("https://{host}:{own}/"), tls.clone()).await;
+            assert!(error.is_none() && rows == [r#"{"n":1}"#], "{tls}: {}", told(&error.unwrap()));
+        }
+    }
+    let asks = serve("ca", Some("two"), hello()).await;
+    let shown = json!({"ca_file": "ca.crt", "cert_file": "two.crt", "key_file": "two.key"});
+    let (rows, error) = read(&format!("https://127.0.0.1:{asks}/"), shown).await;
+    assert!(error.is_none() && rows == [r#"{"n":1}"#], "{}", told(&error.unwrap()));
+    for (host, port, name, part) in [
+        ("127.0.0.2", own, "ca.crt", "for another name (`localhost`, `127.0.0.1`)"),
+        ("127.0.0.1", own, "two.crt", "if it is the right one, give just that certificate as `tls.ca_file`"),
+        // What that authority has signed does not speak for it.
+        ("127.0.0.1", own, "signed.crt", "if it is the right one, give just that certificate as `tls.ca_file`"),
+        ("127.0.0.1", old, "expired-ca.crt", "has expired (2001-01-01)"),
+        ("127.0.0.1", old, "ca.crt", "has expired (2001-01-01)"),
+    ] {
+        let error = read(&format!("https://{host}:{port}/"), json!({"ca_file": name})).await.1.unwrap();
+        assert!(told(&error).contains(part), "{host} {name}: {}", told(&error));
+        assert!(error.is_of_tls() && error.advice() == Advice::Fail, "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn each_certificate_that_is_not_accepted_is_told_with_its_cause_and_what_to_do_and_not_tried_again() {
     let hello = || answer("200 OK", "[]");
     let (one, signed) = (serve("one", None, hello()).await, serve("signed", None, hello()).await);
@@ -59,7 +87,7 @@ async fn each_certificate_that_is_not_accepted_is_told_with_its_cause_and_what_t
         ("127.0.0.1", signed, json!({"ca_file": "two.crt"}), "nobody known here has signed", "発行者が知られて"),
         ("127.0.0.2", signed, ca.clone(), "for another name (`localhost`, `127.0.0.1`); ask for", "別の名前"),
         ("127.0.0.1", expired, ca.clone(), "has expired (2001-01-01); have it renewed", "期限が切れて"),
-        ("127.0.0.1", authority, ca.clone(), "certificate of an authority (`CA:TRUE`) as its own", "`CA:TRUE`"),
+        ("127.0.0.1", authority, json!({}), "certificate of an authority (`CA:TRUE`) as its own", "`CA:TRUE`"),
         ("127.0.0.1", plain, json!({}), "does not speak TLS; look at the port", "TLS を話しません"),
     ] {
         let (_, error) = read(&format!("https://{host}:{port}/"), tls.clone()).await;

@@ -54,6 +54,10 @@ async fn a_server_is_believed_only_with_a_certificate_for_its_name() {
         assert_eq!(texts(&batches), [r#"{"id":1}"#]);
     }
     servers::a_certificate_of_another_is_not_believed(tried).await;
+    let of_authority = in_front_of(&bed.url, "ca", None).await;
+    let config = bed.config(json!({"table": "t", "port": of_authority, "tls": {"ca_file": "ca.crt"}}));
+    let error = read_until(&*connector_beneath(&fixtures(), &config), Default::default()).await.1.unwrap();
+    assert!(told(&error).contains("which is accepted from no database; have one made"), "{}", told(&error));
     let error = tried("127.0.0.1", json!({"ca_file": "none.crt"})).await.1.unwrap();
     assert!(told(&error).contains("no file matches `none.crt`"), "{error:?}");
     let error = tried("127.0.0.1", json!({"ca_file": "one.key"})).await.1.unwrap();

@@ -1,5 +1,6 @@
 //! Servers that speak TLS with certificates made for tests: `one` and `two` have signed themselves, `ca` is an authority that has
-//! signed `signed`, `expired` and `named`. All of them are for `localhost` and `127.0.0.1`, but the last, which is for `secure.test`.
+//! signed `signed`, `expired` and `named`, `expired-ca` was one. All of them are for `localhost` and `127.0.0.1`, but `named`, which
+//! is for `secure.test`.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 

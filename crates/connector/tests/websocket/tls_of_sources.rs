@@ -33,12 +33,14 @@ async fn a_socket_is_believed_and_shown_a_certificate_as_the_source_says() {
 
 #[tokio::test]
 async fn events_are_read_with_an_authority_of_the_source_and_not_without() {
-    let answer = crate::tls::answer("200 OK\r\ncontent-type: text/event-stream", "id: 1\ndata: {\"n\":1}\n\n");
-    let port = serve("one", None, answer).await;
-    let config =
-        |tls| json!({"url": format!("https://localhost:{port}/"), "tls": tls, "batch": {"wait_ms": 20}}).to_string();
-    let right = connector(SourceType::Websocket, &config(json!({"ca_file": "one.crt"}))).unwrap();
-    assert_eq!(raws(&first(&*right, 1).await.unwrap())[0], "{\"n\":1}");
-    let error = failure(&*connector(SourceType::Websocket, &config(json!({}))).unwrap()).await;
-    assert!(told(&error).contains("signed by itself") && error.advice() == Advice::Fail, "{}", told(&error));
+    for (name, part) in [("one", "signed by itself"), ("ca", "certificate of an authority")] {
+        let answer = crate::tls::answer("200 OK\r\ncontent-type: text/event-stream", "id: 1\ndata: {\"n\":1}\n\n");
+        let port = serve(name, None, answer).await;
+        let url = format!("https://localhost:{port}/");
+        let config = |tls| json!({"url": url, "tls": tls, "batch": {"wait_ms": 20}}).to_string();
+        let right = connector(SourceType::Websocket, &config(json!({"ca_file": format!("{name}.crt")}))).unwrap();
+        assert_eq!(raws(&first(&*right, 1).await.unwrap())[0], "{\"n\":1}");
+        let error = failure(&*connector(SourceType::Websocket, &config(json!({}))).unwrap()).await;
+        assert!(told(&error).contains(part) && error.advice() == Advice::Fail, "{}", told(&error));
+    }
 }

@@ -9,7 +9,7 @@ use matome_model::say;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
-use super::verifier::SelfSigned;
+use super::verifier::{SelfSigned, is_of_authority};
 
 /// So many names of a certificate are told.
 const NAMES: usize = 5;
@@ -27,7 +27,7 @@ pub enum TlsFault {
     SelfSigned,
     /// Nobody known here has signed it.
     UnknownIssuer,
-    /// It is that of an authority.
+    /// It is that of an authority, and not one that is named.
     Authority,
     /// It is not accepted for another reason.
     Certificate,
@@ -87,11 +87,7 @@ impl TlsFault {
             }
             E::UnknownIssuer => Self::UnknownIssuer,
             E::Other(other) if other.0.is::<SelfSigned>() => Self::SelfSigned,
-            E::Other(other)
-                if matches!(other.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity)) =>
-            {
-                Self::Authority
-            }
+            error if is_of_authority(error) => Self::Authority,
             _ => Self::Certificate,
         }
     }
@@ -135,8 +131,8 @@ impl TlsFault {
                 "サーバーの証明書の発行者が知られていません。発行した認証局の証明書を `tls.ca_file` に指定してください",
             ),
             Self::Authority => Words::new(
-                "the server shows the certificate of an authority (`CA:TRUE`) as its own, which is accepted from no server; have one made for the server (`CA:FALSE`), and give that, or the authority's, as `tls.ca_file`",
-                "サーバーが認証局の証明書 (`CA:TRUE`) を自分の証明書として使っています。これは受け入れられません。サーバー用の証明書 (`CA:FALSE`) を作り、それか認証局の証明書を `tls.ca_file` に指定してください",
+                "the server shows the certificate of an authority (`CA:TRUE`) as its own, as `openssl req -x509` makes them; if it is the right one, give just that certificate as `tls.ca_file`",
+                "サーバーが認証局の証明書 (`CA:TRUE`、`openssl req -x509` が作るもの) を自分の証明書として使っています。正しいものなら、その証明書そのものを `tls.ca_file` に指定してください",
             ),
             Self::Certificate => {
                 Words::new("the server's certificate is not accepted", "サーバーの証明書を受け入れられません")
