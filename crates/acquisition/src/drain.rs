@@ -111,6 +111,7 @@ impl AcquisitionHandler {
                     config_rev: held.config_rev,
                     state: held.state.get().to_owned(),
                     is_exact: false,
+                    begins_anew: false,
                 },
                 ends_read: false,
                 is_fetch: false,

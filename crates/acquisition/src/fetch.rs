@@ -48,7 +48,14 @@ impl Gathered {
     /// Nothing, after which a read goes on where it began.
     fn nothing(checkpoint: Box<RawValue>) -> Self {
         let stats = ReadStats::default();
-        Self::new(Batch { items: Vec::new(), checkpoint, is_exact: false, is_addition: false, stats })
+        Self::new(Batch {
+            items: Vec::new(),
+            checkpoint,
+            is_exact: false,
+            begins_anew: false,
+            is_addition: false,
+            stats,
+        })
     }
 
     /// Whether this and what came next are no more than one page.
@@ -60,11 +67,12 @@ impl Gathered {
 
     /// Takes in what came next.
     fn take_in(&mut self, next: Self) {
-        let Batch { items, checkpoint, is_exact, is_addition: _, stats } = next.batch;
+        let Batch { items, checkpoint, is_exact, begins_anew, is_addition: _, stats } = next.batch;
         self.batch.items.extend(items);
         self.bytes += next.bytes;
         self.pages += next.pages;
         (self.batch.checkpoint, self.batch.is_exact) = (checkpoint, is_exact);
+        self.batch.begins_anew |= begins_anew;
         self.batch.stats += stats;
     }
 
@@ -201,6 +209,7 @@ mod tests {
                     items: items.collect(),
                     checkpoint: RawValue::from_string(format!("{{\"at\":{at}}}")).unwrap(),
                     is_exact: true,
+                    begins_anew: false,
                     is_addition: false,
                     stats: ReadStats { requests: 1, ..ReadStats::default() },
                 }

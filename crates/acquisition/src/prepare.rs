@@ -24,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) checkpoint: String,
     /// A read that goes on at it is given nothing of this again.
     pub(crate) is_exact: bool,
+    /// What its read gave before it comes again.
+    pub(crate) begins_anew: bool,
     /// Its records are other ones than those that are stored, also where they are equal.
     pub(crate) is_addition: bool,
     pub(crate) told: Told,
@@ -124,6 +126,7 @@ impl Preparer {
             quarantined: Vec::new(),
             checkpoint: String::new(),
             is_exact: false,
+            begins_anew: false,
             is_addition: false,
             told: Told::default(),
             schema: SchemaStep::default(),
@@ -142,7 +145,7 @@ impl Preparer {
             }
         }
         batch.checkpoint.get().clone_into(&mut page.checkpoint);
-        page.is_exact = batch.is_exact;
+        (page.is_exact, page.begins_anew) = (batch.is_exact, batch.begins_anew);
         page.is_addition = batch.is_addition;
         page.told.stats = batch.stats;
         self.end(&mut page);
@@ -351,7 +354,14 @@ mod tests {
 
     fn batch(items: Vec<Item>) -> Batch {
         let checkpoint = RawValue::from_string("{}".to_owned()).unwrap();
-        Batch { items, checkpoint, is_exact: false, is_addition: false, stats: ReadStats::default() }
+        Batch {
+            items,
+            checkpoint,
+            is_exact: false,
+            begins_anew: false,
+            is_addition: false,
+            stats: ReadStats::default(),
+        }
     }
 
     fn prepare(items: Vec<Item>) -> Prepared {

@@ -134,7 +134,7 @@ impl PushReader {
             State { version: 1, read, push: part.map(|open| open.id), records: part.map_or(0, |open| open.records) };
         let checkpoint: Box<RawValue> = to_raw_value(&state).map_err(ConnectorError::Checkpoint)?;
         let stats = ReadStats { bytes: std::mem::take(&mut self.bytes), ..ReadStats::default() };
-        Ok(Some(Batch { items, checkpoint, is_exact: true, is_addition: false, stats }))
+        Ok(Some(Batch { items, checkpoint, is_exact: true, begins_anew: false, is_addition: false, stats }))
     }
 
     /// The push that is to be read on, taken out; `None` when nothing waits.

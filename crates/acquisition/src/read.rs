@@ -82,7 +82,10 @@ impl AcquisitionHandler {
                 Box::pin(async move {
                     let begun = checkpoints::begin(conn, &fence, &of, task_id, config_rev, how.full, now).await?;
                     Ok(match dedupe {
-                        Dedupe::Rows => Some((begun, Some(Occurrences::begin(conn, &of).await?), None)),
+                        Dedupe::Rows => {
+                            let seen = Occurrences::begin(conn, &of, &begun).await?;
+                            seen.map(|seen| (begun, Some(seen), None))
+                        }
                         Dedupe::Key if !is_stream => {
                             let read = KeyedRead::begin(conn, &of, &begun).await?;
                             let read = read.map(|read| if how.is_whole { read.of_all() } else { read });
@@ -103,8 +106,7 @@ impl AcquisitionHandler {
         // What is stored of a file stays its content when the read goes on. A page of an API is asked for again, and may be another one.
         let resumes_inside = match dedupe {
             Dedupe::None => true,
-            Dedupe::Hash => source.source_type == SourceType::File,
-            Dedupe::Rows | Dedupe::Key => false,
+            Dedupe::Hash | Dedupe::Rows | Dedupe::Key => source.source_type == SourceType::File && !how.is_whole,
         };
         Ok(Read {
             task_id: task.id,
@@ -168,14 +170,15 @@ impl AcquisitionHandler {
         cancel: CancellationToken,
     ) -> Result<(mpsc::Receiver<Fetched>, JoinSet<()>), TaskError> {
         // `rows` counts the equal rows of a whole read, so none of it may be passed over as read or unchanged, unless the connector
-        // tells what it adds.
+        // tells what it adds, or goes on exactly.
         let counts_equals = read.dedupe == Dedupe::Rows;
-        let goes_on =
-            (!counts_equals || connector.tells_additions()) && read.begun.state.get() != "{}" && !read.how.is_whole;
+        let may_pass_over = !counts_equals || read.resumes_inside || connector.tells_additions();
+        let goes_on = may_pass_over && read.begun.state.get() != "{}" && !read.how.is_whole;
         let request = ReadRequest {
             checkpoint: goes_on.then(|| read.begun.state.clone()),
             resume_inside: read.resumes_inside,
             counts_equals,
+            compares_reads: matches!(read.dedupe, Dedupe::Rows | Dedupe::Key),
             max_items: self.db.page_rows(),
             max_bytes: self.db.page_bytes(),
             cancel,
@@ -205,8 +208,14 @@ impl AcquisitionHandler {
         if !ctx.lease_valid() {
             return Err(stopped(ctx));
         }
-        if let Some(occurrences) = read.occurrences.as_ref().filter(|_| prepared.is_addition) {
-            occurrences.lock().unwrap_or_else(PoisonError::into_inner).see_all();
+        if let Some(occurrences) = &read.occurrences {
+            let mut occurrences = occurrences.lock().unwrap_or_else(PoisonError::into_inner);
+            if prepared.begins_anew {
+                occurrences.begin_anew();
+            }
+            if prepared.is_addition {
+                occurrences.see_all();
+            }
         }
         if read.how.is_whole {
             counts.deletes_withheld = counts.deletes_withheld.or(Withheld::of(&prepared));
@@ -272,8 +281,12 @@ impl AcquisitionHandler {
                 page_seq,
                 config_rev: read.config_rev,
                 state: prepared.checkpoint,
-                // A whole read that is begun again is given all of it again.
-                is_exact: prepared.is_exact && !read.how.is_whole,
+                // A whole read that is begun again is given all of it again; so is one that counts equal records, where no checkpoint
+                // is handed over.
+                is_exact: prepared.is_exact
+                    && !read.how.is_whole
+                    && (read.dedupe != Dedupe::Rows || read.resumes_inside),
+                begins_anew: prepared.begins_anew,
             },
             ends_read: is_last,
             is_fetch: read.is_stream,

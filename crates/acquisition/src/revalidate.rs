@@ -87,7 +87,7 @@ impl Course {
     pub(crate) fn advance(&self, next: State) -> Advance {
         let state = to_raw_value(&next).expect("numbers are JSON").get().to_owned();
         let (key, page_seq, config_rev) = (self.key.clone(), self.page_seq, self.config_rev);
-        Advance { key, page_seq, config_rev, state, is_exact: true }
+        Advance { key, page_seq, config_rev, state, is_exact: true, begins_anew: false }
     }
 
     /// That step is committed.

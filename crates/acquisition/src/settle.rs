@@ -103,6 +103,7 @@ impl AcquisitionHandler {
                 config_rev: checkpoint.config_rev,
                 state: checkpoint.state.get().to_owned(),
                 is_exact: false,
+                begins_anew: false,
             },
             ends_read: false,
             is_fetch: false,

@@ -7,11 +7,9 @@ mod support;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use matome_model::source::SourceType;
 use matome_store::db::Db;
-use matome_tasks::{Handler as _, TaskContext};
 use matome_testbed::databases;
 use support::{Bench, canonical, count};
 use tempfile::TempDir;
@@ -131,32 +129,6 @@ async fn hashes_and_keys_pass_over_what_did_not_change() {
     }
 }
 
-/// Starts a task, lets it commit so many pages, and cuts it off.
-async fn cut_off(bench: &Bench, db: &Db, pages: i64) {
-    let task = bench.claim().await;
-    let ctx = TaskContext::new(db.clone(), task.task.id, task.fence);
-    let before = committed(bench).await;
-    let handler = bench.handler();
-    let run = tokio::spawn({
-        let task = task.clone();
-        async move { handler.run(task, ctx).await }
-    });
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while committed(bench).await < before + pages {
-        assert!(tokio::time::Instant::now() < deadline && !run.is_finished(), "it was to be cut off");
-        tokio::task::yield_now().await;
-    }
-    run.abort();
-    let _ = run.await;
-    bench.abandon(&task).await;
-}
-
-async fn committed(bench: &Bench) -> i64 {
-    let mut reader = bench.db.read().await.unwrap();
-    let sql = "select coalesce(max(page_seq), 0) as pages from checkpoints where source_id = $1";
-    reader.conn().fetch_one(sql, &[bench.source_id.into()]).await.unwrap().int("pages").unwrap()
-}
-
 fn many(path: &Path, rows: usize) {
     let text: String = (0..rows).map(|n| format!("{{\"n\":{}}}\n", n % (rows / 2))).collect();
     fs::write(path, text).unwrap();
@@ -175,7 +147,7 @@ async fn a_read_of_new_files_that_was_cut_off_stores_each_row_once() {
                 many(&bench.dir.path().join(name), rows);
             }
             for pages in [1, 7] {
-                cut_off(&bench, &bed.db, pages).await;
+                bench.cut_off(pages).await;
             }
             let result = bench.run().await.unwrap().result;
             let expected = if dedupe == "hash" { rows / 2 } else { rows * 3 };
@@ -196,7 +168,7 @@ async fn a_longer_file_in_the_place_of_one_that_was_begun_fails_one_task_and_all
             bench.run().await.unwrap();
             let (path, rows) = (bench.dir.path().join("b.ndjson"), bed.db.page_rows() * 6);
             fs::write(&path, lines("old", rows)).unwrap();
-            cut_off(&bench, &bed.db, 1).await;
+            bench.cut_off(1).await;
             fs::write(&path, lines("new", rows + 1)).unwrap();
             let error = bench.run().await.unwrap_err();
             assert!(format!("{error:?}").contains("file_changed"), "{} {dedupe}: {error:?}", bed.name);

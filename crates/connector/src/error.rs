@@ -172,6 +172,8 @@ pub enum ConnectorError {
         records: u64,
         /// How, in English and in Japanese.
         change: (&'static str, &'static str),
+        /// Whether the next attempt begins anew by itself: nothing was read yet that it would read again.
+        is_stale: bool,
     },
     /// A certificate or a key that a config names is none.
     #[error("{position}: {problem}")]
@@ -483,7 +485,8 @@ impl ConnectorError {
             },
             Self::Answer { retry: Some(after), .. } => Advice::Retry { after: *after },
             Self::Spent { wait, .. } => Advice::Retry { after: Some(*wait) },
-            Self::Store(_)
+            Self::Changed { is_stale: true, .. }
+            | Self::Store(_)
             | Self::Unkept { .. }
             | Self::Cancelled
             | Self::Broken

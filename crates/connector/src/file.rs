@@ -189,8 +189,9 @@ pub fn read_bytes(config: FileConfig, bytes: Vec<u8>) -> (Vec<Item>, Option<Conn
     let found = location.find("");
     match found {
         Ok(found) => {
-            let plan = Plan::of_all(found, None);
-            Pump::new(Arc::new(config), location, ReadRequest::default(), sender).run(plan, &[]);
+            let request = ReadRequest::default();
+            let plan = Plan::of_all(found, None, &request);
+            Pump::new(Arc::new(config), location, request, sender).run(plan, &[]);
         }
         Err(error) => return (Vec::new(), Some(error)),
     }

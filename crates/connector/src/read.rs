@@ -39,11 +39,14 @@ pub trait Reader: Send {
 pub struct ReadRequest {
     /// The checkpoint committed last, if any.
     pub checkpoint: Option<Box<RawValue>>,
-    /// Whether to go on exactly behind the last committed record (for sources without deduplication). Otherwise a
-    /// read starts at the first document, or at the first page that is not committed, and reads some things again.
+    /// Whether to go on exactly behind the last committed record. Otherwise a read starts at the first document, or at the first
+    /// page that is not committed, and reads some things again.
     pub resume_inside: bool,
     /// Whether equal records are counted (`dedupe: rows`), so that a read gives all of them or says that it adds some.
     pub counts_equals: bool,
+    /// Whether all that a read gives is compared with what is stored (`dedupe: key` and `rows`): it goes on exactly, or it begins
+    /// anew as a whole and says so.
+    pub compares_reads: bool,
     /// Items in one batch at most.
     pub max_items: usize,
     /// A batch ends with the item that brings it to this many bytes.
@@ -60,6 +63,7 @@ impl Default for ReadRequest {
             checkpoint: None,
             resume_inside: false,
             counts_equals: false,
+            compares_reads: false,
             max_items: 1000,
             max_bytes: 1024 * 1024,
             cancel: CancellationToken::new(),

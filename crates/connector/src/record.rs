@@ -120,6 +120,9 @@ pub struct Batch {
     pub checkpoint: Box<RawValue>,
     /// Whether a read that goes on at `checkpoint` gives nothing of this batch, or of those before, again.
     pub is_exact: bool,
+    /// Whether what this read gave before comes again: it begins anew, or its next attempt does. Said with
+    /// [`compares_reads`](crate::ReadRequest::compares_reads) alone.
+    pub begins_anew: bool,
     /// Whether nothing of its read was read before: a record that equals a stored one is another one.
     pub is_addition: bool,
     /// What was done for it.

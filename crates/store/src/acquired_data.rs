@@ -250,7 +250,8 @@ pub async fn commit_page(conn: &mut Conn<'_>, page: &Page) -> Result<Committed> 
     let last_record_id = last_record_id.max(last_tombstone_id);
     let last_record_id = last_record_id.max(insert::insert(conn, page, &selection.new).await?);
     repeats::insert(conn, page, &selection.waiting).await?;
-    if page.keyed.is_some() {
+    // What is begun anew meets it again.
+    if page.keyed.is_some() || page.occurrences.is_some() && page.checkpoint.is_exact {
         repeats::note_met(conn, page, &selection.seen.met).await?;
     }
     if let Some(read) = &page.keyed {

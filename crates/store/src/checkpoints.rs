@@ -70,6 +70,8 @@ pub struct Advance {
     pub state: String,
     /// Whether a read that goes on at this state is given nothing of this page, or of one before, again.
     pub is_exact: bool,
+    /// Whether what the read gave before this page comes again: it counts from here on.
+    pub begins_anew: bool,
 }
 
 const FIND: &str = "select page_seq, state, config_rev, last_record_id, lease_epoch, read_ended, task_id,
@@ -107,8 +109,10 @@ const ADVANCE: &str = "update checkpoints set
     lease_epoch = $8,
     updated_at = $9,
     read_ended = $10,
-    resume_from_id = case when not $11 then resume_from_id when last_record_id < $7 then $7 else last_record_id end,
-    resume_from_page = case when $11 then page_seq + 1 else resume_from_page end
+    read_from_id = case when $12 then last_record_id else read_from_id end,
+    read_from_page = case when $12 then page_seq else read_from_page end,
+    resume_from_id = case when $11 and last_record_id < $7 then $7 when $11 or $12 then last_record_id else resume_from_id end,
+    resume_from_page = case when $11 then page_seq + 1 when $12 then page_seq else resume_from_page end
 where source_id = $1 and stream = $2 and purpose = $3 and page_seq = $4 and config_rev = $5";
 
 // One step back on the primary key.
@@ -226,7 +230,7 @@ pub(crate) async fn advance(
     lease_epoch: i64,
     now: Timestamp,
 ) -> Result<()> {
-    let args: [Arg<'_>; 11] = [
+    let args: [Arg<'_>; 12] = [
         step.key.source_id.into(),
         (&step.key.stream).into(),
         (&step.key.purpose).into(),
@@ -238,6 +242,7 @@ pub(crate) async fn advance(
         now.into(),
         read_ended.into(),
         step.is_exact.into(),
+        step.begins_anew.into(),
     ];
     match conn.execute(ADVANCE, &args).await? {
         1 => Ok(()),

@@ -413,8 +413,9 @@ async fn end(conn: &mut Conn<'_>, task: &ClaimedTask, end: End, policy: &RetryPo
 /// Eight records, two of them equal, with numbers that the databases write in their own way; one bad record.
 async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> Result<()> {
     let key = CheckpointKey { source_id, stream: String::new(), purpose: LIVE.to_owned() };
-    checkpoints::begin(conn, &task.fence, &key, task.task.id, 1, false, at(2)).await?;
-    let occurrences = Arc::new(Mutex::new(Occurrences::begin(conn, &key).await?));
+    let begun = checkpoints::begin(conn, &task.fence, &key, task.task.id, 1, false, at(2)).await?;
+    let occurrences = Occurrences::begin(conn, &key, &begun).await?.expect("there is nothing to forget");
+    let occurrences = Arc::new(Mutex::new(occurrences));
     let mut canonicaliser = Canonicaliser::default();
     let pages = [
         vec![r#"{"n":1.50,"b":"é\u0001"}"#, r#"{"n":1e30}"#, r#"{"n":-0}"#, r#"{"z":1,"a":{"c":[1.0,null],"b":"\/"}}"#],
@@ -443,7 +444,14 @@ async fn read_pages(conn: &mut Conn<'_>, task: &ClaimedTask, source_id: i64) -> 
             keyed: None,
             records,
             quarantined: vec![bad],
-            checkpoint: Advance { key: key.clone(), page_seq, config_rev: 1, state: "{}".to_owned(), is_exact: false },
+            checkpoint: Advance {
+                key: key.clone(),
+                page_seq,
+                config_rev: 1,
+                state: "{}".to_owned(),
+                is_exact: false,
+                begins_anew: false,
+            },
             ends_read: page_seq == 1,
             is_fetch: false,
             settles: None,

@@ -416,13 +416,14 @@ impl Side {
             async move {
                 let begun = checkpoints::begin(conn, &fence, &key, task_id, 1, reset, now).await?;
                 let keyed = KeyedRead::begin(conn, &key, &begun).await?;
-                Ok((begun, Occurrences::begin(conn, &key).await?, keyed))
+                let occurrences = Occurrences::begin(conn, &key, &begun).await?;
+                Ok((begun, occurrences, keyed))
             }
             .boxed()
         });
         let (begun, occurrences, keyed) = begin.await?;
         let keyed = keyed.filter(|_| dedupe == Dedupe::Key).map(|keyed| Arc::new(Mutex::new(keyed)));
-        let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
+        let occurrences = occurrences.filter(|_| dedupe == Dedupe::Rows).map(|seen| Arc::new(Mutex::new(seen)));
         let said = format!("{} {} ended: {}", begun.page_seq, begun.state.get().replace(' ', ""), begun.read_ended);
         let reading = Reading { fence, task_id, page_seq: begun.page_seq, dedupe, occurrences, keyed };
         self.readings.insert(source_id, reading);
@@ -469,6 +470,7 @@ impl Side {
                 state: format!(r#"{{"at":{}}}"#, reading.page_seq + 1),
                 // Some reads go on in the middle of what they gave.
                 is_exact: !records.len().is_multiple_of(3),
+                begins_anew: records.len().is_multiple_of(7),
             },
             ends_read: last,
             is_fetch: false,

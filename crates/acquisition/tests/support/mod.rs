@@ -177,6 +177,33 @@ impl Bench {
         result
     }
 
+    /// Starts a task, lets it commit so many pages, and cuts it off.
+    pub async fn cut_off(&self, pages: i64) {
+        let task = self.claim().await;
+        let ctx = TaskContext::new(self.db.clone(), task.task.id, task.fence);
+        let before = self.committed().await;
+        let handler = self.handler();
+        let run = tokio::spawn({
+            let task = task.clone();
+            async move { handler.run(task, ctx).await }
+        });
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        while self.committed().await < before + pages {
+            assert!(tokio::time::Instant::now() < deadline && !run.is_finished(), "it was to be cut off");
+            tokio::task::yield_now().await;
+        }
+        run.abort();
+        let _ = run.await;
+        self.abandon(&task).await;
+    }
+
+    /// How many pages were committed.
+    async fn committed(&self) -> i64 {
+        let mut reader = self.db.read().await.unwrap();
+        let sql = "select coalesce(max(page_seq), 0) as pages from checkpoints where source_id = $1";
+        reader.conn().fetch_one(sql, &[self.source_id.into()]).await.unwrap().int("pages").unwrap()
+    }
+
     /// Canonical texts of what is stored, sorted; the counter must agree.
     pub async fn stored(&self) -> Vec<String> {
         let mut reader = self.db.read().await.unwrap();

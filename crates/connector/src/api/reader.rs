@@ -268,7 +268,7 @@ impl ApiReader {
         // Otherwise it goes on at the beginning of the page.
         let is_exact = self.request.resume_inside || self.page.is_none() && self.failure.is_none();
         let stats = std::mem::take(&mut self.exchange.stats);
-        Ok(Batch { items: all, checkpoint, is_exact, is_addition: false, stats })
+        Ok(Batch { items: all, checkpoint, is_exact, begins_anew: false, is_addition: false, stats })
     }
 
     fn gather(&mut self, items: Vec<Item>) {

@@ -390,7 +390,7 @@ impl Sink {
         let items = std::mem::take(&mut self.items);
         self.bytes = 0;
         let (is_exact, stats) = (self.is_exact, std::mem::take(&mut self.stats));
-        let batch = Batch { items, checkpoint, is_exact, is_addition: false, stats };
+        let batch = Batch { items, checkpoint, is_exact, begins_anew: false, is_addition: false, stats };
         self.sender.send(Ok(Some(batch))).await.map_err(|_| Stop::Abandoned)
     }
 }

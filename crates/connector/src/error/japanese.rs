@@ -46,7 +46,7 @@ pub(super) fn of(error: &ConnectorError) -> String {
             format!("`{path}` は {size} バイトで、上限の {limit} バイトを超えています。分割してください")
         }
         E::Io { position, action, .. } => format!("{}: {}", at(position), doing(action)),
-        E::Changed { document, records, change } => format!(
+        E::Changed { document, records, change, .. } => format!(
             "`{document}` が変わったため ({})、レコード {records} の続きを読めません。読んだものは保存してあり、次の読み取りはその\
              ときのファイルを初めから読みます。ファイルは別の名前で書き、完成してから名前を変えてください",
             change.1

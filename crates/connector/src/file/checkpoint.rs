@@ -9,6 +9,7 @@ use super::fingerprint::Fingerprint;
 use super::location::{Stamp, Validators};
 use super::manifest::{Ends, Known, Manifest};
 use crate::error::ConnectorError;
+use crate::read::ReadRequest;
 use crate::record::Boundary;
 
 /// What a checkpoint says.
@@ -50,6 +51,12 @@ pub(super) struct State {
     /// Whether nothing of what is read was read before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) adds: bool,
+    /// Whether a read that goes on here gives nothing again that the read before gave.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_exact: bool,
+    /// Whether the document grew between two parts of a read: what changed besides in the first part was not seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_grown: bool,
 }
 
 impl State {
@@ -72,9 +79,14 @@ impl State {
         to_raw_value(self).map_err(ConnectorError::Checkpoint)
     }
 
-    /// The state, if a read may go on at it.
+    /// The state, if a read stopped in it.
     pub(super) fn under_way(self) -> Option<Self> {
         (!self.complete && self.document.is_some()).then_some(self)
+    }
+
+    /// Whether a read may go on inside of what is read here.
+    pub(super) fn may_go_on(&self, request: &ReadRequest) -> bool {
+        request.resume_inside && (self.is_exact || !request.compares_reads)
     }
 
     /// The document that a read of one has read to its end that kept no list of them.
@@ -89,6 +101,12 @@ impl State {
         self.document = Some(document.to_owned());
         (self.member, self.records, self.boundary, self.fingerprint) = (None, 0, None, None);
         (self.size, self.modified_ns, self.inode) = (stamp.size, stamp.modified_ns, stamp.inode);
+        self.has_grown = false;
+    }
+
+    /// Whether the document is no longer as it was when it was opened for this.
+    pub(super) fn is_before(&self, now: &Stamp) -> bool {
+        self.has_grown || (self.size, self.modified_ns) != (now.size, now.modified_ns)
     }
 
     /// Everything was read: what is known now is `known` and what this read did, as far as it is `there`.
@@ -103,8 +121,13 @@ impl State {
     /// The document is another one by now: the next read begins it anew.
     pub(super) fn begin_anew(&mut self) {
         (self.member, self.records, self.boundary, self.fingerprint) = (None, 0, None, None);
-        // Whoever counts equal records has to see all of them again.
         self.adds = false;
+    }
+
+    /// Nothing of this read counts; only what was known before it stays, if it `keeps_known`.
+    pub(super) fn begin_whole_anew(&mut self, keeps_known: bool) {
+        let files = if keeps_known { std::mem::take(&mut self.files) } else { Manifest::default() };
+        *self = Self { files, ..Self::new() };
     }
 
     /// Whether nothing is stored of what the document is now.
@@ -154,7 +177,8 @@ impl State {
 
     /// The error of a read that can not go on at this state.
     pub(super) fn changed(&self, change: (&'static str, &'static str)) -> ConnectorError {
-        ConnectorError::Changed { document: self.document.clone().unwrap_or_default(), records: self.records, change }
+        let (document, records) = (self.document.clone().unwrap_or_default(), self.records);
+        ConnectorError::Changed { document, records, change, is_stale: false }
     }
 }
 

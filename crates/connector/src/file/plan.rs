@@ -26,6 +26,7 @@ pub(super) struct Step {
 }
 
 /// What a read does.
+#[derive(Default)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// What is known of documents that are passed over; with those of the steps, all that is known in the end. `None`: every read
@@ -39,12 +40,19 @@ pub(super) struct Plan {
     pub(super) validators: Option<Validators>,
     /// Where a read stopped in a document that is there no more; then nothing is read.
     pub(super) gone: Option<State>,
+    /// Of a read that goes on: what it has read already, where it must not be given that again.
+    pub(super) done: Manifest,
+    /// Whether a read that was begun begins anew.
+    pub(super) begins_anew: bool,
 }
 
 impl Plan {
     /// Reads every document from its start, or goes on where `last` stopped.
-    pub(super) fn of_all(found: Vec<Entry>, last: Option<State>) -> Self {
-        let mut resume = last.and_then(State::under_way);
+    pub(super) fn of_all(found: Vec<Entry>, last: Option<State>, request: &ReadRequest) -> Self {
+        let stopped = last.and_then(State::under_way);
+        let is_begun = stopped.is_some();
+        let mut resume = stopped.filter(|state| state.may_go_on(request));
+        let begins_anew = is_begun && resume.is_none() && request.compares_reads;
         let first = match &resume {
             None => 0,
             Some(state) => match place_of(&found, state) {
@@ -68,11 +76,11 @@ impl Plan {
             let from = resume.as_ref().and_then(|state| state.boundary);
             (step.skip, step.from, step.resume) = (skip, from, resume);
         }
-        Self { steps, known: None, adds: false, unchanged: 0, validators: None, gone: None }
+        Self { steps, begins_anew, ..Self::default() }
     }
 
     fn of_gone(stopped: Option<State>, known: Option<Manifest>) -> Self {
-        Self { steps: Vec::new(), known, adds: false, unchanged: 0, validators: None, gone: stopped }
+        Self { known, gone: stopped, ..Self::default() }
     }
 
     /// Reads what is new or changed since `last`. Blocks.
@@ -87,8 +95,7 @@ impl Plan {
                 files = found.len(),
                 "more than {DOCUMENT_LIMIT} files match, so all of them are read each time: narrow `path`, or split the source"
             );
-            let last = last.filter(|_| request.resume_inside);
-            return Ok(Self::of_all(found, last));
+            return Ok(Self::of_all(found, last, request));
         }
         let mut last = last.unwrap_or_default();
         let only = last.only().map(|(name, read)| (name.to_owned(), read));
@@ -103,10 +110,12 @@ impl Plan {
         let was_adding = last.adds;
         let stopped = last.under_way();
         // What a read that goes on inside has done is done; any other begins anew.
-        let resume = stopped.clone().filter(|_| request.resume_inside || was_adding);
+        let resume = stopped.clone().filter(|state| was_adding || state.may_go_on(request));
         if resume.is_some() {
-            known.extend(done);
+            known.extend(done.clone());
         }
+        // A read that counts equal records and was to see all knows nothing but what it has read itself.
+        let goes_on_whole = request.counts_equals && resume.is_some() && !was_adding;
         let is_one = found.len() == 1;
         let current = resume.as_ref().and_then(|state| rotation::stopped_in(location, &mut found, state));
         if current.is_none() && resume.as_ref().is_some_and(|state| !state.is_at_its_start()) {
@@ -136,10 +145,16 @@ impl Plan {
         let is_other =
             |change: &Option<Change>| matches!(change, Some(Change::Rewritten | Change::Grown { is_whole: false, .. }));
         let begun_whole = stopped.is_some() && !was_adding;
-        let whole = request.counts_equals && (known.is_empty() || begun_whole || changes.iter().any(is_other));
-        let adds = request.counts_equals && !whole;
-        let mut plan = Self { steps: Vec::new(), known: None, adds, unchanged: 0, validators, gone: None };
-        let goes_on_inside = request.resume_inside || plan.adds;
+        let is_to_see_all = !goes_on_whole && (known.is_empty() || begun_whole);
+        let whole = request.counts_equals && (is_to_see_all || changes.iter().any(is_other));
+        let adds = request.counts_equals && !whole && !goes_on_whole;
+        // Versions of a key follow each other in one read: what changed since this read has read it is for the next one.
+        let leaves_done = request.compares_reads && !request.counts_equals && resume.is_some();
+        let done = if leaves_done { done } else { Manifest::default() };
+        let begins_anew = request.compares_reads && stopped.is_some() && (whole || resume.is_none());
+        let mut plan = Self { adds, validators, done, begins_anew, ..Self::default() };
+        // A file with keys that grew may have changed at any place besides.
+        let goes_on_inside = adds || goes_on_whole || request.resume_inside && !request.compares_reads;
         // First, since what they have is older than what is under their names now.
         for (entry, change) in beside {
             let (skip, from) = match change {
@@ -162,6 +177,7 @@ impl Plan {
                     plan.unchanged += 1;
                     continue;
                 }
+                Some(_) if plan.done.has(&entry.name) => continue,
                 // The last record may have been half of what it is now.
                 Some(Change::Grown { records, is_whole, from }) if goes_on_inside => {
                     (records.saturating_sub(u64::from(!is_whole)), from, None)
@@ -175,7 +191,7 @@ impl Plan {
         if let Some(place) = plan.steps.iter().position(|step| step.resume.is_some()) {
             plan.steps[..=place].rotate_right(1);
         }
-        plan.known = Some(known);
+        plan.known = Some(if whole { Manifest::default() } else { known });
         Ok(plan)
     }
 }

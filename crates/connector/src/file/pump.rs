@@ -76,6 +76,12 @@ pub(super) struct Pump {
     counted: u64,
     /// What was read of the document, if it is read in order.
     trail: Trail,
+    /// Whether the next batch says that what came before it comes again.
+    begins_anew: bool,
+    /// Whether this read goes on with one before it.
+    goes_on: bool,
+    /// Whether it has given records.
+    has_given: bool,
 }
 
 impl Pump {
@@ -86,7 +92,8 @@ impl Pump {
         sender: mpsc::Sender<Result<Batch, ConnectorError>>,
     ) -> Self {
         let (state, stats) = (State::new(), ReadStats::default());
-        Self { config, location, request, sender, state, stats, counted: 0, trail: Trail::default() }
+        let (trail, begins_anew, goes_on, has_given) = (Trail::default(), false, false, false);
+        Self { config, location, request, sender, state, stats, counted: 0, trail, begins_anew, goes_on, has_given }
     }
 
     /// Reads what is planned; `names` are those of all documents that are there. Blocks.
@@ -100,9 +107,17 @@ impl Pump {
 
     /// A document that is not what it was is told of once; the next read begins it anew.
     fn turn_back(&mut self, error: &mut ConnectorError) {
-        let ConnectorError::Changed { records, .. } = error else { return };
+        let ConnectorError::Changed { records, is_stale, .. } = error else { return };
         *records = (*records).max(self.state.records);
-        self.state.begin_anew();
+        match self.request.compares_reads {
+            true => {
+                *is_stale = self.goes_on && !self.has_given;
+                // What counts equal records reads all then; so does what does not know any more what was known before it.
+                self.state.begin_whole_anew(!self.request.counts_equals && !self.goes_on);
+                (self.begins_anew, self.request.resume_inside) = (true, false);
+            }
+            false => self.state.begin_anew(),
+        }
         // As above.
         let _ = self.send(Vec::new(), None);
     }
@@ -110,7 +125,8 @@ impl Pump {
     fn read(&mut self, plan: Plan, names: &[Arc<str>]) -> Result<(), Stop> {
         let keeps = plan.known.is_some();
         self.state.files = plan.known.unwrap_or_default();
-        self.state.adds = plan.adds;
+        (self.state.adds, self.state.done, self.begins_anew) = (plan.adds, plan.done, plan.begins_anew);
+        self.goes_on = plan.gone.is_some() || plan.steps.iter().any(|step| step.resume.is_some());
         self.state.validators = plan.validators;
         self.stats.not_modified += plan.unchanged;
         if let Some(stopped) = plan.gone {
@@ -153,6 +169,7 @@ impl Pump {
             return Err(ConnectorError::FileTooLarge { path, size, limit }.into());
         }
         self.state.turn_to(name, &stamp);
+        self.state.has_grown = resume.as_ref().is_some_and(|before| before.is_before(&stamp));
         self.state.validators = content.validators();
         (self.counted, self.trail) = (0, Trail::default());
         let start = start_of(&mut content).and_then(|start| content.rewind().map(|()| start));
@@ -192,6 +209,9 @@ impl Pump {
             Some(Reached { bytes, end }) => (Stamp { size: bytes, modified_ns: 0, ..now }, end),
             None => (stamp, End::Unknown),
         };
+        // Whoever compares whole reads has it read again next time.
+        let is_unsure = self.request.compares_reads && self.state.has_grown && !self.state.adds;
+        let stamp = if is_unsure { Stamp { modified_ns: 0, inode: 0, ..stamp } } else { stamp };
         let known = Known::of(&stamp, self.state.records.max(skip), end, &mut content);
         let known = known.map_err(|error| failed(beginning(name), "reading it", error))?;
         match self.trail.fingerprint() {
@@ -421,13 +441,16 @@ impl Pump {
         if let Some(last) = items.last() {
             (self.state.records, self.state.boundary) = (last.position().record, boundary);
             self.state.fingerprint = self.trail.fingerprint().filter(|read| read.bytes > 0);
+            self.has_given = true;
         }
-        let checkpoint = self.state.write()?;
         // Otherwise a read begins at the first document, whatever its checkpoint.
         let is_exact = self.request.resume_inside || self.state.adds;
+        self.state.is_exact = is_exact;
+        let checkpoint = self.state.write()?;
         let mut stats = std::mem::take(&mut self.stats);
         stats.requests += self.location.requests();
-        let batch = Batch { items, checkpoint, is_exact, is_addition: self.state.adds, stats };
+        let begins_anew = std::mem::take(&mut self.begins_anew);
+        let batch = Batch { items, checkpoint, is_exact, begins_anew, is_addition: self.state.adds, stats };
         self.sender.blocking_send(Ok(batch)).map_err(|_| Stop::Abandoned)
     }
 }
@@ -445,7 +468,7 @@ fn spooled(input: impl Read) -> io::Result<File> {
 }
 
 fn changed(name: &Arc<str>, change: (&'static str, &'static str)) -> Stop {
-    ConnectorError::Changed { document: name.to_string(), records: 0, change }.into()
+    ConnectorError::Changed { document: name.to_string(), records: 0, change, is_stale: false }.into()
 }
 
 /// A document may grow while it is read, and what came is read. One that was written over is neither the old nor the new.

@@ -42,7 +42,7 @@ pub(super) async fn start(
         let names: Vec<Arc<str>> = found.iter().map(|entry| entry.name.clone()).collect();
         let plan = match config.only_changed {
             true => Plan::of_changes(&*location_there, found, last, &request_there)?,
-            false => Plan::of_all(found, last.filter(|_| request_there.resume_inside)),
+            false => Plan::of_all(found, last, &request_there),
         };
         Ok::<_, ConnectorError>((plan, names))
     });

@@ -237,6 +237,7 @@ impl StreamReader {
             items: page.items,
             checkpoint: to_raw_value(&self.state).map_err(ConnectorError::Checkpoint)?,
             is_exact: true,
+            begins_anew: false,
             is_addition: false,
             stats: std::mem::take(&mut self.stats),
         })

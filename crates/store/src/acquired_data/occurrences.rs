@@ -6,7 +6,7 @@
 //! proportion to the rows; instead the database remembers for us:
 //!
 //! - Ids grow, and only this read writes the stream. So a copy found with an id **above the watermark**, the
-//!   highest id when the read began, was stored by this read: the copy has been seen.
+//!   highest id when the attempt began, was stored by this read: the copy has been seen.
 //! - A copy found **below** it is a row of an earlier read; whether this read has met it is one bit in a
 //!   compressed bitmap of ids. Ids of one source lie close together: a bit or two each when read in full,
 //!   at most 16.
@@ -17,7 +17,8 @@
 //!
 //! A read that gives only what was never read before ([`Occurrences::see_all`]) has seen all that is stored, so every copy is a new one.
 //!
-//! A read that starts again after a crash takes a new watermark and finds all that was stored as old rows.
+//! A read that goes on after a crash has seen what it stored with the pages that are not delivered again ([`Stand`]), and the old rows
+//! that those pages noted. What was stored by pages that come again counts as old: a read that starts again finds all as old rows.
 
 use std::collections::HashMap;
 
@@ -25,7 +26,8 @@ use roaring::RoaringTreemap;
 
 use super::first_load::FirstLoad;
 use super::identity::Key;
-use crate::checkpoints::CheckpointKey;
+use super::repeats;
+use crate::checkpoints::{Checkpoint, CheckpointKey, Stand};
 use crate::db::Conn;
 use crate::error::Result;
 
@@ -43,7 +45,12 @@ const MOST_COUNTED: usize = (1 << 18) / 8 * 7;
 /// What a read of one stream has seen so far.
 #[derive(Debug)]
 pub struct Occurrences {
+    /// Highest id when this attempt began.
     watermark: i64,
+    /// What the attempts before it stored, where it goes on with them.
+    stand: Option<Stand>,
+    /// Whether all that is stored counts as seen.
+    sees_all: bool,
     /// Ids of old rows that this read has met.
     met: RoaringTreemap,
     /// Contents met at least twice, by the identity of their copy 0.
@@ -99,16 +106,18 @@ impl Counts {
 }
 
 impl Occurrences {
-    /// The state at the start of a read, in the lease that does the reading.
+    /// The state at the start of an attempt, in the lease that does the reading; `None` when there is more to forget of earlier
+    /// reads than one transaction should, and it has to be asked for again.
     ///
     /// # Errors
     /// When the database refuses the statement or is gone.
-    pub async fn begin(conn: &mut Conn<'_>, key: &CheckpointKey) -> Result<Self> {
+    pub async fn begin(conn: &mut Conn<'_>, key: &CheckpointKey, begun: &Checkpoint) -> Result<Option<Self>> {
+        let Some(met) = repeats::met_before(conn, key, &begun.stand, &["met_versions"]).await? else { return Ok(None) };
         let watermark = conn.fetch_one(HIGHEST_ID, &[]).await?.int("id")?;
         let any = conn.fetch_optional(ANY, &[key.source_id.into(), (&key.stream).into()]).await?;
         let first_load = any.is_none().then(FirstLoad::default);
         let counts = Counts { by_key: HashMap::new(), most: MOST_COUNTED };
-        Ok(Self { watermark, met: RoaringTreemap::new(), counts, first_load })
+        Ok(Some(Self { watermark, stand: Some(begun.stand), sees_all: false, met, counts, first_load }))
     }
 
     /// The same with room for the counts of `most` contents: fewer take less memory and more lookups.
@@ -120,7 +129,14 @@ impl Occurrences {
 
     /// Counts all that is stored as seen by this read: what it gives from now on is added, also where it is equal.
     pub fn see_all(&mut self) {
-        self.watermark = 0;
+        self.sees_all = true;
+    }
+
+    /// Counts what the attempts before this one stored and met as old: all of it comes again.
+    pub fn begin_anew(&mut self) {
+        self.stand = None;
+        self.met.clear();
+        self.counts.by_key.clear();
     }
 
     /// Whether a content may be stored; `false` is certain, without a look into the database.
@@ -135,7 +151,11 @@ impl Occurrences {
 
     /// Whether this read has seen the copy that is stored with this id.
     pub(super) fn has_seen(&self, id: i64) -> bool {
-        id > self.watermark || self.met.contains(id.unsigned_abs())
+        let is_of_before = |stand: Stand| id > stand.read_from_id && id <= stand.resume_from_id;
+        self.sees_all
+            || id > self.watermark
+            || self.stand.is_some_and(is_of_before)
+            || self.met.contains(id.unsigned_abs())
     }
 
     /// How often the content has been seen, if it is one of those that are counted.

@@ -84,33 +84,12 @@ impl KeyedRead {
     /// # Errors
     /// When the database refuses a statement or is gone.
     pub async fn begin(conn: &mut Conn<'_>, key: &CheckpointKey, begun: &Checkpoint) -> Result<Option<Self>> {
-        /// Rows of one transaction.
-        const MOST: i64 = 1000;
         let stand = begun.stand;
         if !begun.read_ended {
             tombstones::forget(conn, key).await?;
         }
-        for table in ["repeats", "met_versions"] {
-            let args: [Arg<'_>; 5] = [
-                key.source_id.into(),
-                (&key.stream).into(),
-                stand.read_from_page.into(),
-                stand.resume_from_page.into(),
-                MOST.into(),
-            ];
-            if conn.execute(AssertSqlSafe(FORGET.replace("{table}", table)), &args).await? == MOST.unsigned_abs() {
-                return Ok(None);
-            }
-        }
+        let Some(met) = met_before(conn, key, &stand, &["repeats", "met_versions"]).await? else { return Ok(None) };
         let attempt_from_id = conn.fetch_one(HIGHEST_ID, &[]).await?.int("id")?;
-        let mut met = RoaringTreemap::new();
-        for row in conn.fetch_all(MET, &[key.source_id.into(), (&key.stream).into()]).await? {
-            let ids = RoaringTreemap::deserialize_from(row.bytes("ids")?.as_slice());
-            met |= ids.map_err(|err| StoreError::Inconsistent {
-                column: "met_versions.ids".to_owned(),
-                what: err.to_string(),
-            })?;
-        }
         let has_repeats = any(conn, key).await?;
         Ok(Some(Self { stand, attempt_from_id, met, has_repeats, seen: None }))
     }
@@ -151,6 +130,37 @@ impl KeyedRead {
             }
         }
     }
+}
+
+/// The ids that the pages of a read noted behind which it goes on; what others left in `tables` is forgotten. `None` when that is
+/// more than one transaction should remove.
+pub(super) async fn met_before(
+    conn: &mut Conn<'_>,
+    key: &CheckpointKey,
+    stand: &Stand,
+    tables: &[&str],
+) -> Result<Option<RoaringTreemap>> {
+    /// Rows of one transaction.
+    const MOST: i64 = 1000;
+    for table in tables {
+        let args: [Arg<'_>; 5] = [
+            key.source_id.into(),
+            (&key.stream).into(),
+            stand.read_from_page.into(),
+            stand.resume_from_page.into(),
+            MOST.into(),
+        ];
+        if conn.execute(AssertSqlSafe(FORGET.replace("{table}", table)), &args).await? == MOST.unsigned_abs() {
+            return Ok(None);
+        }
+    }
+    let mut met = RoaringTreemap::new();
+    for row in conn.fetch_all(MET, &[key.source_id.into(), (&key.stream).into()]).await? {
+        let ids = RoaringTreemap::deserialize_from(row.bytes("ids")?.as_slice());
+        met |= ids
+            .map_err(|err| StoreError::Inconsistent { column: "met_versions.ids".to_owned(), what: err.to_string() })?;
+    }
+    Ok(Some(met))
 }
 
 /// Whether records of a source stream wait for the end of their read.

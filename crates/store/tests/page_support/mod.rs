@@ -88,13 +88,15 @@ impl Reading {
                 Box::pin(async move {
                     let checkpoint = checkpoints::begin(conn, &fence, &key, 7, 1, false, at()).await?;
                     let keyed = KeyedRead::begin(conn, &key, &checkpoint).await?;
-                    Ok((checkpoint, Occurrences::begin(conn, &key).await?, keyed))
+                    let occurrences = Occurrences::begin(conn, &key, &checkpoint).await?;
+                    Ok((checkpoint, occurrences, keyed))
                 })
             })
             .await
             .unwrap();
         let keyed = (dedupe == Dedupe::Key).then(|| Arc::new(Mutex::new(keyed.expect("little to forget"))));
-        let occurrences = (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences)));
+        let occurrences =
+            (dedupe == Dedupe::Rows).then(|| Arc::new(Mutex::new(occurrences.expect("little to forget"))));
         let canonicaliser = Canonicaliser::default();
         let record_key = (dedupe == Dedupe::Key).then(|| RecordKey::new(vec!["id".parse().unwrap()]));
         let (page_seq, counted) = (checkpoint.page_seq, None);
@@ -162,6 +164,7 @@ impl Reading {
                 config_rev: 1,
                 state: "{}".to_owned(),
                 is_exact: false,
+                begins_anew: false,
             },
             ends_read: false,
             is_fetch: false,

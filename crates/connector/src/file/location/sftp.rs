@@ -379,7 +379,7 @@ impl Remote {
         } else {
             return Ok(());
         };
-        Err(ConnectorError::Changed { document: self.name.to_string(), records: 0, change })
+        Err(ConnectorError::Changed { document: self.name.to_string(), records: 0, change, is_stale: false })
     }
 
     async fn look_again(&self, read: &Version) -> Result<Stamp, ConnectorError> {

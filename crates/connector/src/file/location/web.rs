@@ -157,7 +157,7 @@ impl Download {
 
     fn changed(&self) -> ConnectorError {
         let change = ("it was written anew while it was read", "読んでいる間に書き直されました");
-        ConnectorError::Changed { document: self.name.to_string(), records: 0, change }
+        ConnectorError::Changed { document: self.name.to_string(), records: 0, change, is_stale: false }
     }
 
     /// The version that an answer has, which begins at `from`.
