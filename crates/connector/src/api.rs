@@ -40,6 +40,7 @@ pub use answers::{Action, Rule, Statuses};
 pub use auth::Auth;
 pub use config::ApiConfig;
 pub(crate) use config::parse as parse_config;
+pub(crate) use incremental::STEP_LIMIT_SECS;
 pub use incremental::{CursorKind, Incremental};
 pub use list::List;
 pub use pagination::{Pagination, TokenPlace};
@@ -48,7 +49,7 @@ pub(crate) use probe::Probe;
 pub use rate::{RateConfig, RateHeaders};
 pub use same_as::{auth_is_of, with_auth_of};
 pub use signing::{Algorithm, Encoding, Signing, Stamp};
-pub use tokens::{Brings, ClientCredentials, RefreshToken, Session, Tokens};
+pub use tokens::{Brings, ClientCredentials, JwtBearer, RefreshToken, Session, Tokens};
 
 use crate::config::Fields;
 use crate::error::ConnectorError;

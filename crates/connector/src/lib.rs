@@ -9,6 +9,7 @@ pub mod database;
 mod error;
 pub mod file;
 pub mod json;
+mod jwt;
 mod keeper;
 mod probe;
 pub mod push;
@@ -28,6 +29,7 @@ pub use config::{
 pub use database::Table;
 pub use error::{Advice, ConnectorError, DatabaseFault, PlaceFault};
 pub use file::{FileRoots, RowReader};
+pub use jwt::JwtAlgorithm;
 pub use keeper::{Exchange, SecretKeeper};
 pub use probe::{Finding, Proposal, validate_for_choice, validate_for_probe};
 pub use read::{Connector, ReadRequest, Reader, Sample, sample};

@@ -14,8 +14,8 @@ const PLACES: [(&str, &[&str]); 4] = [
 ];
 
 /// JSON pointers (RFC 6901) of the secret leaves that `config` has, in whatever form they are present:
-/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, `/auth/refresh_token`, `/auth/secret`, by the type
-/// of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/s3/secret_access_key`, `/s3/session_token`, `/gcs/service_account`, `/azure/account_key`, `/azure/sas`,
+/// `/auth/token`, `/auth/password`, `/auth/value`, `/auth/client_secret`, `/auth/refresh_token`, `/auth/secret`, `/auth/key`,
+/// `/auth/service_account`, by the type of `auth`; `/webhook/secret`, `/webhook/previous_secret`; each of `/secrets`; `/password`; `/tls/key`; `/s3/secret_access_key`, `/s3/session_token`, `/gcs/service_account`, `/azure/account_key`, `/azure/sas`,
 /// `/sftp/password`, `/sftp/private_key`, `/sftp/passphrase`;
 /// `/url` if it
 /// has a password in it.
@@ -48,6 +48,7 @@ pub fn secret_paths(config: &str) -> Vec<String> {
             Some("header" | "query") => &["value"],
             Some("oauth2_client_credentials") => &["client_secret"],
             Some("oauth2_refresh_token") => &["client_secret", "refresh_token"],
+            Some("oauth2_jwt_bearer") => &["key", "service_account", "client_secret"],
             Some("hmac") => &["secret"],
             Some("aws_sigv4") => &["secret_access_key", "session_token"],
             Some("session") => &["password"],
@@ -61,6 +62,8 @@ pub fn secret_paths(config: &str) -> Vec<String> {
                 "secret",
                 "secret_access_key",
                 "session_token",
+                "key",
+                "service_account",
             ],
         };
         paths.extend(leaves.iter().filter(|leaf| auth.contains_key(**leaf)).map(|leaf| format!("/auth/{leaf}")));
@@ -114,6 +117,11 @@ mod tests {
                 r#"{"auth":{"type":"oauth2_refresh_token","client_secret":"x","refresh_token":"y"}}"#,
                 vec!["/auth/client_secret", "/auth/refresh_token"],
             ),
+            (
+                r#"{"auth":{"type":"oauth2_jwt_bearer","key":"x","key_id":"k","client_secret":"y"}}"#,
+                vec!["/auth/key", "/auth/client_secret"],
+            ),
+            (r#"{"auth":{"type":"oauth2_jwt_bearer","service_account":"{}"}}"#, vec!["/auth/service_account"]),
             (r#"{"auth":{"type":"hmac","secret":"x","key_id":"k"}}"#, vec!["/auth/secret"]),
             (
                 r#"{"auth":{"type":"aws_sigv4","access_key_id":"k","secret_access_key":"x","session_token":"y"}}"#,

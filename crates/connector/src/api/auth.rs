@@ -12,7 +12,7 @@ use url::{Origin, Url};
 
 use super::config::{is_set_by_matome, not_a_header_name, not_for_a_header, set_by_matome, url};
 use super::signing::Signing;
-use super::tokens::{ClientCredentials, Login, RefreshToken, Session};
+use super::tokens::{ClientCredentials, JwtBearer, Login, RefreshToken, Session};
 use crate::config::Fields;
 use crate::error::ConnectorError;
 use crate::sigv4::AwsSigning;
@@ -50,6 +50,8 @@ pub enum Auth {
     ClientCredentials(Box<ClientCredentials>),
     /// `{"type":"oauth2_refresh_token","token_url":...,"client_id":...,"refresh_token":...}`.
     RefreshToken(Box<RefreshToken>),
+    /// `{"type":"oauth2_jwt_bearer","token_url":...,"issuer":...,"key":...}`.
+    JwtBearer(Box<JwtBearer>),
     /// `{"type":"session","login_url":...,"username":...,"password":...,"cookie":...}`.
     Session(Box<Session>),
     /// `{"type":"hmac","secret":...,"sign":...,"headers":{...}}`.
@@ -82,6 +84,7 @@ impl Auth {
             ("hmac", 7),
             ("aws_sigv4", 8),
             ("same_as", 9),
+            ("oauth2_jwt_bearer", 10),
         ];
         let parsed = match auth.choice("type", &kinds) {
             Some(0) => header_secret(&mut auth, "token", "Bearer ").map(|token| Self::Bearer { token }),
@@ -115,6 +118,7 @@ impl Auth {
             Some(5) => refresh_token(&mut auth),
             Some(6) => Session::parse(&mut auth).map(|session| Self::Session(Box::new(session))),
             Some(7) => Signing::parse(&mut auth).map(|signing| Self::Hmac(Box::new(signing))),
+            Some(10) => JwtBearer::parse(&mut auth).map(|of| Self::JwtBearer(Box::new(of))),
             Some(9) => auth.required_string("source").map(|source| Self::SameAs { source }),
             Some(8) => AwsSigning::parse(&mut auth).map(|signing| Self::AwsSigV4(Box::new(signing))),
             Some(_) => {
@@ -149,6 +153,7 @@ impl Auth {
         Some(match self.login()? {
             Login::ClientCredentials(of) => of.token_url.origin(),
             Login::RefreshToken(of) => of.token_url.origin(),
+            Login::JwtBearer(of) => of.token_url.origin(),
             Login::Session(of) => of.login_url.origin(),
         })
     }
@@ -158,6 +163,7 @@ impl Auth {
         match self {
             Self::ClientCredentials(of) => Some(Login::ClientCredentials(of)),
             Self::RefreshToken(of) => Some(Login::RefreshToken(of)),
+            Self::JwtBearer(of) => Some(Login::JwtBearer(of)),
             Self::Session(of) => Some(Login::Session(of)),
             _ => None,
         }
@@ -166,9 +172,8 @@ impl Auth {
     /// The header that carries it, if one does; `token` is what [`Auth::login`] was given.
     pub(crate) fn add_header(&self, headers: &mut HeaderMap, token: Option<&SecretString>) {
         let (name, text) = match (self, token) {
-            (Self::ClientCredentials(_) | Self::RefreshToken(_), Some(token)) | (Self::Bearer { token }, _) => {
-                (AUTHORIZATION, format!("Bearer {}", token.expose_secret()))
-            }
+            (Self::ClientCredentials(_) | Self::RefreshToken(_) | Self::JwtBearer(_), Some(token))
+            | (Self::Bearer { token }, _) => (AUTHORIZATION, format!("Bearer {}", token.expose_secret())),
             (Self::Session(session), Some(token)) => session.header(token),
             (Self::Basic { username, password }, _) => {
                 let pair = format!("{username}:{}", password.expose_secret());
@@ -192,6 +197,10 @@ impl Auth {
             Self::Header { value, .. } | Self::Query { value, .. } => vec![value],
             Self::ClientCredentials(of) => vec![&of.client_secret],
             Self::RefreshToken(of) => of.client_secret.iter().chain([&of.refresh_token]).collect(),
+            Self::JwtBearer(of) => {
+                let client_secret = of.client.as_ref().and_then(|(_, secret)| secret.as_ref());
+                client_secret.into_iter().chain([&of.key]).collect()
+            }
             Self::Session(of) => vec![&of.password],
             Self::Hmac(of) => vec![&of.secret],
             Self::SameAs { .. } => Vec::new(),

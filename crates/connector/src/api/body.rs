@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::file::{Document, DocumentConfig};
-use crate::json::{JsonPath, Splitter};
+use crate::json::{JsonPath, RecordForm, Splitter};
 use crate::record::{DocumentError, Found, Parse as _};
 
 /// The body of one page under way.
@@ -15,8 +15,8 @@ pub(super) enum Body {
 }
 
 impl Body {
-    pub(super) fn json(records: JsonPath, captures: &[&JsonPath]) -> Self {
-        Self::Json(Box::new(Splitter::new(records, captures)))
+    pub(super) fn json(records: JsonPath, form: &RecordForm, captures: &[&JsonPath]) -> Self {
+        Self::Json(Box::new(Splitter::new(records, captures).forming(form)))
     }
 
     pub(super) fn records(config: Arc<DocumentConfig>) -> Self {

@@ -7,7 +7,7 @@ use url::{Origin, Url};
 
 use super::answers::Rule;
 use super::auth::Auth;
-use super::incremental::Incremental;
+use super::incremental::{CursorKind, Incremental};
 use super::list::List;
 use super::parents::Parent;
 use super::rate::RateConfig;
@@ -46,6 +46,12 @@ impl ApiConfig {
         }
     }
 
+    /// Whether an incremental read asks for records up to a bound.
+    pub(super) fn asks_for_end(&self) -> bool {
+        let Some(incremental) = &self.incremental else { return false };
+        incremental.end_param.is_some() || incremental.step.is_some() || places_end(&self.list)
+    }
+
     /// Who may see what the source shows of itself.
     pub(crate) fn origins(&self) -> Vec<Origin> {
         std::iter::once(self.list.origin().clone()).chain(self.auth.as_ref().and_then(Auth::origin)).collect()
@@ -54,9 +60,12 @@ impl ApiConfig {
     /// What is read, in text: a checkpoint of another scope says nothing about it. Has no secrets.
     pub fn scope(&self) -> String {
         let mut scope = self.list.scope();
-        if let Some(Incremental { cursor, kind, param, .. }) = &self.incremental {
+        if let Some(Incremental { cursor, kind, param, end_param, step, .. }) = &self.incremental {
             let param = param.as_deref().unwrap_or_default();
             scope.push_str(&format!(" incremental {cursor} {} {param}", kind.as_str()));
+            if end_param.is_some() || step.is_some() {
+                scope.push_str(&format!(" end {end_param:?} {step:?}"));
+            }
         }
         if let Some(parent) = &self.parent {
             scope.push_str(&format!(" parent {} {:?}", parent.list.scope(), parent.include));
@@ -76,6 +85,7 @@ pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
     let known = Known {
         cursor: is_incremental,
         start: incremental.as_ref().is_some_and(|incremental| incremental.start.is_some()),
+        end: incremental.as_ref().is_some_and(|incremental| incremental.kind == CursorKind::Time),
         parent: fields.has("parent"),
         ..Known::default()
     };
@@ -104,7 +114,9 @@ pub(crate) fn parse(mut fields: Fields) -> Result<ApiConfig, Vec<FieldError>> {
     }
     fields.finish()?;
     let Some(mut list) = list else { return Err(Vec::new()) };
-    list.carry_cursor(incremental.as_ref().and_then(|incremental| incremental.param.clone()));
+    if let Some(incremental) = &incremental {
+        list.carry_bounds(incremental.param.clone(), incremental.end_param.clone());
+    }
     Ok(ApiConfig { list, parent, incremental, auth, tls, errors, rate, common })
 }
 
@@ -130,6 +142,26 @@ fn check_incremental(fields: &mut Fields, list: &List, incremental: &Incremental
             ),
         );
     }
+    if incremental.step.is_some() && incremental.end_param.is_none() && !places_end(list) {
+        fields.fail_inside(
+            "incremental",
+            "end_param",
+            Words::new(
+                "Name the parameter that asks for records up to a cursor, or put `{end}` into `url`, `params`, `headers`, `body` or `form`: without it each step would bring all that comes behind it.",
+                "カーソルまでのレコードを求めるパラメータ名を指定するか、`url`, `params`, `headers`, `body`, `form` のどれかに `{end}` を入れてください。なければ、どの区間もその後ろのすべてを返します。",
+            ),
+        );
+    }
+    if incremental.step.is_some() && has_parent {
+        fields.fail_inside(
+            "incremental",
+            "step",
+            Words::new(
+                "The lists of several parents are not read in steps: leave it out.",
+                "親ごとのリストは区間に分けて読めません。省いてください。",
+            ),
+        );
+    }
     if incremental.is_sorted && has_parent {
         fields.fail_inside(
             "incremental",
@@ -149,6 +181,10 @@ fn check_incremental(fields: &mut Fields, list: &List, incremental: &Incremental
             ),
         );
     }
+}
+
+fn places_end(list: &List) -> bool {
+    list.placeholders().any(|placeholder| *placeholder == Placeholder::End)
 }
 
 /// Reads an address that has no placeholders.
@@ -296,6 +332,27 @@ mod tests {
                 r#"{"url":"http://h/","incremental":{"cursor":"$.at","param":"s","kind":"text","overlap":5}}"#,
                 "incremental.overlap",
             ),
+            (
+                r#"{"url":"http://h/","incremental":{"cursor":"$.at","param":"s","step":60,"end_param":"e"}}"#,
+                "incremental.start",
+            ),
+            (
+                r#"{"url":"http://h/","incremental":{"cursor":"$.at","param":"s","start":"2026-01-01T00:00:00Z","step":60}}"#,
+                "incremental.end_param",
+            ),
+            (
+                r#"{"url":"http://h/","incremental":{"cursor":"$.id","kind":"integer","param":"s","end_param":"e"}}"#,
+                "incremental.end_param",
+            ),
+            (
+                r#"{"url":"http://h/","incremental":{"cursor":"$.id","kind":"integer","param":"s","step":10}}"#,
+                "incremental.step",
+            ),
+            (r#"{"url":"http://h/?e={end}","incremental":{"cursor":"$.id","kind":"integer","param":"s"}}"#, "url"),
+            (
+                r#"{"url":"http://h/{parent.id}","parent":{"url":"http://h/"},"incremental":{"cursor":"$.at","param":"s","start":"2026-01-01T00:00:00Z","end_param":"e","step":60}}"#,
+                "incremental.step",
+            ),
             (r#"{"url":"http://h/","dedupe":"rows","incremental":{"cursor":"$.at","param":"s"}}"#, "dedupe"),
             (
                 r#"{"url":"http://h/{parent.id}","parent":{"url":"http://h/"},"incremental":{"cursor":"$.at","param":"s","order":"asc"}}"#,
@@ -330,6 +387,22 @@ mod tests {
             (
                 r#"{"url":"http://h/","auth":{"type":"oauth2_client_credentials","token_url":"https://h/","client_id":"i"}}"#,
                 "auth.client_secret",
+            ),
+            (
+                r#"{"url":"http://h/","auth":{"type":"oauth2_jwt_bearer","token_url":"https://h/","issuer":"i","key":"no key"}}"#,
+                "auth.key",
+            ),
+            (
+                r#"{"url":"http://h/","auth":{"type":"oauth2_jwt_bearer","token_url":"https://h/","issuer":"i","algorithm":"HS512","key":"k"}}"#,
+                "auth.algorithm",
+            ),
+            (
+                r#"{"url":"http://h/","auth":{"type":"oauth2_jwt_bearer","service_account":"{}"}}"#,
+                "auth.service_account",
+            ),
+            (
+                r#"{"url":"http://h/","auth":{"type":"oauth2_jwt_bearer","service_account":"kept","issuer":"i"}}"#,
+                "auth.issuer",
             ),
         ] {
             let errors = errors(SourceType::Api, text);

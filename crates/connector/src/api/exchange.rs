@@ -123,7 +123,9 @@ impl Exchange {
             if let Some(auth) = &auth {
                 if let Some(login) = auth.login() {
                     let timeout = self.config.common.timeout;
-                    token = Some(self.tokens.get(&self.client, login, self.keeper.as_ref(), timeout).await?);
+                    token = Some(
+                        self.tokens.get(&self.client, login, self.keeper.as_ref(), timeout, self.clock.now()).await?,
+                    );
                     self.token.clone_from(&token);
                 }
                 auth.add_header(&mut request.origin_headers, token.as_ref());

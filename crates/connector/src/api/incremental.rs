@@ -11,6 +11,8 @@ use crate::json::{JsonPath, Splitter};
 
 /// Five minutes: clocks differ, and rows may become visible a little after the time they carry.
 const TIME_OVERLAP_SECS: u64 = 300;
+/// Ten years.
+pub(crate) const STEP_LIMIT_SECS: u64 = 3_660 * 86_400;
 
 /// `incremental`: which records a read asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub struct Incremental {
     pub kind: CursorKind,
     /// The parameter that carries the lower bound; none when a placeholder does.
     pub param: Option<String>,
+    /// `end_param`: the parameter that carries the upper bound; none when a placeholder does, or nobody asks for one.
+    pub end_param: Option<String>,
+    /// `step`: seconds that are asked for at a time, one after another up to the beginning of the read.
+    pub step: Option<u64>,
     /// The bound of the first read; without it the first read asks for everything.
     pub start: Option<String>,
     /// How far before the last cursor the next read begins: seconds, or units of an integer.
@@ -89,7 +95,10 @@ impl CursorKind {
     fn before(self, cursor: &str, overlap: u64) -> String {
         let earlier = match self {
             _ if overlap == 0 => None,
-            Self::Time => Moment::parse(cursor).and_then(|moment| moment.earlier(overlap)),
+            Self::Time => {
+                let earlier = i64::try_from(overlap).ok().and_then(i64::checked_neg);
+                Moment::parse(cursor).zip(earlier).and_then(|(moment, secs)| moment.shifted(secs))
+            }
             Self::Integer => cursor
                 .parse::<i128>()
                 .ok()
@@ -124,10 +133,28 @@ impl Incremental {
                 ),
             );
         }
+        let end_param = own.string("end_param");
+        let step = own.integer("step", 1, STEP_LIMIT_SECS);
+        if kind != CursorKind::Time {
+            for (name, is_given) in [("end_param", end_param.is_some()), ("step", step.is_some())] {
+                if is_given {
+                    own.fail(name, only_for_times());
+                }
+            }
+        } else if step.is_some() && start.is_none() {
+            own.fail(
+                "start",
+                Words::new(
+                    "This field is required with `step`: the first step begins there.",
+                    "`step` を使うときは必須です。最初の区間がそこから始まります。",
+                ),
+            );
+        }
+        let step = step.filter(|_| kind == CursorKind::Time);
         let is_sorted = own.choice("order", &[("none", false), ("asc", true)]).unwrap_or(false);
         fields.absorb(own);
         let overlap = overlap.unwrap_or(if kind == CursorKind::Time { TIME_OVERLAP_SECS } else { 0 });
-        Some(Self { cursor: cursor?, kind, param, start, overlap, is_sorted })
+        Some(Self { cursor: cursor?, kind, param, end_param, step, start, overlap, is_sorted })
     }
 
     /// What a read asks for when `high` is the highest cursor that was read before.
@@ -136,6 +163,23 @@ impl Incremental {
             Some(high) => Some(self.kind.before(high, self.overlap)),
             None => self.start.clone(),
         }
+    }
+
+    /// The upper bound of what is asked for from `since` on, in a read that began at `began`.
+    pub(super) fn end(&self, since: Option<&str>, began: &str) -> String {
+        let Some((since, began_at)) = since.and_then(Moment::parse).zip(Moment::parse(began)) else {
+            return began.to_owned();
+        };
+        let left = (began_at.second - since.second).num_seconds().max(0);
+        let step = self.step.and_then(|step| i64::try_from(step).ok()).map_or(left, |step| step.min(left));
+        since.shifted(step).unwrap_or_else(|| began.to_owned())
+    }
+
+    /// What is asked for behind the records up to `end`, and up to where; none when the read has come to its beginning.
+    pub(super) fn behind(&self, end: &str, began: &str) -> Option<(String, String)> {
+        let (end_at, began_at) = Moment::parse(end).zip(Moment::parse(began))?;
+        let is_more = self.step.is_some() && end_at.second < began_at.second;
+        is_more.then(|| (self.kind.before(end, self.overlap), self.end(Some(end), began)))
     }
 
     /// The cursor of a record.
@@ -158,6 +202,13 @@ impl Incremental {
             (_, other) => other,
         }
     }
+}
+
+fn only_for_times() -> Words {
+    Words::new(
+        "Only times have an end, the beginning of the read: leave it out, or choose `\"kind\": \"time\"`.",
+        "終わり (読み込みの開始) があるのは時刻だけです。省くか、`\"kind\": \"time\"` にしてください。",
+    )
 }
 
 fn wrong_start(kind: CursorKind) -> Words {
@@ -253,10 +304,10 @@ impl<'a> Moment<'a> {
         Some(Self { second, digits, rest: Rest { separator: char::from(bytes[10]), fraction, zone, zone_secs } })
     }
 
-    /// So many seconds earlier, written in the same way, to the last digit.
-    fn earlier(&self, secs: u64) -> Option<String> {
+    /// So many seconds later, written in the same way, to the last digit.
+    fn shifted(&self, secs: i64) -> Option<String> {
         let Rest { separator, fraction, zone, zone_secs } = self.rest;
-        let shift = TimeDelta::try_seconds(zone_secs.checked_sub(i64::try_from(secs).ok()?)?)?;
+        let shift = TimeDelta::try_seconds(zone_secs.checked_add(secs)?)?;
         let local = self.second.checked_add_signed(shift)?;
         Some(format!("{}{separator}{}{fraction}{zone}", local.format("%Y-%m-%d"), local.format("%H:%M:%S")))
     }
@@ -309,6 +360,30 @@ mod tests {
         ] {
             assert_eq!(kind.before(cursor, overlap), expected);
         }
+    }
+
+    #[test]
+    fn steps_follow_each_other_up_to_the_beginning_of_the_read_in_the_text_of_the_source() {
+        let incremental = |step, overlap| Incremental {
+            cursor: "$.at".parse().unwrap(),
+            kind: CursorKind::Time,
+            param: None,
+            end_param: None,
+            step,
+            start: None,
+            overlap,
+            is_sorted: false,
+        };
+        let began = "2026-01-02T00:30:00.5Z";
+        let by_day = incremental(Some(86_400), 60);
+        let first = by_day.end(Some("2026-01-01 00:00:00+09:00"), began);
+        assert_eq!(first, "2026-01-02 00:00:00+09:00");
+        let (since, end) = by_day.behind(&first, began).unwrap();
+        assert_eq!((since.as_str(), end.as_str()), ("2026-01-01 23:59:00+09:00", "2026-01-02 09:30:00+09:00"));
+        assert_eq!(by_day.behind(&end, began), None);
+        assert_eq!(by_day.end(Some("2027-01-01T00:00:00Z"), began), "2027-01-01T00:00:00Z", "a start in the future");
+        assert_eq!(incremental(None, 0).end(None, began), began);
+        assert_eq!(incremental(None, 0).behind("2026-01-01T00:00:00Z", began), None, "all is asked for at once");
     }
 
     #[test]

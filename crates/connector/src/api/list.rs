@@ -13,7 +13,7 @@ use super::pagination::Pagination;
 use super::template::{JsonTemplate, Known, Placeholder, Template, Unfit, Values};
 use crate::config::Fields;
 use crate::file::{DocumentConfig, Format};
-use crate::json::JsonPath;
+use crate::json::{JsonPath, RecordForm};
 
 /// A list that is read page by page.
 ///
@@ -23,6 +23,8 @@ use crate::json::JsonPath;
 pub struct List {
     /// `records`: where in a page of JSON the records are; default `$`.
     pub records: JsonPath,
+    /// `header` and `name_as`: how records are made of what is there.
+    pub form: RecordForm,
     /// `format` and its options; JSON when there is none.
     pub document: Option<Arc<DocumentConfig>>,
     /// `pagination`; default: one page.
@@ -35,6 +37,8 @@ pub struct List {
     body: Option<Body>,
     /// `incremental.param`.
     cursor_param: Option<String>,
+    /// `incremental.end_param`.
+    end_param: Option<String>,
     /// `{page}` stands somewhere, so that no parameter is added.
     places_page: bool,
 }
@@ -68,6 +72,10 @@ impl List {
         let document = (format != Format::Json)
             .then(|| Arc::new(DocumentConfig::parse(fields, Some(format), &[format], delimiter)));
         let records = fields.parsed("records").unwrap_or_else(JsonPath::root);
+        let form = match document {
+            None => RecordForm::parse(fields, &records, true),
+            Some(_) => RecordForm::default(),
+        };
         let pagination = Pagination::parse(fields);
         if document.is_some()
             && let Some(name) = pagination.reads_body()
@@ -90,6 +98,7 @@ impl List {
         let (url, origin) = url?;
         let mut list = Self {
             records,
+            form,
             document,
             pagination,
             url,
@@ -99,6 +108,7 @@ impl List {
             method: if is_post { Method::POST } else { Method::GET },
             body,
             cursor_param: None,
+            end_param: None,
             places_page: false,
         };
         let places_page = list.placeholders().any(|placeholder| *placeholder == Placeholder::Page);
@@ -118,9 +128,9 @@ impl List {
         found
     }
 
-    /// Has a parameter carry the lower bound of an incremental read, where there is one.
-    pub(super) fn carry_cursor(&mut self, param: Option<String>) {
-        self.cursor_param = param;
+    /// Has parameters carry the bounds of an incremental read, where there are some.
+    pub(super) fn carry_bounds(&mut self, lower: Option<String>, upper: Option<String>) {
+        (self.cursor_param, self.end_param) = (lower, upper);
     }
 
     /// Every placeholder of its requests.
@@ -148,6 +158,9 @@ impl List {
         let by_name = Values { by_name: true, ..Values::default() };
         let url = self.first(&by_name).unwrap_or_else(|unfit| unfit.0.english);
         let mut scope = format!("{url} {} {:?}", self.records, self.pagination);
+        if let Some(form) = self.form.scope() {
+            scope.push_str(&format!(" {form}"));
+        }
         if let Some(document) = &self.document {
             scope.push_str(&format!(" {}", document.format.as_str()));
             if document.format == Format::Xml {
@@ -179,6 +192,9 @@ impl List {
         }
         if let (Some(param), Some(cursor)) = (&self.cursor_param, values.cursor) {
             set_param(&mut url, param, cursor);
+        }
+        if let (Some(param), Some(end)) = (&self.end_param, values.end) {
+            set_param(&mut url, param, end);
         }
         if let Some((param, size)) = self.pagination.size() {
             set_param(&mut url, param, &size.to_string());

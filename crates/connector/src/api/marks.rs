@@ -59,6 +59,16 @@ impl PageMarks {
     }
 }
 
+/// A step has come to its end; `until`: its upper bound.
+pub(super) fn pass(state: &mut State, incremental: &Incremental, until: &str) {
+    raise(state, incremental);
+    if !state.skipped {
+        state.passed = incremental.higher(state.passed.take(), Some(until.to_owned()));
+    }
+    // The next one may begin before the last record.
+    state.last = None;
+}
+
 /// The read has come to its end.
 pub(super) fn finish(state: &mut State, incremental: &Incremental) -> Result<(), ConnectorError> {
     raise(state, incremental);

@@ -129,7 +129,7 @@ impl Walk {
             found: Found::new(Arc::from(name), Some(exchange.requests()), wanted.skip),
             complete: false,
             body: match &list.document {
-                None => Body::json(list.records.clone(), &captures),
+                None => Body::json(list.records.clone(), &list.form, &captures),
                 Some(document) => Body::records(document.clone()),
             },
             hasher: DefaultHasher::new(),

@@ -128,13 +128,18 @@ impl ApiReader {
     fn begin(&mut self) -> Result<(), ConnectorError> {
         let config = self.config.clone();
         let state = &mut self.state;
-        let since = config.incremental.as_ref().and_then(|incremental| incremental.bound(state.high.as_deref()));
+        let since = config.incremental.as_ref().and_then(|incremental| {
+            let mark = incremental.higher(state.high.clone(), state.passed.clone());
+            incremental.bound(mark.as_deref())
+        });
         if since != state.since || config.list.placeholders().any(|placeholder| *placeholder == Placeholder::Now) {
             // Other pages: what is known about those of the read before says nothing.
             state.pages.clear();
         }
         state.since = since;
         state.began = iso8601(self.exchange.now());
+        let ends = config.incremental.as_ref().filter(|_| config.asks_for_end());
+        state.until = ends.map(|incremental| incremental.end(state.since.as_deref(), &state.began));
         (state.top, state.last, state.parent) = (None, None, None);
         (state.has_records, state.has_cursor, state.skipped, state.complete) = (false, false, false, false);
         self.walk = Walk::default();
@@ -215,6 +220,9 @@ impl ApiReader {
         if self.parents.is_some() && self.next_parent().await? {
             return Ok(None);
         }
+        if self.next_step()? {
+            return Ok(None);
+        }
         if let Some(incremental) = &self.config.clone().incremental {
             marks::finish(&mut self.state, incremental)?;
         }
@@ -223,6 +231,20 @@ impl ApiReader {
         self.exchange.stats.is_partial = self.state.skipped;
         self.has_ended = true;
         self.batch(Vec::new()).map(Some)
+    }
+
+    /// Goes to the records behind those of the step that was read, if there are any.
+    fn next_step(&mut self) -> Result<bool, ConnectorError> {
+        let config = self.config.clone();
+        let (Some(incremental), Some(until)) = (&config.incremental, &self.state.until) else { return Ok(false) };
+        let Some((since, end)) = incremental.behind(until, &self.state.began) else { return Ok(false) };
+        let until = until.clone();
+        marks::pass(&mut self.state, incremental, &until);
+        (self.state.since, self.state.until) = (Some(since), Some(end));
+        // No read asks for the pages of this step again.
+        self.state.pages.clear();
+        self.begin_list()?;
+        Ok(true)
     }
 
     /// Whether records of lists that have ended should wait no longer.
@@ -473,6 +495,7 @@ fn values<'a>(config: &'a ApiConfig, state: &'a State, of_children: bool) -> Val
         cursor: state.since.as_deref(),
         cursor_is_number: incremental.is_some_and(|incremental| incremental.kind == super::CursorKind::Integer),
         start: incremental.and_then(|incremental| incremental.start.as_deref()),
+        end: state.until.as_deref(),
         now: &state.began,
         parent: state.parent.as_ref().filter(|_| of_children).map(|place| &place.values),
         ..Values::default()

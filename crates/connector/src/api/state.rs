@@ -27,6 +27,12 @@ pub(super) struct State {
     /// The lower bound that this read asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<String>,
+    /// The upper bound, where it asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<String>,
+    /// The upper bound up to which all was read in steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) passed: Option<String>,
     /// The mark: the highest cursor below which nothing is missing, in the source's own text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) high: Option<String>,

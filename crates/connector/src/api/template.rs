@@ -1,4 +1,4 @@
-//! Texts with placeholders: `{cursor}`, `{start}`, `{now}`, `{page}`, `{parent.NAME}`, `{secret.NAME}`. No logic, no nesting.
+//! Texts with placeholders: `{cursor}`, `{start}`, `{end}`, `{now}`, `{page}`, `{parent.NAME}`, `{secret.NAME}`. No logic, no nesting.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ pub(crate) enum Placeholder {
     Cursor,
     /// `incremental.start`.
     Start,
+    /// The upper bound of an incremental read.
+    End,
     /// When the read began.
     Now,
     /// What the pagination counts: a number, an offset or a token.
@@ -32,6 +34,7 @@ pub(crate) enum Placeholder {
 pub(crate) struct Known {
     pub(crate) cursor: bool,
     pub(crate) start: bool,
+    pub(crate) end: bool,
     pub(crate) page: bool,
     pub(crate) parent: bool,
     pub(crate) secret: bool,
@@ -43,6 +46,7 @@ impl Known {
             (true, "{now}"),
             (self.cursor, "{cursor}"),
             (self.start, "{start}"),
+            (self.end, "{end}"),
             (self.page, "{page}"),
             (self.parent, "{parent.NAME}"),
             (self.secret, "{secret.NAME}"),
@@ -56,6 +60,7 @@ impl Known {
             "now" => Some(Placeholder::Now),
             "cursor" if self.cursor => Some(Placeholder::Cursor),
             "start" if self.start => Some(Placeholder::Start),
+            "end" if self.end => Some(Placeholder::End),
             "page" if self.page => Some(Placeholder::Page),
             _ if self.secret && name.starts_with("secret.") => {
                 Some(Placeholder::Secret(name["secret.".len()..].to_owned()))
@@ -214,6 +219,7 @@ pub(crate) struct Values<'a> {
     /// Cursors are written as numbers in JSON.
     pub(crate) cursor_is_number: bool,
     pub(crate) start: Option<&'a str>,
+    pub(crate) end: Option<&'a str>,
     pub(crate) now: &'a str,
     pub(crate) page: Option<&'a str>,
     /// Pages are counted: they are written as numbers in JSON.
@@ -230,6 +236,7 @@ impl<'a> Values<'a> {
         match placeholder {
             Placeholder::Cursor => Ok(self.cursor.unwrap_or_default().into()),
             Placeholder::Start => Ok(self.start.unwrap_or_default().into()),
+            Placeholder::End => Ok(self.end.unwrap_or_default().into()),
             Placeholder::Now => Ok(self.now.into()),
             Placeholder::Page => Ok(self.page.unwrap_or_default().into()),
             Placeholder::Secret(name) => match self.secrets.and_then(|secrets| secrets.get(name)) {
@@ -270,7 +277,7 @@ impl<'a> Values<'a> {
             Placeholder::Parent(path) => return Ok(self.parent_value(path)?.to_owned()),
             Placeholder::Page => self.page_is_number,
             Placeholder::Cursor | Placeholder::Start => self.cursor_is_number,
-            Placeholder::Now | Placeholder::Secret(_) => false,
+            Placeholder::End | Placeholder::Now | Placeholder::Secret(_) => false,
         };
         let text = self.text(placeholder)?;
         Ok(if number { text.into_owned() } else { quoted(&text) })
@@ -365,7 +372,7 @@ impl JsonTemplate {
 mod tests {
     use super::*;
 
-    const ALL: Known = Known { cursor: true, start: true, page: true, parent: true, secret: false };
+    const ALL: Known = Known { cursor: true, start: true, end: true, page: true, parent: true, secret: false };
 
     fn parent(values: &[(&str, &str)]) -> BTreeMap<String, String> {
         values.iter().map(|(path, json)| ((*path).to_owned(), (*json).to_owned())).collect()

@@ -1,5 +1,6 @@
 //! Tokens that are got before anything can be asked for, by a login of whatever kind; kept in memory only.
 
+mod assertion;
 mod oauth;
 mod session;
 
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use matome_egress::HttpClient;
 use matome_egress::header::HeaderValue;
+use matome_model::clock::Timestamp;
 use matome_model::field_error::Words;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -17,6 +19,7 @@ use crate::error::ConnectorError;
 use crate::keeper::SecretKeeper;
 use crate::record::Position;
 
+pub use assertion::JwtBearer;
 pub use oauth::{ClientCredentials, RefreshToken};
 pub use session::{Brings, Session};
 
@@ -32,6 +35,7 @@ const LOGIN_LIMIT: usize = 1000;
 pub(crate) enum Login<'a> {
     ClientCredentials(&'a ClientCredentials),
     RefreshToken(&'a RefreshToken),
+    JwtBearer(&'a JwtBearer),
     Session(&'a Session),
 }
 
@@ -67,6 +71,7 @@ impl Login<'_> {
                 text(&of.scope),
                 keeper.map(|keeper| keeper.name()).unwrap_or_default(),
             ],
+            Self::JwtBearer(of) => of.name(),
             Self::Session(of) => {
                 let mut name = vec!["session".to_owned(), of.login_url.to_string(), of.username.clone()];
                 name.extend(of.fields.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
@@ -80,6 +85,7 @@ impl Login<'_> {
         match self {
             Self::ClientCredentials(of) => &of.client_secret,
             Self::RefreshToken(of) => &of.refresh_token,
+            Self::JwtBearer(of) => &of.key,
             Self::Session(of) => &of.password,
         }
     }
@@ -89,17 +95,19 @@ impl Login<'_> {
         client: &HttpClient,
         keeper: Option<&Arc<dyn SecretKeeper>>,
         timeout: Duration,
+        now: Timestamp,
     ) -> Result<Kept, ConnectorError> {
         match self {
             Self::ClientCredentials(of) => of.fetch(client, timeout).await,
             Self::RefreshToken(of) => of.fetch(client, keeper).await,
+            Self::JwtBearer(of) => of.fetch(client, timeout, now).await,
             Self::Session(of) => of.fetch(client, timeout).await,
         }
     }
 }
 
 impl Tokens {
-    /// The token that is in use, or a new one.
+    /// The token that is in use, or a new one; `now` is what a token is asked for with may say.
     ///
     /// # Errors
     /// [`ConnectorError`] when the server refuses, or can not be reached.
@@ -109,6 +117,7 @@ impl Tokens {
         of: Login<'_>,
         keeper: Option<&Arc<dyn SecretKeeper>>,
         timeout: Duration,
+        now: Timestamp,
     ) -> Result<SecretString, ConnectorError> {
         let slot = self.slot(of, keeper);
         let mut kept = slot.lock().await;
@@ -120,7 +129,7 @@ impl Tokens {
             return Ok(kept.token.clone());
         }
         *kept = None;
-        let fresh = of.fetch(client, keeper, timeout).await?;
+        let fresh = of.fetch(client, keeper, timeout, now).await?;
         let token = fresh.token.clone();
         *kept = Some(fresh);
         Ok(token)

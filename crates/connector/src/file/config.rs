@@ -22,7 +22,7 @@ use super::location::Place;
 use super::text::Charset;
 use super::xml::XmlPath;
 use crate::config::{CommonConfig, FieldError, Fields, parse_common};
-use crate::json::JsonPath;
+use crate::json::{JsonPath, RecordForm};
 use crate::tls::TlsOptions;
 
 /// How the bytes of a file, or of what is sent, are records.
@@ -53,6 +53,8 @@ pub struct DocumentConfig {
     pub format: Format,
     /// `records`: where the records of a JSON document are; default `$`.
     pub records: JsonPath,
+    /// `header` and `name_as`: how records of a JSON document are made of what is there.
+    pub form: RecordForm,
     /// `records`: which elements of an XML document are records; default: the children of its root.
     pub xml: XmlPath,
     /// The options of CSV.
@@ -76,6 +78,7 @@ impl DocumentConfig {
         } else {
             records = fields.parsed("records").unwrap_or(records);
         }
+        let form = RecordForm::parse(fields, &records, format == Some(Format::Json));
         let csv = CsvConfig::parse(fields, delimiter);
         let fixed = FixedConfig::parse(fields, format == Some(Format::Fixed));
         let excel = excel(fields, csv.header_row);
@@ -85,7 +88,7 @@ impl DocumentConfig {
         for (name, _) in OPTIONS.iter().filter(|(_, formats)| !formats.iter().any(|format| among.contains(format))) {
             fields.unlist(name);
         }
-        Self { format: format.unwrap_or(Format::Json), records, xml, csv, fixed, excel, encoding }
+        Self { format: format.unwrap_or(Format::Json), records, form, xml, csv, fixed, excel, encoding }
     }
 }
 
@@ -94,7 +97,8 @@ const OPTIONS: &[(&str, &[Format])] = &[
     ("records", &[Format::Json, Format::Xml]),
     ("delimiter", &[Format::Csv]),
     ("quote", &[Format::Csv]),
-    ("header", &[Format::Csv, Format::Excel]),
+    ("name_as", &[Format::Json]),
+    ("header", &[Format::Json, Format::Csv, Format::Excel]),
     ("types", &[Format::Csv]),
     ("columns", &[Format::Fixed]),
     ("unit", &[Format::Fixed]),

@@ -133,7 +133,7 @@ fn keep_undecoded(item: &mut Item, encoding: &'static Encoding) {
 pub(super) fn parser_of(config: &DocumentConfig, encoding: Option<&'static Encoding>) -> Box<dyn Parse> {
     match config.format {
         Format::Ndjson => Box::new(Lines::new(encoding)),
-        Format::Json => Box::new(Splitter::new(config.records.clone(), &[])),
+        Format::Json => Box::new(Splitter::new(config.records.clone(), &[]).forming(&config.form)),
         Format::Xml => Box::new(Xml::new(config.xml.clone(), encoding.unwrap_or(UTF_8))),
         Format::Csv | Format::Parquet | Format::Avro | Format::Excel => {
             Box::new(Csv::new(config.csv.clone(), encoding))

@@ -10,10 +10,13 @@ use matome_model::field_error::Words;
 pub(crate) enum Step {
     Member(String),
     Index(u64),
+    /// `[*]`: each element of an array.
     Wildcard,
+    /// `.*`: the same, and each member of an object.
+    Any,
 }
 
-/// A path of members, array indexes and array wildcards: `$`, `$[*]`, `$.a.b`, `$.a[*].b`, `$['a b'][0]`.
+/// A path of members, array indexes and wildcards: `$`, `$[*]`, `$.a.b`, `$.a[*].b`, `$.a.*`, `$['a b'][0]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonPath {
     text: String,
@@ -23,7 +26,7 @@ pub struct JsonPath {
 /// A path that is no such path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{path}` can not be followed: {problem}; supported are `$`, `$[*]`, `$.a.b`, `$.a.b[*]`, `$.a[*].b` and `$['a b']`"
+    "`{path}` can not be followed: {problem}; supported are `$`, `$[*]`, `$.a.b`, `$.a.b[*]`, `$.a[*].b`, `$.a.*` and `$['a b']`"
 )]
 pub struct JsonPathError {
     path: String,
@@ -36,7 +39,7 @@ impl From<JsonPathError> for Words {
         Self::new(
             format!("{error}."),
             format!(
-                "`{path}` はたどれません ({})。使える形は `$`, `$[*]`, `$.a.b`, `$.a.b[*]`, `$.a[*].b`, `$['a b']` です。",
+                "`{path}` はたどれません ({})。使える形は `$`, `$[*]`, `$.a.b`, `$.a.b[*]`, `$.a[*].b`, `$.a.*`, `$['a b']` です。",
                 error.problem
             ),
         )
@@ -77,7 +80,7 @@ impl FromStr for JsonPath {
                 let (name, tail) = after.split_at(end);
                 match name {
                     "" => return Err(fail("a name is missing after `.`")),
-                    "*" => steps.push(Step::Wildcard),
+                    "*" => steps.push(Step::Any),
                     _ if name.contains(|c: char| c.is_whitespace() || "'\"*?()@,:]".contains(c)) => {
                         return Err(fail("a name with special characters is written `['name']`"));
                     }
@@ -124,7 +127,7 @@ mod tests {
         for (path, steps) in [
             ("$", vec![]),
             ("$[*]", vec![Step::Wildcard]),
-            ("$.*", vec![Step::Wildcard]),
+            ("$.*", vec![Step::Any]),
             ("$.a.b", vec![member("a"), member("b")]),
             ("$.データ[*]", vec![member("データ"), Step::Wildcard]),
             ("$['a b'][0][\"c.d\"]", vec![member("a b"), Step::Index(0), member("c.d")]),

@@ -7,6 +7,7 @@ use matome_model::canonical::QuarantineReason;
 use matome_model::field_error::Words;
 use matome_model::say;
 
+use super::form::{Formed, Former, RecordForm};
 use super::path::{JsonPath, Step};
 use crate::record::{DocumentError, Found, Parse};
 
@@ -78,6 +79,11 @@ struct Capture {
 pub(crate) struct Splitter {
     records: Option<JsonPath>,
     captures: Vec<Capture>,
+    former: Former,
+    /// The capture that has the names of columns.
+    header: Option<usize>,
+    /// The name under which the record stands that is being read.
+    name: Option<Vec<u8>>,
     stack: Vec<Frame>,
     state: State,
     key: Vec<u8>,
@@ -97,6 +103,16 @@ impl Splitter {
         Self::with(Some(records), captures.iter().map(capture).collect())
     }
 
+    /// The same, with records that are made in this form.
+    pub(crate) fn forming(mut self, form: &RecordForm) -> Self {
+        self.former = Former::new(form.clone());
+        if let Some((path, steps)) = self.former.path() {
+            self.header = Some(self.captures.len());
+            self.captures.push(Capture { path: path.to_string(), steps: steps.to_vec(), value: None });
+        }
+        self
+    }
+
     /// The values that one JSON text has at `paths`, which are paths of members only; none of a broken text.
     pub(crate) fn pick(text: &[u8], paths: &[&JsonPath]) -> Vec<Option<Vec<u8>>> {
         let capture = |path: &&JsonPath| Capture { path: path.to_string(), steps: path.steps.clone(), value: None };
@@ -112,6 +128,9 @@ impl Splitter {
         Self {
             records,
             captures,
+            former: Former::default(),
+            header: None,
+            name: None,
             stack: Vec::new(),
             state: State::Value,
             key: Vec::new(),
@@ -158,12 +177,13 @@ impl Splitter {
     /// How far both paths are matched by the value that starts now.
     fn matches_here(&mut self) -> (Match, Vec<Match>, bool) {
         let last = self.records.as_ref().and_then(|path| path.steps.last());
-        let ends_in_wildcard = matches!(last, Some(Step::Wildcard));
+        let ends_in_wildcard = matches!(last, Some(Step::Wildcard | Step::Any));
         match self.stack.last() {
             None => (self.records.as_ref().map(|_| 0), vec![Some(0); self.captures.len()], false),
             Some(frame) if frame.is_object => {
                 let (records, captures) = std::mem::take(&mut self.key_matches);
-                (records, captures, false)
+                let steps = self.records.as_ref().map(|path| path.steps.len());
+                (records, captures, ends_in_wildcard && records.is_some() && records == steps)
             }
             Some(frame) => {
                 let steps = self.records.as_ref().map_or(&[][..], |path| &path.steps);
@@ -171,7 +191,7 @@ impl Splitter {
                     return (Some(steps.len()), Vec::new(), true);
                 }
                 let records = frame.records.filter(|&at| match steps.get(at) {
-                    Some(Step::Wildcard) => true,
+                    Some(Step::Wildcard | Step::Any) => true,
                     Some(Step::Index(index)) => *index == frame.index,
                     _ => false,
                 });
@@ -199,7 +219,7 @@ impl Splitter {
         let records = self.records.as_ref().map_or(&[][..], |path| &path.steps);
         let captures = frame.captures.iter().zip(&self.captures);
         self.key_matches = (
-            frame.records.filter(|&at| step(records, at)).map(|at| at + 1),
+            frame.records.filter(|&at| step(records, at) || records.get(at) == Some(&Step::Any)).map(|at| at + 1),
             captures.map(|(match_, capture)| match_.filter(|&at| step(&capture.steps, at)).map(|at| at + 1)).collect(),
         );
         Ok(())
@@ -224,16 +244,17 @@ impl Splitter {
                 // `null` where the records should be: there are none.
                 self.begin_scan(Target::Skip, byte, Vec::new());
             } else {
+                let is_member = is_element && self.stack.last().is_some_and(|frame| frame.is_object);
+                self.name = (is_member && self.former.wants_name()).then(|| self.key.clone());
                 self.begin_scan(Target::Record, byte, captures);
             }
             return Ok(());
         }
-        let wildcard_next = records.is_some_and(|at| {
-            self.records.as_ref().is_some_and(|path| matches!(path.steps.get(at), Some(Step::Wildcard)))
-        });
-        if wildcard_next {
+        let next = records.and_then(|at| self.records.as_ref()?.steps.get(at));
+        if let Some(wildcard @ (Step::Wildcard | Step::Any)) = next {
+            let is_taken_apart = matches!(byte, b'[' | b'n') || *wildcard == Step::Any && byte == b'{';
             self.found_path = true;
-            if !matches!(byte, b'[' | b'n') {
+            if !is_taken_apart {
                 let path = self.records.as_ref().map(ToString::to_string).unwrap_or_default();
                 return Err(self.error(say!(
                     "what `{path}` takes apart is not an array",
@@ -340,7 +361,12 @@ impl Splitter {
             }
             Target::Record => {
                 self.capture_inside(found)?;
-                found.record(line, std::mem::take(&mut self.held));
+                let header = self.header.and_then(|at| self.captures[at].value.as_deref());
+                match self.former.form(std::mem::take(&mut self.held), self.name.as_deref(), header)? {
+                    Formed::Record(raw) => found.record(line, raw),
+                    Formed::Rejected(raw, detail) => found.rejected(line, &raw, QuarantineReason::CsvWidth, detail),
+                    Formed::Names => {}
+                }
             }
             Target::Capture => {
                 self.capture_inside(found)?;
@@ -496,6 +522,7 @@ impl Parse for Splitter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::Names;
     use crate::record::Item;
 
     fn split_in(
@@ -540,6 +567,59 @@ mod tests {
         assert_eq!(records("$", "{\"a\":1e400}"), ["{\"a\":1e400}"]);
         assert_eq!(records("$", "\u{feff}[]"), [""; 0]);
         assert_eq!(records("$", "[[1],2,\"x\\\"]\",null]"), ["[1]", "2", "\"x\\\"]\"", "null"]);
+    }
+
+    fn formed(records: &str, form: &RecordForm, document: &str) -> Result<Vec<String>, String> {
+        let mut splitter = Splitter::new(records.parse().unwrap(), &[]).forming(form);
+        let mut found = Found::new("d".into(), None, 0);
+        let run = document.as_bytes().chunks(3).try_for_each(|piece| splitter.feed(piece, &mut found));
+        run.and_then(|()| splitter.finish(&mut found)).map_err(|error| error.problem.english)?;
+        let text = |item: Item| match item {
+            Item::Rejected { raw, .. } => format!("rejected {}", String::from_utf8_lossy(&raw)),
+            Item::Record { raw, .. } => String::from_utf8(raw).unwrap(),
+        };
+        Ok(found.take(usize::MAX, usize::MAX).into_iter().map(text).collect())
+    }
+
+    #[test]
+    fn members_of_an_object_are_records_with_their_names_if_wanted() {
+        let document = r#"{"more":1,"byId":{"17":{"n":1},"a\"b":{ },"x":[1,[2]],"y":null}}"#;
+        let plain = RecordForm::default();
+        assert_eq!(formed("$.byId.*", &plain, document).unwrap(), [r#"{"n":1}"#, "{ }", "[1,[2]]", "null"]);
+        let named = RecordForm { name_as: Some("id".to_owned()), ..RecordForm::default() };
+        let expected = [r#"{"id":"17","n":1}"#, r#"{"id":"a\"b" }"#, "[1,[2]]", "null"];
+        assert_eq!(formed("$.byId.*", &named, document).unwrap(), expected);
+        assert_eq!(formed("$.byId.*", &named, r#"{"byId":[{"n":1}]}"#).unwrap(), [r#"{"n":1}"#], "an empty map of PHP");
+        assert_eq!(formed("$.*.rows", &plain, r#"{"a":{"rows":[1,2]},"b":{"rows":[3]}}"#).unwrap(), ["1", "2", "3"]);
+        assert_eq!(formed("$.a.*.b", &plain, r#"{"a":[{"b":1},{"b":2}]}"#).unwrap(), ["1", "2"]);
+        assert!(formed("$.a[*]", &plain, r#"{"a":{"b":1}}"#).unwrap_err().contains("is not an array"));
+    }
+
+    #[test]
+    fn lists_of_values_become_objects_by_the_names_beside_them() {
+        let header = |names| RecordForm { header: Some(names), name_as: None };
+        let at = |path: &str| header(Names::At(path.parse().unwrap()));
+        let document = r#"{"columns":["a","b"],"rows":[[1,"x"],[1.50],[1,2,3],{"a":1}]}"#;
+        let expected = [r#"{"a":1,"b":"x"}"#, r#"{"a":1.50}"#, "rejected [1,2,3]", r#"{"a":1}"#];
+        assert_eq!(formed("$.rows", &at("$.columns"), document).unwrap(), expected);
+        let document = r#"{"schema":{"fields":[{"name":"a","type":"INT"},{"name":"b"}]},"rows":[[1,[2]]]}"#;
+        assert_eq!(formed("$.rows", &at("$.schema.fields[*].name"), document).unwrap(), [r#"{"a":1,"b":[2]}"#]);
+        let given = header(Names::Given(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(formed("$", &given, "[[1,2],[3,4]]").unwrap(), [r#"{"a":1,"b":2}"#, r#"{"a":3,"b":4}"#]);
+        let first = header(Names::First);
+        assert_eq!(
+            formed("$.values", &first, r#"{"values":[["x",2026],["y",1]]}"#).unwrap(),
+            [r#"{"x":"y","2026":1}"#]
+        );
+        for document in [
+            r#"{"rows":[[1]],"columns":["a"]}"#,
+            r#"{"columns":["a","a"],"rows":[[1]]}"#,
+            r#"{"columns":7,"rows":[[1]]}"#,
+        ] {
+            let error = formed("$.rows", &at("$.columns"), document).unwrap_err();
+            assert!(error.contains("no names of columns at `$.columns` before the records"), "{error}");
+        }
+        assert!(formed("$.rows", &at("$.columns"), r#"{"rows":[]}"#).unwrap().is_empty());
     }
 
     #[test]

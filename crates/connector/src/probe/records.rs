@@ -144,6 +144,10 @@ pub(crate) fn select(body: &Value, path: &JsonPath, is_cut: bool) -> Vec<Value> 
                     value.get(usize::try_from(*index).unwrap_or(usize::MAX)).into_iter().collect::<Vec<_>>()
                 }
                 Step::Wildcard => value.as_array().into_iter().flatten().collect(),
+                Step::Any => match value {
+                    Value::Object(members) => members.values().collect(),
+                    value => value.as_array().into_iter().flatten().collect(),
+                },
             })
             .collect();
     }

@@ -7,7 +7,7 @@ use super::common::with_common;
 use super::file::document;
 use super::tls::tls;
 use super::{Node, Options, flag, kind, kinds, list, names, object, scalar, scalars, text, value_path, whole, word};
-use crate::api::CursorKind;
+use crate::api::{CursorKind, STEP_LIMIT_SECS};
 
 const OVERLAP_LIMIT: u64 = 366 * 86_400;
 
@@ -133,6 +133,20 @@ fn incremental() -> Node {
                 text("The parameter that asks for records from a cursor on; none when `{cursor}` stands elsewhere."),
             ),
             ("start", scalar("The first read begins here.")),
+            (
+                "end_param",
+                text(
+                    "The parameter that asks for records up to a time, of `kind` `time`; none when `{end}` stands elsewhere.",
+                ),
+            ),
+            (
+                "step",
+                whole(
+                    1,
+                    STEP_LIMIT_SECS,
+                    "So many seconds are asked for at a time, one step after another up to the beginning of the read.",
+                ),
+            ),
             (
                 "overlap",
                 whole(

@@ -1,5 +1,7 @@
 //! `auth`: how requests say who asks.
 
+use crate::jwt::JwtAlgorithm;
+
 use super::{Node, Options, kind, kinds, scalars, secret, text, value_path, whole, word};
 
 pub(super) fn auth() -> Node {
@@ -64,6 +66,26 @@ pub(super) fn auth() -> Node {
                     ],
                 ),
                 &["token_url", "client_id", "refresh_token"],
+            ),
+            kind(
+                "oauth2_jwt_bearer",
+                "A token for an assertion that is signed here (RFC 7523), as service accounts have them. `service_account` is needed, or `token_url`, `issuer` and `key`.",
+                vec![
+                    ("service_account", secret("The JSON text of the key file of a service account of Google.")),
+                    ("token_url", text("The address that gives out tokens.")),
+                    ("issuer", text("Who asks (`iss`); no secret.")),
+                    ("key", secret("What is signed with: a private key in PEM, or with `HS256` a shared secret.")),
+                    ("algorithm", word(JwtAlgorithm::ALL.iter().map(|(word, _)| *word), "How it is signed.").default("RS256")),
+                    ("key_id", text("Which key that is (`kid`); no secret.")),
+                    ("subject", text("For whom (`sub`), where that is somebody else.")),
+                    ("audience", text("Whom the assertion is for (`aud`); by default `token_url`.")),
+                    ("scope", text("What access is asked for.")),
+                    ("claims", scalars("What else the assertion says.")),
+                    ("client_id", text("The client, where the server wants it besides; no secret.")),
+                    ("client_secret", secret("And its secret.")),
+                    ("lifetime_secs", whole(1, 3600, "How long the assertion is good.").default(300)),
+                ],
+                &[],
             ),
             kind(
                 "session",

@@ -143,6 +143,7 @@ pub(super) fn document() -> Options {
             text("`json`: where the records are, a JSON path. `xml`: the names of elements from the root to the records, `catalog/book`.")
                 .example("$.results"),
         ),
+        ("name_as", text("`json`: the member that gets the name under which an object stands, where `records` ends with `.*`.").example("id")),
         (
             "delimiter",
             text("`csv`: the sign between fields, one ASCII character. By default a comma, for `tsv` a tab.").with("maxLength", 1),
@@ -151,9 +152,10 @@ pub(super) fn document() -> Options {
         (
             "header",
             either(
-                "`csv`, `excel`: where the names of columns come from.",
+                "`csv`, `excel`: where the names of columns come from. `json`: the same, where each record is a list of values.",
                 vec![
-                    flag("true: the first row has them. false: they are `column_1`, `column_2`, ..."),
+                    flag("true: the first row has them. false: they are `column_1`, `column_2`, ...; of `json`: records are no lists."),
+                    text("`json`: the path of a list of names that stands before the records.").example("$.columns"),
                     list(text("A name."), "These names; the first row is data.").with("minItems", 1).with("maxItems", COLUMN_LIMIT),
                 ],
             )

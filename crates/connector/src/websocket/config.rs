@@ -30,7 +30,7 @@ const SUBSCRIBE_LIMIT: usize = 100;
 const SECRETS_LIMIT: usize = 20;
 const SECRET_NAME_CHARS: usize = 64;
 /// What the messages that are sent without a cursor may have in them.
-const PLAIN: Known = Known { cursor: false, start: false, page: false, parent: false, secret: true };
+const PLAIN: Known = Known { cursor: false, start: false, end: false, page: false, parent: false, secret: true };
 
 /// A `websocket` source.
 #[derive(Clone, Debug)]

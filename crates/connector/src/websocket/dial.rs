@@ -244,7 +244,7 @@ impl Dialer {
         if let Some(auth) = &config.auth {
             if let Some(login) = auth.login() {
                 let (keeper, timeout) = (self.keeper.as_ref(), config.common.timeout);
-                self.token = Some(self.tokens.get(&self.client, login, keeper, timeout).await?);
+                self.token = Some(self.tokens.get(&self.client, login, keeper, timeout, now).await?);
             }
             auth.add_header(&mut headers, self.token.as_ref());
             auth.add_query(&mut url);

@@ -136,3 +136,113 @@ async fn a_token_url_at_a_denied_address_is_not_asked() {
     assert_eq!(idp.given.load(Ordering::SeqCst), 0);
     assert!(server.asked().is_empty() && other.asked().is_empty());
 }
+
+/// What openssl says to `arguments`, which are given `input`.
+fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut command = std::process::Command::new("openssl");
+    let command = command.args(arguments).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "openssl {arguments:?}");
+    done.stdout
+}
+
+fn decoded(part: &str) -> Vec<u8> {
+    data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()
+}
+
+/// The last assertion that was posted, in its parts, and the rest of what was.
+fn assertion(server: &Server) -> (Vec<String>, String) {
+    let asked = server.asked();
+    let asked = asked.iter().rfind(|asked| asked.uri.path() == "/token").unwrap();
+    let posted = url::form_urlencoded::parse(asked.body.as_bytes()).into_owned();
+    let (assertion, rest): (Vec<_>, Vec<_>) = posted.partition(|(name, _)| name == "assertion");
+    let rest = rest.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
+    (assertion[0].1.split('.').map(str::to_owned).collect(), rest)
+}
+
+#[tokio::test]
+async fn a_token_is_got_for_an_assertion_that_is_signed_here() {
+    use serde_json::{Value, json};
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let rsa = openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], b"");
+    let old_rsa = openssl(&["rsa", "-traditional"], &rsa);
+    let ec = openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], b"");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (idp, server) = serve().await;
+    let token_url = server.config("http://HOST/token");
+    let key_file = json!({
+        "type": "service_account", "client_email": "me@project", "private_key": text(&rsa), "private_key_id": "k1",
+        "token_uri": token_url,
+    });
+    for (algorithm, key, auth) in [
+        ("RS256", &rsa, json!({"service_account": key_file.to_string(), "scope": "read all"})),
+        ("RS256", &rsa, json!({"token_url": token_url, "issuer": "me", "key": text(&old_rsa), "subject": "you"})),
+        ("ES256", &ec, json!({"token_url": token_url, "issuer": "me", "key": text(&ec), "algorithm": "ES256"})),
+    ] {
+        let mut auth = auth;
+        auth["type"] = "oauth2_jwt_bearer".into();
+        let config = json!({"url": "http://HOST/data", "auth": auth}).to_string();
+        let connector = server.connector(&config);
+        let batches = read_all(&*connector, ReadRequest::default()).await.unwrap();
+        assert_eq!(raws(&batches), [r#"{"n":1}"#]);
+        let (parts, _) = assertion(&server);
+        let header: Value = serde_json::from_slice(&decoded(&parts[0])).unwrap();
+        let claims: Value = serde_json::from_slice(&decoded(&parts[1])).unwrap();
+        assert_eq!(header["alg"], algorithm);
+        assert_eq!((&claims["aud"], claims["iat"].as_i64()), (&token_url.as_str().into(), Some(1_767_225_600)));
+        assert_eq!(claims["exp"].as_i64(), Some(1_767_225_900));
+        let public = file("public", &openssl(&["pkey", "-pubout"], key));
+        let mut signature = decoded(&parts[2]);
+        if algorithm == "ES256" {
+            // openssl wants both numbers as DER.
+            let number = |bytes: &[u8]| {
+                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+                let sign = if bytes[zeros] < 0x80 { &[][..] } else { &[0] };
+                let bytes = [sign, &bytes[zeros..]].concat();
+                [&[2, u8::try_from(bytes.len()).unwrap()][..], &bytes].concat()
+            };
+            let both = [number(&signature[..32]), number(&signature[32..])].concat();
+            signature = [&[0x30, u8::try_from(both.len()).unwrap()][..], &both].concat();
+        }
+        let signature = file("signature", &signature);
+        let signed = format!("{}.{}", parts[0], parts[1]);
+        openssl(&["dgst", "-sha256", "-verify", &public, "-signature", &signature], signed.as_bytes());
+    }
+    assert_eq!(idp.given.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn an_assertion_says_what_a_server_wants_besides_and_is_made_anew_when_its_token_is_refused() {
+    let (idp, server) = serve().await;
+    let config = r#"{"url":"http://HOST/data","auth":{"type":"oauth2_jwt_bearer","token_url":"http://HOST/token","issuer":"me",
+        "algorithm":"HS256","key":"s3cret","key_id":"7","audience":"api","scope":"a b","claims":{"box_sub_type":"enterprise"},
+        "client_id":"c","client_secret":"s3cret-2","lifetime_secs":30}}"#;
+    let registry = registry(&[server.address], clock());
+    let open = || registry.open(SourceType::Api, &server.config(config)).unwrap();
+    for _ in 0..2 {
+        read_all(&*open(), ReadRequest::default()).await.unwrap();
+    }
+    assert_eq!(idp.given.load(Ordering::SeqCst), 1);
+    let (parts, rest) = assertion(&server);
+    let expected =
+        "grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer&scope=a b&client_id=c&client_secret=s3cret-2";
+    assert_eq!(rest, expected);
+    let claims: serde_json::Value = serde_json::from_slice(&decoded(&parts[1])).unwrap();
+    assert_eq!((&claims["box_sub_type"], &claims["aud"]), (&"enterprise".into(), &"api".into()));
+    *idp.revoked.lock().unwrap() = vec!["token-1-".to_owned()];
+    read_all(&*open(), ReadRequest::default()).await.unwrap();
+    let again: serde_json::Value = serde_json::from_slice(&decoded(&assertion(&server).0[1])).unwrap();
+    assert_ne!(again["jti"], claims["jti"]);
+    let refused = config.replace("HOST/token", "HOST/refuse");
+    let error = failure(&*registry.open(SourceType::Api, &server.config(&refused)).unwrap()).await;
+    let told = chain(&error);
+    assert!(told.contains("(`invalid_client`); look at the key") && !told.contains("s3cret"), "{told}");
+}

@@ -25,9 +25,10 @@ impl Table {
 
     fn answer(&self, asked: &Asked) -> axum::response::Response {
         let since = asked.parameter("since").unwrap_or_default();
+        let until = asked.parameter("until").unwrap_or("~".to_owned());
         let offset: usize = asked.parameter("offset").unwrap().parse().unwrap();
         let rows = self.0.lock().unwrap();
-        let new = rows.iter().filter(|(_, at)| *at >= since.as_str()).skip(offset).take(2);
+        let new = rows.iter().filter(|(_, at)| *at >= since.as_str() && *at < until.as_str()).skip(offset).take(2);
         let rows: Vec<String> = new.map(|(id, at)| format!(r#"{{"id":{id},"at":"{at}"}}"#)).collect();
         json(format!("[{}]", rows.join(",")))
     }
@@ -258,4 +259,93 @@ async fn a_page_that_was_passed_over_keeps_the_mark_where_it_was() {
     server.asked();
     read(&*connector, after(&first)).await;
     assert_eq!(server.asked()[0].parameter("since").unwrap(), "2025-12-02T00:00:00Z");
+}
+
+/// Which ranges were asked for, each once, and how many requests there were.
+fn ranges(server: &Server) -> (Vec<String>, usize) {
+    let asked = server.asked();
+    let range = |asked: &Asked| {
+        let short = |name| asked.parameter(name).map_or_else(String::new, |at| at[5..16].to_owned());
+        format!("{} to {}", short("since"), short("until"))
+    };
+    let mut ranges: Vec<String> = asked.iter().map(range).collect();
+    ranges.dedup();
+    (ranges, asked.len())
+}
+
+#[tokio::test]
+async fn steps_are_read_one_after_another_and_never_again_once_they_were_read() {
+    let table = Table::of(&[
+        (1, "2025-12-20T00:00:00Z"),
+        (2, "2025-12-24T00:00:00Z"),
+        (3, "2025-12-20T01:00:00Z"),
+        (4, "2025-12-23T23:59:00Z"),
+        (5, "2025-12-20T02:00:00Z"),
+    ]);
+    let server = serve(&table).await;
+    let config =
+        config(r#","start":"2025-12-20T00:00:00Z","overlap":60,"end_param":"until","step":345600,"order":"asc""#);
+    let connector =
+        |clock: Clock| registry(&[server.address], clock).open(SourceType::Api, &server.config(&config)).unwrap();
+    let clock = clock();
+    // Within a step they rise; behind its end those of the overlap come again.
+    table.0.lock().unwrap().sort_by_key(|(_, at)| *at);
+    let first = read(&*connector(clock.clone()), ReadRequest::default()).await;
+    assert_eq!(ids(&first), [1, 3, 5, 4, 4, 2]);
+    let expected =
+        ["12-20T00:00 to 12-24T00:00", "12-23T23:59 to 12-28T00:00", "12-27T23:59 to 01-01T00:00"].map(str::to_owned);
+    assert_eq!(ranges(&server).0, expected);
+    // The last step had no records, and no end yet; the others are over.
+    clock.advance(chrono::TimeDelta::hours(12));
+    table.add(6, "2026-01-01T11:00:00Z");
+    let second = read(&*connector(clock.clone()), after(&first)).await;
+    assert_eq!(ids(&second), [6]);
+    assert_eq!(ranges(&server).0, ["12-27T23:59 to 12-31T23:59", "12-31T23:58 to 01-01T12:00"].map(str::to_owned));
+    clock.advance(chrono::TimeDelta::hours(1));
+    read(&*connector(clock), after(&second)).await;
+    assert_eq!(ranges(&server).0, ["01-01T10:59 to 01-01T13:00"].map(str::to_owned));
+}
+
+#[tokio::test]
+async fn a_read_in_steps_that_was_interrupted_goes_on_at_the_step_where_it_stopped() {
+    let table = Table::of(&[(1, "2025-12-20T00:00:00Z"), (2, "2025-12-25T00:00:00Z"), (3, "2025-12-30T00:00:00Z")]);
+    let (rows, down) = (table.clone(), Arc::new(Mutex::new(true)));
+    let flag = down.clone();
+    let server = Server::answering(move |asked| match asked.parameter("since") {
+        Some(since) if since.starts_with("2025-12-29") && *flag.lock().unwrap() => {
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+        _ => rows.answer(asked),
+    })
+    .await;
+    let config = config(r#","start":"2025-12-20T00:00:00Z","overlap":0,"end_param":"until","step":86400"#);
+    let connector = server.connector(&config);
+    let (part, error) = read_until(&*connector, ReadRequest::default()).await;
+    assert!(error.is_some());
+    assert_eq!(ids(&part), [1, 2]);
+    let (asked, _) = ranges(&server);
+    assert_eq!((asked.len(), asked.last().unwrap().as_str()), (10, "12-29T00:00 to 12-30T00:00"));
+    *down.lock().unwrap() = false;
+    for batch in &part {
+        let from = ReadRequest { checkpoint: Some(batch.checkpoint.clone()), ..ReadRequest::default() };
+        let rest = read(&*connector, from).await;
+        assert!(ids(&rest).ends_with(&[3]), "{:?}", ids(&rest));
+        let (asked, _) = ranges(&server);
+        assert_eq!(asked.last().unwrap(), "12-31T00:00 to 01-01T00:00");
+    }
+    read(&*connector, after(&part)).await;
+    let (asked, _) = ranges(&server);
+    assert_eq!(asked, ["12-29T00:00 to 12-30T00:00", "12-30T00:00 to 12-31T00:00", "12-31T00:00 to 01-01T00:00"]);
+}
+
+#[tokio::test]
+async fn the_beginning_of_the_read_is_the_end_where_there_are_no_steps() {
+    let server = Server::answering(|_| json(r#"[{"id":1,"at":"2025-12-20T00:00:00Z"}]"#)).await;
+    for (options, place) in [
+        (r#""incremental":{"cursor":"$.at","param":"since","end_param":"until"}"#, "/?until=2026-01-01T00%3A00%3A00Z"),
+        (r#""params":{"to":"{end}"},"incremental":{"cursor":"$.at","param":"since"}"#, "/?to=2026-01-01T00%3A00%3A00Z"),
+    ] {
+        read(&*server.connector(&format!(r#"{{"url":"http://HOST/",{options}}}"#)), ReadRequest::default()).await;
+        assert_eq!(server.paths(), [place]);
+    }
 }

@@ -60,8 +60,8 @@ pub struct RefreshToken {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    access_token: SecretString,
+pub(super) struct Answer {
+    pub(super) access_token: SecretString,
     #[serde(default)]
     token_type: Option<String>,
     #[serde(default)]
@@ -171,7 +171,8 @@ impl RefreshToken {
 }
 
 impl Answer {
-    fn until(&self, asked: Instant) -> Instant {
+    /// Until when it is used.
+    pub(super) fn until(&self, asked: Instant) -> Instant {
         let secs = self.expires_in.as_ref().and_then(|value| match value {
             serde_json::Value::String(text) => text.trim().parse().ok(),
             value => value.as_u64(),
@@ -181,7 +182,7 @@ impl Answer {
     }
 }
 
-async fn ask(client: &HttpClient, request: Request) -> Result<Answer, ConnectorError> {
+pub(super) async fn ask(client: &HttpClient, request: Request) -> Result<Answer, ConnectorError> {
     let url = request.url.clone();
     let refused = |problem: Words| refused(&url, problem);
     let sending = client.send(request);
@@ -225,16 +226,13 @@ fn request(
     in_body: bool,
     mut form: Serializer<'_, String>,
 ) -> Request {
-    let mut request = Request { method: Method::POST, ..Request::new(token_url.clone()) };
+    let mut proof = None;
     match client_secret {
         Some(secret) if !in_body => {
             // Both are form-encoded first (RFC 6749, section 2.3.1).
             let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
             let pair = format!("{}:{}", encoded(client_id), encoded(secret.expose_secret()));
-            if let Ok(mut value) = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))) {
-                value.set_sensitive(true);
-                request.origin_headers.insert(header::AUTHORIZATION, value);
-            }
+            proof = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).ok();
         }
         secret => {
             form.append_pair("client_id", client_id);
@@ -243,6 +241,17 @@ fn request(
             }
         }
     }
+    let mut request = form_request(token_url, form);
+    if let Some(mut value) = proof {
+        value.set_sensitive(true);
+        request.origin_headers.insert(header::AUTHORIZATION, value);
+    }
+    request
+}
+
+/// A request for a token that posts a form.
+pub(super) fn form_request(token_url: &Url, mut form: Serializer<'_, String>) -> Request {
+    let mut request = Request { method: Method::POST, ..Request::new(token_url.clone()) };
     let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
     request.headers.insert(header::CONTENT_TYPE, form_type);
     request.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));

@@ -3,20 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::future::BoxFuture;
 use matome_egress::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use matome_egress::{Method, Request, StatusCode};
 use matome_model::clock::Timestamp;
 use matome_model::field_error::Words;
 use matome_model::say;
-use ring::rand::SystemRandom;
-use ring::rsa::KeyPair;
-use ring::signature::RSA_PKCS1_SHA256;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -28,6 +23,7 @@ use super::web::{Server, at};
 use crate::api::{small_body, url_of};
 use crate::config::Fields;
 use crate::error::{ConnectorError, PlaceFault};
+use crate::jwt::JwtAlgorithm;
 use crate::secrets::KEPT_SECRET;
 use crate::sigv4::encoded;
 
@@ -111,35 +107,23 @@ impl ServiceAccount {
             )
         })?;
         url_of(&account.token_uri).map_err(|words| words.map(|text| format!("`token_uri`: {text}")))?;
-        account.key()?;
+        let key = JwtAlgorithm::Rs256.check(&account.private_key);
+        key.map_err(|words| words.map(|text| format!("`private_key`: {text}")))?;
         Ok(Some(account))
-    }
-
-    fn key(&self) -> Result<KeyPair, Words> {
-        let pem = self.private_key.expose_secret();
-        let body: String = pem.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
-        let key = STANDARD.decode(body).ok().and_then(|der| KeyPair::from_pkcs8(&der).ok());
-        key.ok_or_else(|| {
-            Words::new(
-                "Its `private_key` is no RSA key in PEM (PKCS #8).",
-                "`private_key` が PEM (PKCS #8) の RSA 鍵ではありません。",
-            )
-        })
     }
 
     /// What a token is asked for with (RFC 7523).
     fn assertion(&self, now: Timestamp) -> Result<String, Words> {
-        let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.private_key_id});
         let (issued, life) = (now.timestamp(), LIFE.as_secs().cast_signed());
-        let claims = json!({
-            "iss": self.client_email, "scope": SCOPE, "aud": self.token_uri, "iat": issued, "exp": issued + life,
-        });
-        let to_sign = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-        let key = self.key()?;
-        let mut signature = vec![0; key.public().modulus_len()];
-        key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), to_sign.as_bytes(), &mut signature)
-            .map_err(|_| Words::new("the key can not sign", "この鍵では署名できません"))?;
-        Ok(format!("{to_sign}.{}", URL_SAFE_NO_PAD.encode(signature)))
+        let claims = [
+            ("iss", Value::from(self.client_email.as_str())),
+            ("scope", SCOPE.into()),
+            ("aud", self.token_uri.as_str().into()),
+            ("iat", issued.into()),
+            ("exp", (issued + life).into()),
+        ];
+        let claims = claims.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        JwtAlgorithm::Rs256.signed(&self.private_key, self.private_key_id.as_deref(), claims)
     }
 }
 

@@ -163,7 +163,7 @@ impl Caller {
         let mut token = None;
         if let Some(login) = auth.login() {
             let Reach { means, keeper, timeout, .. } = &*self.reach;
-            token = Some(means.tokens.get(&means.client, login, keeper.as_ref(), *timeout).await?);
+            token = Some(means.tokens.get(&means.client, login, keeper.as_ref(), *timeout, means.clock.now()).await?);
             self.token.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&token);
         }
         auth.add_header(&mut request.origin_headers, token.as_ref());
