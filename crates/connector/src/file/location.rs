@@ -11,6 +11,7 @@ mod http;
 mod listing;
 mod objects;
 mod place;
+mod rsa_key;
 mod s3;
 mod sftp;
 mod ssh;

@@ -10,7 +10,7 @@ use globset::GlobMatcher;
 use matome_egress::header::HeaderMap;
 use matome_model::field_error::Words;
 use matome_model::say;
-use russh::keys::{PublicKey, decode_secret_key};
+use russh::keys::PublicKey;
 use russh_sftp::client::error::Error;
 use russh_sftp::client::fs::{File, Metadata};
 use russh_sftp::client::{Config, RawSftpSession, SftpSession};
@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::place::Reach;
-use super::ssh::{Connection, SshServer, silent};
+use super::ssh::{Connection, SshServer, private_key, silent};
 use super::transfer::{Bring, Opened, Pieces, Transfer, Version};
 use super::web::at;
 use super::{Content, Entry, Location, Stamp};
@@ -156,17 +156,7 @@ fn unusable(key: &str, passphrase: Option<&str>) -> Option<Words> {
     if key == KEPT_SECRET || passphrase == Some(KEPT_SECRET) {
         return None;
     }
-    match decode_secret_key(key, passphrase) {
-        Ok(key) if key.algorithm().is_rsa() => Some(Words::new(
-            "RSA keys are not used. Make another one: `ssh-keygen -t ed25519`.",
-            "RSA の鍵は使えません。`ssh-keygen -t ed25519` で作り直してください。",
-        )),
-        Ok(_) => None,
-        Err(error) => Some(say!(
-            "It is no private key that can be read, or `passphrase` is missing or wrong: {error}.",
-            "読める秘密鍵ではないか、`passphrase` がないか違います: {error}"
-        )),
-    }
+    private_key(key, passphrase).err()
 }
 
 /// The files of one read.

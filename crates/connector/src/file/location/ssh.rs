@@ -8,10 +8,11 @@ use matome_egress::Dialer;
 use matome_model::field_error::Words;
 use matome_model::say;
 use russh::client::{self, AuthResult, Handle, KeyboardInteractiveAuthResponse};
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
+use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
 use russh::{ChannelMsg, ChannelStream, SshId};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::rsa_key::{RsaKey, Unsigned};
 use super::web::at;
 use crate::error::{ConnectorError, PlaceFault};
 
@@ -118,9 +119,14 @@ impl SshServer {
         let failed = |error: russh::Error| fault(name, &error);
         if let Some((key, passphrase)) = &self.private_key {
             let passphrase = passphrase.as_ref().map(|text| text.expose_secret());
-            let key = decode_secret_key(key.expose_secret(), passphrase).map_err(|error| failed(error.into()))?;
-            let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-            if handle.authenticate_publickey(self.user.clone(), key).await.map_err(failed)?.success() {
+            let is_in = match private_key(key.expose_secret(), passphrase).map_err(|problem| refused(name, problem))? {
+                UserKey::Rsa(key) => self.sign_on_with_rsa(handle, name, key).await?,
+                UserKey::Other(key) => {
+                    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+                    handle.authenticate_publickey(self.user.clone(), key).await.map_err(failed)?.success()
+                }
+            };
+            if is_in {
                 return Ok(());
             }
         }
@@ -141,6 +147,35 @@ impl SshServer {
             "サーバーが `{user}` を受け付けません。`path` のユーザーと、`sftp` の `password` か `private_key` を確かめてください"
         );
         Err(ConnectorError::Place { position: at(name), fault: PlaceFault::Auth, problem })
+    }
+
+    async fn sign_on_with_rsa(
+        &self,
+        handle: &mut Handle<HostKey>,
+        name: &Arc<str>,
+        mut key: RsaKey,
+    ) -> Result<bool, ConnectorError> {
+        let hash = match handle.best_supported_rsa_hash().await.map_err(|error| fault(name, &error))? {
+            Some(None) => {
+                let problem = Words::new(
+                    "the server takes RSA keys with SHA-1 only, which is not safe; use another key (`ssh-keygen -t ed25519`), or have the server brought up to date",
+                    "サーバーは RSA の鍵を安全でない SHA-1 でしか受け付けません。別の鍵 (`ssh-keygen -t ed25519`) を使うか、サーバーを更新してください",
+                );
+                return Err(refused(name, problem));
+            }
+            Some(hash) => hash,
+            // It does not say; both are about as old.
+            None => Some(HashAlg::Sha256),
+        };
+        let Some(public) = key.public() else { return Ok(false) };
+        match handle.authenticate_publickey_with(self.user.clone(), public, hash, &mut key).await {
+            Ok(tried) => Ok(tried.success()),
+            Err(Unsigned::Lost) => Err(fault(name, &russh::Error::Disconnect)),
+            Err(Unsigned::Key) => Err(refused(
+                name,
+                Words::new("`sftp.private_key` can not sign", "`sftp.private_key` では署名できません"),
+            )),
+        }
     }
 
     /// Answers the one question that a server asks, for the password.
@@ -200,6 +235,37 @@ impl Connection {
     }
 }
 
+/// A key that a user signs on with.
+pub(super) enum UserKey {
+    Rsa(RsaKey),
+    Other(PrivateKey),
+}
+
+/// The key of a text.
+///
+/// # Errors
+/// Why it can not be used.
+pub(super) fn private_key(text: &str, passphrase: Option<&str>) -> Result<UserKey, Words> {
+    if let Some(key) = RsaKey::of_pem(text) {
+        return key.map(UserKey::Rsa);
+    }
+    let key = decode_secret_key(text, passphrase).map_err(|error| {
+        say!(
+            "It is no private key that can be read, or `passphrase` is missing or wrong: {error}.",
+            "読める秘密鍵ではないか、`passphrase` がないか違います: {error}"
+        )
+    })?;
+    match RsaKey::of(&key) {
+        Some(key) => key.map(UserKey::Rsa),
+        None => Ok(UserKey::Other(key)),
+    }
+}
+
+/// The key of the user is of no use.
+fn refused(name: &Arc<str>, problem: Words) -> ConnectorError {
+    ConnectorError::Place { position: at(name), fault: PlaceFault::Auth, problem }
+}
+
 /// Nothing came for too long.
 pub(super) fn silent(name: &Arc<str>, patience: Duration) -> ConnectorError {
     let seconds = patience.as_secs_f64();
@@ -216,8 +282,8 @@ fn fault(name: &Arc<str>, error: &russh::Error) -> ConnectorError {
         russh::Error::NoCommonAlgo { theirs, .. } => {
             let theirs = theirs.join(", ");
             let problem = say!(
-                "the server speaks nothing that is safe: it knows {theirs}. Of keys, Ed25519 and ECDSA are known here, RSA is not",
-                "サーバーと共通の安全な方式がありません。サーバーの方式: {theirs}。鍵は Ed25519 と ECDSA に対応し、RSA には対応していません"
+                "the server speaks nothing that is safe: it knows {theirs}. Of keys of servers, Ed25519 and ECDSA are known here, RSA is not",
+                "サーバーと共通の安全な方式がありません。サーバーの方式: {theirs}。サーバーの鍵は Ed25519 と ECDSA に対応し、RSA には対応していません"
             );
             (PlaceFault::Answer, problem)
         }
@@ -226,7 +292,7 @@ fn fault(name: &Arc<str>, error: &russh::Error) -> ConnectorError {
         }
         russh::Error::Keys(error) => (
             PlaceFault::Auth,
-            say!("`sftp.private_key` can not be read: {error}", "`sftp.private_key` を読めません: {error}"),
+            say!("`sftp.private_key` can not be used: {error}", "`sftp.private_key` を使えません: {error}"),
         ),
         error => (PlaceFault::Lost, say!("the connection broke: {error}", "接続が切れました: {error}")),
     };

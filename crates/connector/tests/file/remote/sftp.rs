@@ -49,6 +49,40 @@ async fn who_may_not_in_is_told() {
     }
 }
 
+/// A key in another form, by `ssh-keygen -p`.
+fn formed(key: &str, options: &[&str]) -> String {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("key");
+    std::fs::write(&path, format!("{}\n", key.trim_end())).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let mut command = std::process::Command::new("ssh-keygen");
+    let done = command.args(["-q", "-p", "-P", ""]).args(options).arg("-f").arg(&path).status().unwrap();
+    assert!(done.success());
+    std::fs::read_to_string(&path).unwrap()
+}
+
+#[tokio::test]
+async fn rsa_keys_of_users_are_used_in_every_form() {
+    let stand = Sftp::new();
+    stand.put("a.csv", b"n\n1\n");
+    let key = from_script("MATOME_TEST_SFTP_RSA_KEY");
+    for (key, passphrase) in [
+        (key.clone(), None),
+        (formed(&key, &["-N", "", "-m", "PEM"]), None),
+        (formed(&key, &["-N", "", "-m", "PKCS8"]), None),
+        (formed(&key, &["-N", "sesame"]), Some("sesame")),
+    ] {
+        let first = key.lines().next().unwrap().to_owned();
+        let mut config = stand.config("a.csv");
+        config["sftp"]["private_key"] = key.into();
+        if let Some(passphrase) = passphrase {
+            config["sftp"]["passphrase"] = passphrase.into();
+        }
+        let (rows, error) = read(&config).await;
+        assert!(error.is_none() && rows == [r#"{"n":"1"}"#], "{first}: {error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_key_may_be_encrypted_and_a_password_asked_for() {
     let stand = Sftp::new();
