@@ -33,6 +33,7 @@ const VALUES: Values<'static> = Values {
     cursor: Some("7"),
     cursor_is_number: true,
     start: Some("7"),
+    end: Some("2026-01-02T00:00:00Z"),
     now: "2026-01-01T00:00:00Z",
     page: None,
     page_is_number: false,
@@ -60,7 +61,7 @@ pub fn behind<'p>(
     let list = &config.list;
     let captures = list.pagination.captures();
     let mut body = match &list.document {
-        None => Body::json(list.records.clone(), &captures),
+        None => Body::json(list.records.clone(), &list.form, &captures),
         Some(document) => Body::records(document.clone()),
     };
     let mut found = Found::new(Arc::from(asked.name.as_str()), Some(1), 0);

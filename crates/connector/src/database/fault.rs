@@ -85,7 +85,7 @@ impl Faults {
 
     /// What is read is no longer what the rows were of that came.
     pub(super) fn changed(&self, records: u64, change: (&'static str, &'static str)) -> ConnectorError {
-        ConnectorError::Changed { document: self.document.to_string(), records, change }
+        ConnectorError::Changed { document: self.document.to_string(), records, change, is_stale: false }
     }
 
     /// What the driver says.
