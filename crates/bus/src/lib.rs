@@ -79,8 +79,20 @@ impl Bus {
     /// # Errors
     /// When an address is none of a Redis server.
     pub fn redis(instance_id: Uuid, urls: &RedisUrls) -> Result<Self, BusError> {
+        Self::over_redis(instance_id, urls, false)
+    }
+
+    /// The same, logging nothing about trouble with Redis: for a process that is gone before it could matter to it.
+    ///
+    /// # Errors
+    /// As [`Bus::redis`].
+    pub fn redis_hushed(instance_id: Uuid, urls: &RedisUrls) -> Result<Self, BusError> {
+        Self::over_redis(instance_id, urls, true)
+    }
+
+    fn over_redis(instance_id: Uuid, urls: &RedisUrls, is_hushed: bool) -> Result<Self, BusError> {
         let here = Arc::new(Here::new());
-        let redis = Redis::start(instance_id, urls, &here)?;
+        let redis = Redis::start(instance_id, urls, &here, is_hushed)?;
         Ok(Self(Arc::new(Inner { here, redis: Some(redis) })))
     }
 
@@ -196,13 +208,6 @@ impl Bus {
     /// What is wrong with Redis, for those who watch; none when nothing is, or when it is not used.
     pub fn trouble(&self) -> Option<String> {
         self.0.redis.as_ref().and_then(Redis::trouble)
-    }
-
-    /// Logs nothing about trouble with Redis from now on: for a process that is gone before it could matter to it.
-    pub fn hush(&self) {
-        if let Some(redis) = &self.0.redis {
-            redis.hush();
-        }
     }
 
     /// Whether Redis is used at all.

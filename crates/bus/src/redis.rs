@@ -17,7 +17,6 @@ mod shared;
 mod tls;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use matome_model::field_error::Words;
@@ -123,12 +122,17 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    pub(crate) fn start(instance_id: Uuid, urls: &RedisUrls, here: &Arc<Here>) -> Result<Self, BusError> {
+    pub(crate) fn start(
+        instance_id: Uuid,
+        urls: &RedisUrls,
+        here: &Arc<Here>,
+        is_hushed: bool,
+    ) -> Result<Self, BusError> {
         let from = rand::random();
         let start = |queue| {
             let info = urls.of(queue)?;
             let prefix = format!("{instance_id}:{queue}");
-            info.map(|info| Link::start(&prefix, info, &urls.tls, queue, from, Arc::clone(here))).transpose()
+            info.map(|info| Link::start(&prefix, info, &urls.tls, queue, from, Arc::clone(here), is_hushed)).transpose()
         };
         Ok(Self { acquisition: start(Queue::Acquisition)?, aggregation: start(Queue::Aggregation)? })
     }
@@ -170,10 +174,6 @@ impl Redis {
 
     pub(crate) fn listen_for_events(&self) {
         self.links().for_each(Link::listen_for_events);
-    }
-
-    pub(crate) fn hush(&self) {
-        self.links().for_each(|link| link.is_hushed.store(true, Ordering::SeqCst));
     }
 
     pub(crate) fn trouble(&self) -> Option<String> {

@@ -178,11 +178,7 @@ impl App {
         let db = open_database(storage, boot, connections, &clock).await?;
         // The recorder comes before all that counts, the bus first: counters begin at zero when what counts begins.
         let metrics = metrics_handle();
-        let bus = open_bus(storage, &db).await?;
-        if !parts.is_member() {
-            // Those that stay tell it, and `doctor` does.
-            bus.hush();
-        }
+        let bus = open_bus(storage, &db, parts.is_member()).await?;
         if bus.is_shared() {
             http.share_pace(Arc::new(OverBus(bus.clone())));
         }
@@ -438,13 +434,15 @@ async fn open_database(storage: &StorageArgs, boot: Uuid, connections: u32, cloc
 }
 
 /// Redis connects the processes of an installation; an embedded database has one.
-async fn open_bus(storage: &StorageArgs, db: &Db) -> Result<Bus, Failure> {
+async fn open_bus(storage: &StorageArgs, db: &Db, is_member: bool) -> Result<Bus, Failure> {
     let urls = storage.redis.urls();
     if storage.database_url.is_none() || urls.is_empty() {
         return Ok(Bus::in_process());
     }
     let instance_id = migrate::instance_id(&mut db.read().await?.conn()).await?;
-    Bus::redis(instance_id, &urls).map_err(|err| match err {
+    // What a command does not tell, those that stay do, and `doctor`.
+    let bus = if is_member { Bus::redis(instance_id, &urls) } else { Bus::redis_hushed(instance_id, &urls) };
+    bus.map_err(|err| match err {
         BusError::Address(what) => {
             Failure::new(Exit::Config, Message::NoRedisUrl).why(said(what)).help(Message::WriteRedisUrl)
         }

@@ -54,7 +54,8 @@ pub(crate) struct Link {
     hears_stops: AtomicBool,
     hears_events: AtomicBool,
     met: [AtomicBool; 5],
-    pub(super) is_hushed: AtomicBool,
+    /// Nothing is logged about trouble.
+    is_hushed: bool,
     pub(super) prefix: String,
     pub(super) changes: Changes,
     pub(super) kept: Kept,
@@ -115,6 +116,7 @@ impl Link {
         queue: Queue,
         from: u64,
         here: Arc<Here>,
+        is_hushed: bool,
     ) -> Result<Arc<Self>, BusError> {
         let fallback = match info.redis_settings().db() {
             0 => None,
@@ -138,7 +140,7 @@ impl Link {
             hears_stops: AtomicBool::new(false),
             hears_events: AtomicBool::new(false),
             met: Default::default(),
-            is_hushed: AtomicBool::new(false),
+            is_hushed,
             prefix: prefix.to_owned(),
             changes: Changes::default(),
             kept: Kept::default(),
@@ -507,7 +509,7 @@ impl Link {
         let mut trouble = self.lock_trouble();
         trouble.what[part as usize] = Some(told(err));
         self.up().set(0.0);
-        if self.is_hushed.load(Ordering::SeqCst) {
+        if self.is_hushed {
             return;
         }
         if let Some(kept_back) = trouble.complaint.due(Instant::now()) {
