@@ -98,6 +98,10 @@ async fn a_refused_page_stores_nothing_and_leaves_the_checkpoint() {
         }
         lines[rows + 3] = "{\"id\":-1}".to_owned();
         bench.write_file(&lines);
+        // The read would have gone on inside of a file that is not there any more: that is told once, and the retry begins anew.
+        let err = bench.run().await.unwrap_err();
+        let told = (err.advice, err.reason.as_str());
+        assert_eq!(told, (Advice::Retry { after: None }, "file_changed"), "{}", bed.name);
         bench.run().await.unwrap();
         assert_eq!(bench.stored().await, canonical(&lines), "{}", bed.name);
     }
