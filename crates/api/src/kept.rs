@@ -4,8 +4,6 @@
 //! version is shown, which the database says anew at each request: when a run is published, nobody asks for the old name any
 //! more. It is sealed, so that what comes back is what a process with the same master key put there, or nothing.
 
-use std::fmt::Write as _;
-
 use axum::body::{Body, to_bytes};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -20,17 +18,14 @@ use crate::error::Result;
 /// A larger answer is not kept.
 const LARGEST: usize = 256 << 10;
 
-/// What asks for the same gets the same answer: method and language apart, which do not change it.
-fn name(call: &Call, version: &Version) -> String {
+/// The same for all that ask for the same, whatever their method and language, which do not change the answer: hexadecimal digits.
+fn digest(call: &Call, version: &Version) -> String {
     let mut hash = Sha256::new();
     // Another build may write an answer in another way.
     let build = (env!("CARGO_PKG_VERSION"), matome_store::migrate::SCHEMA_VERSION);
     let asked = (&call.origin, call.path.trim_end_matches('/'), &call.query);
     hash.update(format!("{build:?}{asked:?}{version:?}"));
-    hash.finalize().iter().fold("answer:".to_owned(), |mut name, byte| {
-        write!(name, "{byte:02x}").expect("text grows");
-        name
-    })
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The answer to a request for what is shown of one aggregation; `make` makes it.
@@ -39,8 +34,8 @@ pub(crate) async fn answer(
     version: &Version,
     make: impl Future<Output = Result<Response>>,
 ) -> Result<Response> {
-    let name = name(call, version);
-    let tag = HeaderValue::from_str(&format!("W/\"{}\"", &name["answer:".len()..][..32])).expect("hexadecimal digits");
+    let digest = digest(call, version);
+    let tag = HeaderValue::from_str(&format!("W/\"{}\"", &digest[..32])).expect("hexadecimal digits");
     if shows(&call.headers, &tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -50,6 +45,7 @@ pub(crate) async fn answer(
     if !bus.is_shared() {
         return Ok(tagged(make.await?, tag));
     }
+    let name = format!("answer:{digest}");
     let kept = bus.kept(Queue::Aggregation, &name).await;
     if let Some(body) = kept.and_then(|sealed| call.state.vault.open_from_away(&name, &sealed)) {
         count("hit");
@@ -65,7 +61,7 @@ pub(crate) async fn answer(
     let (parts, body) = response.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.expect("an answer of ours that is in memory already");
     if bytes.len() <= LARGEST {
-        bus.keep(Queue::Aggregation, &name, call.state.vault.seal_for_away(&name, &bytes));
+        bus.keep(Queue::Aggregation, &name, || call.state.vault.seal_for_away(&name, &bytes));
     }
     Ok(tagged(Response::from_parts(parts, Body::from(bytes)), tag))
 }

@@ -187,8 +187,8 @@ impl Bus {
     }
 
     /// Keeps a value for some minutes under a name that `queue` has for it, where all processes find it. It may vanish at any
-    /// moment, and is not kept at all while Redis is slow or this process has kept much. Never waits.
-    pub fn keep(&self, queue: Queue, name: &str, value: Vec<u8>) {
+    /// moment, and is not kept (nor made, without Redis) while Redis is slow or this process has kept much. Never waits.
+    pub fn keep(&self, queue: Queue, name: &str, value: impl FnOnce() -> Vec<u8>) {
         if let Some(link) = self.0.redis.as_ref().and_then(|redis| redis.link(queue)) {
             link.keep(name, value);
         }

@@ -13,6 +13,7 @@
 mod kept;
 mod link;
 mod look;
+mod rest;
 mod shared;
 mod tls;
 

@@ -1,6 +1,5 @@
 //! Values that may be dropped at any moment: kept for some time under a name, read back by any process, never waited for.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,11 +8,10 @@ use redis::{RedisResult, cmd};
 use tokio::sync::Semaphore;
 
 use super::link::{ANSWER_WITHIN, Link};
+use super::rest::Rest;
 
 /// Whoever asks has another way, so Redis answers within this time or is left alone for a while.
 const LOOK_FOR: Duration = Duration::from_millis(50);
-/// So long, after it failed or was slow.
-const REST: Duration = Duration::from_secs(1);
 /// A value stays so long.
 const LASTS: Duration = Duration::from_secs(300);
 /// Bytes that a process keeps in [`LASTS`] at most: with what is left of the time before it has twice as many in Redis.
@@ -24,9 +22,9 @@ const ON_THEIR_WAY: usize = 8;
 /// The connection for them, shared by all who ask.
 pub(crate) struct Kept {
     connection: Mutex<Option<MultiplexedConnection>>,
-    rests_until: Mutex<Option<Instant>>,
-    spent: AtomicU64,
-    since: Mutex<Instant>,
+    rest: Rest,
+    /// Bytes since then.
+    spent: Mutex<(u64, Instant)>,
     on_their_way: Arc<Semaphore>,
 }
 
@@ -34,45 +32,39 @@ impl Default for Kept {
     fn default() -> Self {
         Self {
             connection: Mutex::default(),
-            rests_until: Mutex::default(),
-            spent: AtomicU64::new(0),
-            since: Mutex::new(Instant::now()),
+            rest: Rest::default(),
+            spent: Mutex::new((0, Instant::now())),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
         }
     }
 }
 
 impl Kept {
-    fn rests(&self) -> bool {
-        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
     fn connection(&self) -> Option<MultiplexedConnection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn rest(&self) {
-        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
+    /// Leaves Redis alone for a while, and this connection for good.
+    fn give_up(&self) {
+        self.rest.begin();
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether so many bytes may be kept.
     fn affords(&self, bytes: usize) -> bool {
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        if since.elapsed() >= LASTS {
-            *since = Instant::now();
-            self.spent.store(0, Ordering::Relaxed);
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if spent.1.elapsed() >= LASTS {
+            *spent = (0, Instant::now());
         }
-        let bytes = bytes as u64;
-        self.spent.fetch_add(bytes, Ordering::Relaxed) + bytes <= BUDGET
+        spent.0 += bytes as u64;
+        spent.0 <= BUDGET
     }
 }
 
 impl Link {
     /// The value under `name`, as `Bus::kept` says.
     pub(crate) async fn kept(self: &Arc<Self>, name: &str) -> Option<Vec<u8>> {
-        if self.kept.rests() {
+        if self.kept.rest.is_on() {
             return None;
         }
         let Some(mut connection) = self.kept.connection() else {
@@ -86,7 +78,7 @@ impl Link {
             Ok(Err(err)) if err.code() == Some("WRONGTYPE") => None,
             // What is wrong is told by those parts of the link that always have something to do.
             Ok(Err(_)) | Err(_) => {
-                self.kept.rest();
+                self.kept.give_up();
                 None
             }
         }
@@ -98,16 +90,20 @@ impl Link {
         let link = Arc::clone(self);
         self.spawn(async move {
             if link.kept_connection().await.is_err() {
-                link.kept.rest();
+                link.kept.give_up();
             }
             drop(way);
         });
     }
 
     /// Keeps a value, as `Bus::keep` says.
-    pub(crate) fn keep(self: &Arc<Self>, name: &str, value: Vec<u8>) {
+    pub(crate) fn keep(self: &Arc<Self>, name: &str, value: impl FnOnce() -> Vec<u8>) {
         let Ok(way) = Arc::clone(&self.kept.on_their_way).try_acquire_owned() else { return };
-        if self.kept.rests() || !self.kept.affords(value.len()) {
+        if self.kept.rest.is_on() {
+            return;
+        }
+        let value = value();
+        if !self.kept.affords(value.len()) {
             return;
         }
         let set =
@@ -116,7 +112,7 @@ impl Link {
         self.spawn(async move {
             let set = async { set.query_async::<()>(&mut link.kept_connection().await?).await };
             if set.await.is_err() {
-                link.kept.rest();
+                link.kept.give_up();
             }
             drop(way);
         });

@@ -1,24 +1,23 @@
 //! A small value that several processes change together, without a script in Redis: read under `WATCH`, changed here, written
 //! in a transaction that fails when somebody else was faster.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, cmd};
 use tokio::sync::Mutex;
 
 use super::link::{Link, Part};
+use super::rest::Rest;
 
 /// How often a change is tried when others change the same value.
 const TRIES: usize = 16;
-/// When Redis failed it is left alone for so long: each caller would wait for it.
-const REST: Duration = Duration::from_secs(1);
 
 /// The connection for such changes; one at a time, since `WATCH` belongs to a connection.
 #[derive(Default)]
 pub(crate) struct Changes {
     connection: Mutex<Option<MultiplexedConnection>>,
-    rests_until: std::sync::Mutex<Option<Instant>>,
+    rest: Rest,
 }
 
 impl Link {
@@ -28,8 +27,7 @@ impl Link {
         name: &str,
         change: impl Fn(Option<&[u8]>, Duration) -> (Option<(Vec<u8>, Duration)>, T),
     ) -> Option<T> {
-        let rests_until = || self.changes.rests_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if rests_until().is_some_and(|until| Instant::now() < until) {
+        if self.changes.rest.is_on() {
             return None;
         }
         let mut connection = self.changes.connection.lock().await;
@@ -40,7 +38,7 @@ impl Link {
             }
             Err(err) => {
                 *connection = None;
-                *rests_until() = Some(Instant::now() + REST);
+                self.changes.rest.begin();
                 self.complain(Part::Change, &err);
                 None
             }
