@@ -341,6 +341,26 @@ async fn of_a_source_without_records_there_is_nothing_to_tell_or_do() {
     }
 }
 
+/// The task in a process that dies at a commit, and then to its end in another one: its result, and whether there was such a commit.
+async fn through_a_death(bench: &Bench, task: ClaimedTask, at: usize, side: Side) -> (Value, bool) {
+    let failpoint = Failpoint::new(at, side, true);
+    let dying = bench.handler_on(&bench.db.with_commit_hook(failpoint.clone()));
+    let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
+    let mut outcome = tokio::select! {
+        biased;
+        () = failpoint.death() => None,
+        outcome = dying.run(task.clone(), ctx) => outcome.ok(),
+    };
+    let mut last = task;
+    if failpoint.has_fired() {
+        last = bench.take_over(&last).await;
+        let ctx = TaskContext::new(bench.db.clone(), last.task.id, last.fence);
+        outcome = Some(bench.handler().run(last.clone(), ctx).await.unwrap());
+    }
+    bench.abandon(&last).await;
+    (serde_json::from_str(outcome.unwrap().result.get()).unwrap(), failpoint.has_fired())
+}
+
 /// A process that dies while it reports: another one goes on, and nothing is counted twice.
 async fn every_commit_of_a_report(bed: TestDb) {
     let lines: Vec<String> = (0..10).map(|n| format!(r#"{{"id":{n},"n":{}}}"#, n % 3)).collect();
@@ -355,23 +375,8 @@ async fn every_commit_of_a_report(bed: TestDb) {
             bench.run().await.unwrap();
             configure(&bench, r#","dedupe":"hash","validation":{"rules":[{"field":"n","min":1}]}"#).await;
             let task = claim(&bench, None, false).await;
-            let failpoint = Failpoint::new(at, side, true);
-            let dying = bench.handler_on(&bench.db.with_commit_hook(failpoint.clone()));
-            let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
-            let mut outcome = tokio::select! {
-                biased;
-                () = failpoint.death() => None,
-                outcome = dying.run(task.clone(), ctx) => outcome.ok(),
-            };
-            let mut last = task;
-            if failpoint.has_fired() {
-                has_fired = true;
-                last = bench.take_over(&last).await;
-                let ctx = TaskContext::new(bench.db.clone(), last.task.id, last.fence);
-                outcome = Some(bench.handler().run(last.clone(), ctx).await.unwrap());
-            }
-            bench.abandon(&last).await;
-            let result: Value = serde_json::from_str(outcome.unwrap().result.get()).unwrap();
+            let (result, fired) = through_a_death(&bench, task, at, side).await;
+            has_fired |= fired;
             let report = &result["report"];
             let found = ["unchanged", "quarantined", "replayed"].map(|name| report[name].clone());
             assert_eq!(found, [3, 4, 3].map(Value::from), "{told}: {result}");
@@ -416,23 +421,8 @@ async fn every_commit(bed: TestDb) {
             // What was bad is good, what was good is bad, and all of it is told apart by another key.
             configure(&bench, r#","key":"id","validation":{"rules":[{"field":"n","min":1}]}"#).await;
             let task = claim(&bench, None, true).await;
-            let failpoint = Failpoint::new(at, side, true);
-            let dying = bench.handler_on(&bench.db.with_commit_hook(failpoint.clone()));
-            let ctx = TaskContext::new(bench.db.clone(), task.task.id, task.fence);
-            let mut outcome = tokio::select! {
-                biased;
-                () = failpoint.death() => None,
-                outcome = dying.run(task.clone(), ctx) => outcome.ok(),
-            };
-            let mut last = task;
-            if failpoint.has_fired() {
-                has_fired = true;
-                last = bench.take_over(&last).await;
-                let ctx = TaskContext::new(bench.db.clone(), last.task.id, last.fence);
-                outcome = Some(bench.handler().run(last.clone(), ctx).await.unwrap());
-            }
-            bench.abandon(&last).await;
-            let result: Value = serde_json::from_str(outcome.unwrap().result.get()).unwrap();
+            let (result, fired) = through_a_death(&bench, task, at, side).await;
+            has_fired |= fired;
             let told_counts = ["read", "changed", "quarantined", "replayed", "stored"].map(|name| result[name].clone());
             assert_eq!(told_counts, [10, 3, 4, 3, 3].map(Value::from), "{told}: {result}");
             let expected: Vec<String> = lines.iter().filter(|line| !line.contains("\"n\":0")).cloned().collect();

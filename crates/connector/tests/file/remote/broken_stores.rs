@@ -5,7 +5,7 @@ use matome_model::source::SourceType;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::peer::{Asked, Document, End, Peer, Reply, connector_to_all_of_here, told};
+use super::peer::{Asked, Document, End, Peer, Reply, connector_to_all_of_here, reads_until_cancelled, told};
 use crate::compressed::gzip;
 use crate::reading::read_until;
 use crate::support::shown;
@@ -263,13 +263,7 @@ async fn an_object_that_is_cut_off_is_gone_on_with_and_one_that_is_written_anew_
 
         // Another one takes its place, in a store that compares versions and in one that does not.
         for knows_conditions in [true, false] {
-            let (old, new) = (old.clone(), new.clone());
-            let peer = Peer::start(move |number, asked| match number {
-                0 => old.answer(asked).cut(100_000, End::Close),
-                _ if knows_conditions => new.answer(asked),
-                _ => Reply::new("200 OK", &[("etag", new.etag)], &new.body),
-            })
-            .await;
+            let peer = Peer::replaced(old.clone(), new.clone(), knows_conditions).await;
             let connector = open(kind, &peer);
             let (first, error) = read_until(&*connector, request(None)).await;
             let error = error.unwrap();
@@ -292,20 +286,7 @@ async fn an_object_without_end_or_over_the_limit_is_not_held() {
         let lines = b"{\"n\":1}\n".repeat(8192);
         let peer = Peer::start(move |_, _| Reply::new("200 OK", &[], &lines).cut(64 * 1024, End::Endless)).await;
         let connector = open(kind, &peer);
-        let wanted = ReadRequest::default();
-        let mut reader = connector.read(wanted.clone()).await.unwrap();
-        for _ in 0..20 {
-            assert!(reader.next().await.unwrap().unwrap().items.len() <= wanted.max_items);
-        }
-        wanted.cancel.cancel();
-        let error = loop {
-            match reader.next().await {
-                Ok(batch) => assert!(batch.is_some(), "it does not end by itself"),
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(error, ConnectorError::Cancelled), "{error:?}");
-        drop(reader);
+        reads_until_cancelled(&*connector).await;
         peer.gone.notified().await;
         for (name, length, part) in
             [("a.parquet", "4294967297", "4294967296"), ("a.csv", "274877906945", "274877906944")]

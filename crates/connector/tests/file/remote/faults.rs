@@ -61,13 +61,7 @@ async fn another_version_never_goes_on_for_the_one_that_broke_off() {
     let (old, new) = (document("\"1\""), document("\"2\""));
     // One server compares versions itself, the other knows no conditions and just sends what it has.
     for knows_conditions in [true, false] {
-        let (old, new) = (old.clone(), new.clone());
-        let peer = Peer::start(move |number, asked| match number {
-            0 => old.answer(asked).cut(100_000, End::Close),
-            _ if knows_conditions => new.answer(asked),
-            _ => Reply::new("200 OK", &[("etag", new.etag)], &new.body),
-        })
-        .await;
+        let peer = Peer::replaced(old.clone(), new.clone(), knows_conditions).await;
         let (rows, error) = peer.read(CONFIG).await;
         assert!(matches!(error, Some(ConnectorError::Changed { .. })), "{error:?}");
         assert!(rows.len() < ROWS, "nothing of the other version came");

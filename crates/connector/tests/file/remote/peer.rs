@@ -112,6 +112,17 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Breaks off in `old`, in whose place is `new` from then on: a server that compares versions itself, or one that knows no
+    /// conditions and just sends what it has.
+    pub async fn replaced(old: Document, new: Document, knows_conditions: bool) -> Self {
+        Self::start(move |number, asked| match number {
+            0 => old.answer(asked).cut(100_000, End::Close),
+            _ if knows_conditions => new.answer(asked),
+            _ => Reply::new("200 OK", &[("etag", new.etag)], &new.body),
+        })
+        .await
+    }
+
     /// Answers by the number of a request, from 0, and what it asks.
     pub async fn start(answer: impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,4 +225,21 @@ pub async fn read(connector: &dyn Connector) -> (Vec<String>, Option<ConnectorEr
 pub fn told(error: &ConnectorError) -> String {
     let all = [error.words()].into_iter().chain(error.causes());
     all.map(|words| format!("{} | {}", words.english, words.japanese)).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads pages of what has no end until it is cancelled; nothing is held but a page.
+pub async fn reads_until_cancelled(connector: &dyn Connector) {
+    let request = ReadRequest::default();
+    let mut reader = connector.read(request.clone()).await.unwrap();
+    for _ in 0..20 {
+        assert!(reader.next().await.unwrap().unwrap().items.len() <= request.max_items);
+    }
+    request.cancel.cancel();
+    let error = loop {
+        match reader.next().await {
+            Ok(batch) => assert!(batch.is_some(), "it does not end by itself"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ConnectorError::Cancelled), "{error:?}");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::peer::{Peer, Reply, connector, connector_to_all_of_here, told};
+use super::peer::{Peer, Reply, connector, connector_to_all_of_here, reads_until_cancelled, told};
 use super::stands::{Sftp, Stand, from_script};
 use crate::reading::read_until;
 
@@ -216,19 +216,7 @@ async fn a_file_without_an_end_is_read_page_by_page_until_nobody_wants_more() {
     let sftp = json!({"host_key": from_script("MATOME_TEST_SFTP_PASSWORD_HOST_KEY"), "password": "s3cret"});
     let config = json!({"path": format!("sftp://told@{server}/endless.ndjson"), "sftp": sftp});
     let connector = connector_to_all_of_here(&config.to_string());
-    let request = ReadRequest::default();
-    let mut reader = connector.read(request.clone()).await.unwrap();
-    for _ in 0..20 {
-        assert!(reader.next().await.unwrap().unwrap().items.len() <= request.max_items);
-    }
-    request.cancel.cancel();
-    let error = loop {
-        match reader.next().await {
-            Ok(batch) => assert!(batch.is_some(), "it does not end by itself"),
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(error, ConnectorError::Cancelled), "{error:?}");
+    reads_until_cancelled(&*connector).await;
 }
 
 #[tokio::test]
