@@ -309,7 +309,9 @@ pub fn for_each_field<E: From<InferenceError>>(
         }
     }
     let mut deserializer = serde_json::Deserializer::from_str(json);
-    deserializer.deserialize_map(Fields(each)).map_err(InferenceError::Json)?
+    let outcome = deserializer.deserialize_map(Fields(each)).map_err(InferenceError::Json)?;
+    deserializer.end().map_err(InferenceError::Json)?;
+    outcome
 }
 
 /// Calls `each` with the JSON text of every item of the array `json`, in their order.

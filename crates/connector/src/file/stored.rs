@@ -4,13 +4,10 @@
 //! more (`1.50` became `1.5`), so none becomes a string again; and a string of a `json` column may have been JSON before.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use matome_model::canonical::{QuarantineReason, write_string};
 use matome_model::field_error::Words;
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use matome_model::inference::{InferenceError, for_each_field};
 
 use super::config::{ColumnType, ColumnTypes, DocumentConfig, Format};
 use super::csv::{misfit, write_value};
@@ -27,16 +24,21 @@ impl RowReader {
         if !is_typed(config) {
             return Ok(None);
         }
-        let Ok(Members(members)) = serde_json::from_str(record) else { return Ok(None) };
         let mut retyped = Vec::with_capacity(record.len());
         let mut is_other = false;
-        for (name, value) in members {
+        let made = for_each_field(record, |name, value| {
             retyped.push(if retyped.is_empty() { b'{' } else { b',' });
             write_string(&mut retyped, &name);
             retyped.push(b':');
             let start = retyped.len();
-            write_retyped(config, &mut retyped, &name, value.get())?;
-            is_other |= retyped.get(start..) != Some(value.get().as_bytes());
+            write_retyped(config, &mut retyped, &name, value).map_err(|(reason, words)| Stop::Misfit(reason, words))?;
+            is_other |= retyped.get(start..) != Some(value.as_bytes());
+            Ok(())
+        });
+        match made {
+            Ok(()) => {}
+            Err(Stop::NoObject) => return Ok(None),
+            Err(Stop::Misfit(reason, words)) => return Err((reason, words)),
         }
         retyped.push(b'}');
         Ok(is_other.then_some(retyped))
@@ -88,30 +90,16 @@ fn write_retyped(
     write_value(out, &text, Some(kind)).map_err(|wanted| misfit(name, wanted))
 }
 
-/// The members of an object, in their order.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+/// Why no values are made.
+enum Stop {
+    /// It is no object, so it has no columns.
+    NoObject,
+    Misfit(QuarantineReason, Words),
+}
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-
-        impl<'de> Visitor<'de> for Each {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Each)
+impl From<InferenceError> for Stop {
+    fn from(_: InferenceError) -> Self {
+        Self::NoObject
     }
 }
 
@@ -174,6 +162,7 @@ mod tests {
     fn what_is_no_object_or_names_a_member_twice_keeps_all_of_it() {
         let typed = r#""format":"csv","types":{"n":"integer"}"#;
         assert_eq!(made(typed, "[1]"), "the same");
+        assert_eq!(made(typed, r#"{"n":"1"} {}"#), "the same");
         assert_eq!(made(typed, r#"{"n":"1","n":"2"}"#), r#"{"n":1,"n":2}"#);
     }
 }
