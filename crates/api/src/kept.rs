@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::endpoint::Call;
 use crate::error::Result;
+use crate::openapi;
 
 /// A larger answer is not kept.
 const LARGEST: usize = 256 << 10;
@@ -70,13 +71,8 @@ pub(crate) async fn answer(
 pub(crate) fn describe(described: &mut Value) {
     described["responses"]["304"] =
         json!({"description": "With `source`: no run was published since the answer with this `ETag`."});
-    let tag = json!({
-        "name": "If-None-Match", "in": "header", "required": false, "schema": {"type": "string"},
-        "description": "The `ETag` of an earlier answer to a request with `source`.",
-    });
-    if let Some(parameters) = described["parameters"].as_array_mut() {
-        parameters.push(tag);
-    }
+    let what = "The `ETag` of an earlier answer to a request with `source`.";
+    openapi::add_header(described, "If-None-Match", json!({"type": "string"}), what);
 }
 
 fn count(outcome: &'static str) {

@@ -207,6 +207,15 @@ pub(crate) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
+/// Adds a header that a request may have to the description of an operation.
+pub(crate) fn add_header(described: &mut Value, name: &str, schema: Value, description: &str) {
+    if let Some(parameters) = described["parameters"].as_array_mut() {
+        parameters.push(json!({
+            "name": name, "in": "header", "required": false, "schema": schema, "description": description,
+        }));
+    }
+}
+
 fn parameter(name: &str, description: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema})
 }

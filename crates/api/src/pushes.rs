@@ -25,7 +25,7 @@ use crate::endpoint::{Call, Endpoint, json_at};
 use crate::error::{ApiError, Result};
 use crate::intake::{self, Received, Way};
 use crate::message::Message;
-use crate::openapi::{Answer, OperationDoc, reference};
+use crate::openapi::{Answer, OperationDoc, add_header, reference};
 use crate::sources::check_runnable;
 
 const NOUN: &str = "DataSource";
@@ -292,14 +292,9 @@ fn describe_records(described: &mut Value) {
         "application/x-ndjson": text,
         "text/csv": text,
     }});
-    let key = json!({
-        "name": IDEMPOTENCY_KEY, "in": "header", "required": false,
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        "description": "What is sent again under the same key is answered as before and not stored again.",
-    });
-    if let Some(parameters) = described["parameters"].as_array_mut() {
-        parameters.push(key);
-    }
+    let key = json!({"type": "string", "minLength": 1, "maxLength": 255});
+    let what = "What is sent again under the same key is answered as before and not stored again.";
+    add_header(described, IDEMPOTENCY_KEY, key, what);
 }
 
 fn describe_webhook(described: &mut Value) {
