@@ -4,17 +4,18 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_FROM: libc::c_int = 128 << 10;
 
-/// Has glibc keep memory in one arena for two cores, and no large blocks in them. Elsewhere nothing has to be done.
+/// Has glibc keep memory in one arena for four cores, and no large blocks in them. Elsewhere nothing has to be done.
 ///
 /// By itself it makes eight arenas a core for threads that meet, and takes ever larger blocks out of them once it saw such a
-/// block freed (mallopt(3)). A page of a read is made by one thread and freed by another, so that what each arena kept grew from
-/// read to read, by a tenth in 2 GB. Large blocks being mapped costs no more than it saves: docs/benchmarks.md.
+/// block freed (mallopt(3)). The pages of a read are made by one thread and freed by another, and the threads change: what lay
+/// in one arena is not there for the next, so that a server kept as many times its pages as it had arenas. What fewer of
+/// them cost is in docs/benchmarks.md.
 ///
 /// To be called before there is a second thread.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn keep_little() {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let arenas = (cores / 2).clamp(2, 64) as libc::c_int;
+    let arenas = (cores / 4).clamp(1, 64) as libc::c_int;
     for (parameter, value) in
         [(libc::M_ARENA_MAX, arenas), (libc::M_MMAP_THRESHOLD, MAPPED_FROM), (libc::M_TRIM_THRESHOLD, MAPPED_FROM)]
     {
