@@ -1,6 +1,5 @@
 //! The `matome` binary: command line, configuration, roles and shutdown.
 
-mod allocator;
 mod app;
 mod bench;
 mod cli;
@@ -51,7 +50,6 @@ use crate::traces::{Collector, Export, Ours};
 pub const ENGINE_CHILD: &str = "engine-child";
 
 fn main() -> ExitCode {
-    allocator::keep_little();
     // The child that runs user SQL comes first: before a runtime, a logger or anything else exists.
     if std::env::args_os().nth(1).is_some_and(|arg| arg == ENGINE_CHILD) {
         return matome_engine::run_child();
