@@ -1,8 +1,8 @@
 //! From what DataFusion reports to what a user can act on.
 
-use std::any::Any;
 use std::error::Error;
 use std::io;
+use std::sync::OnceLock;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::SchemaError;
@@ -19,12 +19,28 @@ pub(crate) fn broken_pipe(err: io::Error) -> Failure {
     Failure::internal(format!("the answer cannot be sent: {err}"))
 }
 
+/// The words of this process's first panic.
+static FIRST_PANIC: OnceLock<String> = OnceLock::new();
+
+/// Keeps the words of the first panic of this process, for [`panicked`]: threads that wait for what another one computes panic
+/// behind it, each with words of its own, and any of them may be the one that is heard of.
+pub(crate) fn remember_first_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        FIRST_PANIC.get_or_init(|| panic.payload_as_str().unwrap_or("no reason given").to_owned());
+        tell(panic);
+    }));
+}
+
 /// A fault of the engine that stopped a thread; stderr has the place.
-pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+pub(crate) fn panicked() -> Failure {
+    fault(FIRST_PANIC.get().map_or("no reason given", String::as_str))
+}
+
+fn fault(text: &str) -> Failure {
     // DataFusion 55 runs the left side of a nested loop join a second time when it does not fit in memory, to spill it; a
     // repartition below panics with these words then.
-    if text == Some("partition not used yet") {
+    if text == "partition not used yet" {
         return Failure::new(
             FailureCode::MemoryLimit,
             (
@@ -37,7 +53,6 @@ pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Failure {
             ),
         );
     }
-    let text = text.unwrap_or("no reason given");
     Failure::new(
         FailureCode::Internal,
         (format!("the SQL engine failed: {text}"), format!("SQLエンジンが失敗しました: {text}")),
@@ -146,6 +161,7 @@ pub(crate) fn execution(err: &DataFusionError) -> Failure {
             Some(Passed(passed)) => passed.clone(),
             None => failure(FailureCode::Query, root, NO_HINT),
         },
+        DataFusionError::ExecutionJoin(join) if join.is_panic() => panicked(),
         DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) | DataFusionError::IoError(_) => {
             failure(FailureCode::Internal, root, NO_HINT)
         }
@@ -234,5 +250,19 @@ fn root(err: &DataFusionError) -> &DataFusionError {
         },
         DataFusionError::External(inner) => inner.downcast_ref::<DataFusionError>().map_or(err, root),
         _ => err,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_panics_the_first_one_is_told() {
+        remember_first_panic();
+        for words in ["partition not used yet", "inner future panicked during poll"] {
+            std::thread::spawn(move || panic!("{words}")).join().unwrap_err();
+        }
+        assert_eq!(panicked().code, FailureCode::MemoryLimit);
     }
 }

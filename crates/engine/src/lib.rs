@@ -46,6 +46,7 @@ const WATCHDOG_GRACE: Duration = Duration::from_millis(500);
 #[must_use]
 pub fn run_child() -> ExitCode {
     limits::at_start();
+    failure::remember_first_panic();
     let sandbox = sandbox::enter();
     let planner = std::thread::Builder::new().name("engine".to_owned()).stack_size(PLANNER_STACK_BYTES);
     let planner = planner.spawn(|| serve(sandbox));
@@ -68,7 +69,7 @@ fn serve(sandbox: Sandbox) -> ExitCode {
         Ok(Some(request)) => {
             exit_with_parent();
             catch_unwind(AssertUnwindSafe(|| answer(request, sandbox, &output)))
-                .unwrap_or_else(|panic| Err(failure::panicked(&*panic)))
+                .unwrap_or_else(|_| Err(failure::panicked()))
         }
         Ok(None) => return ExitCode::SUCCESS,
         Err(failure) => Err(failure),
