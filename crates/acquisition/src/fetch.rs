@@ -9,6 +9,10 @@ use crate::prepare::{Prepared, Preparer, Refused, Told};
 /// Pages with fewer bytes are prepared where they are; the others leave the async threads alone.
 const PREPARE_INLINE_BYTES: usize = 64 << 10;
 
+/// Of a batch that is gathered with others.
+const BATCH_RECORDS: usize = 1_000;
+const BATCH_BYTES: usize = 1 << 20;
+
 /// What the fetching side hands to the committing side.
 pub(crate) enum Fetched {
     Page(Prepared),
@@ -19,6 +23,29 @@ pub(crate) enum Fetched {
     Refused(Box<Refused>),
     /// A stream has ended; all its pages came before.
     Ended,
+}
+
+/// Where pages go, and how batches become pages.
+pub(crate) struct Pages {
+    sender: mpsc::Sender<Fetched>,
+    /// Records and bytes of a page that is made of several batches. None: each batch is a page.
+    most: Option<(usize, usize)>,
+}
+
+impl Pages {
+    /// Batches are gathered into pages of up to `most`, unless pages may be refused: what is one page is told to people then.
+    pub(crate) fn new(sender: mpsc::Sender<Fetched>, most: Option<(usize, usize)>, preparer: &Preparer) -> Self {
+        Self { sender, most: most.filter(|_| !preparer.refuses_pages()) }
+    }
+
+    /// Records and bytes of a batch that is to be asked for, where a page has at most so many. Several batches wait and are read
+    /// while one page is stored: as parts of pages they take less memory.
+    pub(crate) fn batch(&self, (page_records, page_bytes): (usize, usize)) -> (usize, usize) {
+        match self.most {
+            Some(_) => (page_records.min(BATCH_RECORDS), page_bytes.min(BATCH_BYTES)),
+            None => (page_records, page_bytes),
+        }
+    }
 }
 
 /// Batches that are stored as one page.
@@ -59,8 +86,10 @@ impl Gathered {
     }
 
     /// Whether this and what came next are no more than one page.
-    fn has_room(&self, next: &Self, max_items: usize, max_bytes: usize) -> bool {
+    fn has_room(&self, next: &Self, (max_items, max_bytes): (usize, usize)) -> bool {
         self.batch.is_addition == next.batch.is_addition
+            // What came before it comes again, and must not stand behind that.
+            && !next.batch.begins_anew
             && self.batch.items.len() + next.batch.items.len() <= max_items
             && self.bytes + next.bytes <= max_bytes
     }
@@ -98,12 +127,11 @@ pub(crate) async fn fetch(
     connector: Box<dyn Connector>,
     request: ReadRequest,
     mut preparer: Preparer,
-    (pages, gathers): (mpsc::Sender<Fetched>, bool),
+    Pages { sender: pages, most }: Pages,
     may_go_on: impl Fn() -> bool,
 ) {
     let checkpoint =
         request.checkpoint.clone().unwrap_or_else(|| RawValue::from_string("{}".to_owned()).expect("it is JSON"));
-    let (max_items, max_bytes) = (request.max_items, request.max_bytes);
     let is_stream = connector.is_stream();
     let mut reader = match connector.read(request).await {
         Ok(reader) => reader,
@@ -122,11 +150,11 @@ pub(crate) async fn fetch(
             // The next one may be long in coming.
             Ok(Some(batch)) if is_stream => (Some(batch), Then::Another),
             Ok(Some(batch)) => {
-                let is_busy = gathers && pages.capacity() == 0 && !preparer.refuses_pages();
+                let most = most.filter(|_| pages.capacity() == 0);
                 match &mut held {
                     // Without items only the checkpoint moved.
                     Some(page)
-                        if batch.batch.items.is_empty() || is_busy && page.has_room(&batch, max_items, max_bytes) =>
+                        if batch.batch.items.is_empty() || most.is_some_and(|most| page.has_room(&batch, most)) =>
                     {
                         page.take_in(batch);
                         continue;
@@ -222,10 +250,11 @@ mod tests {
     /// The pages of a read, each with its records, what it says of pages and requests, and its checkpoint. Nobody takes one before the
     /// fetching side can go no further: as if the first commit took that long.
     async fn pages(sizes: &[usize], fails: bool, judge: Option<Judge>) -> Vec<String> {
-        let request = ReadRequest { max_items: 10, max_bytes: 1000, ..ReadRequest::default() };
+        let request = ReadRequest::default();
         let preparer = Preparer::new(1, Limits::default(), None, judge);
         let (sender, mut fetched) = mpsc::channel(1);
         let connector = Box::new(Batches { sizes: sizes.to_vec(), fails });
+        let to = Pages::new(sender, Some((10, 1000)), &preparer);
         let taking = async move {
             let mut pages = Vec::new();
             while let Some(next) = fetched.recv().await {
@@ -241,7 +270,7 @@ mod tests {
             }
             pages
         };
-        tokio::join!(biased; fetch(connector, request, preparer, (sender, true), || true), taking).1
+        tokio::join!(biased; fetch(connector, request, preparer, to, || true), taking).1
     }
 
     #[tokio::test]

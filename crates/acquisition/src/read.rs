@@ -19,7 +19,7 @@ use tracing::Instrument as _;
 use crate::commit::commit;
 use crate::counts::{Counts, Withheld};
 use crate::failure::{from_connector, from_refused, too_many_bad};
-use crate::fetch::{Fetched, fetch};
+use crate::fetch::{Fetched, Pages, fetch};
 use crate::handler::{AcquisitionHandler, judge, stopped, store_error};
 use crate::keeper::Keeper;
 use crate::prepare::{Prepared, Preparer};
@@ -174,23 +174,27 @@ impl AcquisitionHandler {
         let counts_equals = read.dedupe == Dedupe::Rows;
         let may_pass_over = !counts_equals || read.resumes_inside || connector.tells_additions();
         let goes_on = may_pass_over && read.begun.state.get() != "{}" && !read.how.is_whole;
+        let judge = judge(&read.quality, read.dedupe);
+        let schema = self.schema(&read.key, read.quality.drift).await?;
+        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
+        let page = (self.db.page_rows(), self.db.page_bytes());
+        let (sender, fetched) = mpsc::channel(1);
+        // What comes of a stream is stored at once.
+        let pages = Pages::new(sender, (self.gathers && !connector.is_stream()).then_some(page), &preparer);
+        let (max_items, max_bytes) = pages.batch(page);
         let request = ReadRequest {
             checkpoint: goes_on.then(|| read.begun.state.clone()),
             resume_inside: read.resumes_inside,
             counts_equals,
             compares_reads: matches!(read.dedupe, Dedupe::Rows | Dedupe::Key),
-            max_items: self.db.page_rows(),
-            max_bytes: self.db.page_bytes(),
+            max_items,
+            max_bytes,
             cancel,
             keeper: Some(Arc::new(Keeper::new(self.db.clone(), self.vault.clone(), read.secrets_of))),
         };
-        let (sender, fetched) = mpsc::channel(1);
         let mut fetching = JoinSet::new();
-        let judge = judge(&read.quality, read.dedupe);
-        let schema = self.schema(&read.key, read.quality.drift).await?;
-        let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
         let leased = ctx.clone();
-        let fetching_side = fetch(connector, request, preparer, (sender, self.gathers), move || leased.lease_valid());
+        let fetching_side = fetch(connector, request, preparer, pages, move || leased.lease_valid());
         fetching.spawn(fetching_side.in_current_span());
         Ok((fetched, fetching))
     }
