@@ -76,7 +76,7 @@ impl Metrics {
         gauge!("matome_db_connections_limit").set(number(self.db.connection_limit()));
         gauge!("matome_db_full").set(if self.db.is_full() { 1.0 } else { 0.0 });
         if let Some(bytes) = resident_bytes() {
-            gauge!("matome_process_resident_memory_bytes").set(bytes);
+            gauge!("matome_process_resident_memory_bytes").set(count(bytes.try_into().unwrap_or(i64::MAX)));
         }
         if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
             gauge!("matome_process_open_files").set(number(files.count()));
@@ -138,10 +138,10 @@ fn seconds(time: TimeDelta) -> f64 {
     time.to_std().unwrap_or_default().as_secs_f64()
 }
 
-/// Memory of this process that is in RAM. The children that run SQL are not part of it.
-fn resident_bytes() -> Option<f64> {
+/// Memory of this process that is in RAM, in bytes; none where the system does not tell. The children that run SQL are not part
+/// of it.
+pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u32 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(f64::from(kib) * 1024.0)
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }

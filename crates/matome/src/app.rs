@@ -37,10 +37,10 @@ use uuid::Uuid;
 use crate::ENGINE_CHILD;
 use crate::cli::{ReachArgs, RedisArgs, StorageArgs};
 use crate::failure::{Exit, Failure, of_postgres, said};
-use crate::housekeeping;
 use crate::isolated::{Isolated, Surroundings};
 use crate::message::Message;
 use crate::pace::OverBus;
+use crate::{allocator, housekeeping};
 
 /// Connections to PostgreSQL of one process that has an API.
 const WEB_CONNECTIONS: u32 = 16;
@@ -271,6 +271,7 @@ impl App {
         let app = &self.0;
         let process = app.process.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(process) = process.as_ref() else { return };
+        app.workers.spawn(allocator::give_back(app.draining.clone()));
         for queue in [Queue::Acquisition, Queue::Aggregation] {
             match app.parts.slots(queue) {
                 0 => {}

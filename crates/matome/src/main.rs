@@ -1,5 +1,6 @@
 //! The `matome` binary: command line, configuration, roles and shutdown.
 
+mod allocator;
 mod app;
 mod bench;
 mod cli;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == ENGINE_CHILD) {
         return matome_engine::run_child();
     }
+    allocator::keep_little();
     // reqwest asks for the process's TLS provider; there is one in this binary.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if std::env::args_os().nth(1).is_some_and(|arg| arg == isolated::TASK_CHILD) {
