@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+pub use child::resident_bytes;
 pub use error::EngineError;
 pub use spool::{Identity, TableSpool};
 

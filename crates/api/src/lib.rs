@@ -56,7 +56,7 @@ pub use celery_names::CeleryNames;
 
 pub use health::{Health, health_router, not_started};
 pub use intake::Intake;
-pub use monitoring::{Metrics, metrics_router, resident_bytes};
+pub use monitoring::{Metrics, metrics_router};
 pub use state::{ApiSettings, ApiState, Preview, Previewer, TrialError};
 
 use endpoint::Endpoint;

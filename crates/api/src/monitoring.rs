@@ -10,6 +10,7 @@ use axum::response::Response;
 use axum::routing::get;
 use chrono::TimeDelta;
 use http::{HeaderValue, header};
+use matome_aggregation::engine::resident_bytes;
 use matome_model::clock::Clock;
 use matome_store::db::Db;
 use matome_store::pulse::{self, Pulse, WorkerHost};
@@ -75,7 +76,8 @@ impl Metrics {
         gauge!("matome_db_connections", "state" => "idle").set(number(open.saturating_sub(used)));
         gauge!("matome_db_connections_limit").set(number(self.db.connection_limit()));
         gauge!("matome_db_full").set(if self.db.is_full() { 1.0 } else { 0.0 });
-        if let Some(bytes) = resident_bytes() {
+        // The children that run SQL are not part of it.
+        if let Some(bytes) = resident_bytes(std::process::id()) {
             gauge!("matome_process_resident_memory_bytes").set(count(bytes.try_into().unwrap_or(i64::MAX)));
         }
         if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
@@ -136,12 +138,4 @@ fn count(n: i64) -> f64 {
 
 fn seconds(time: TimeDelta) -> f64 {
     time.to_std().unwrap_or_default().as_secs_f64()
-}
-
-/// Memory of this process that is in RAM, in bytes; none where the system does not tell. The children that run SQL are not part
-/// of it.
-pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }

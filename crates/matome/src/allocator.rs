@@ -14,6 +14,7 @@ mod glibc {
 
     use std::time::Duration;
 
+    use matome_aggregation::engine::resident_bytes;
     use tokio_util::sync::CancellationToken;
 
     /// Blocks of this size and more are mapped by themselves and go back to the system when they are freed. Buffers of pages
@@ -40,9 +41,9 @@ mod glibc {
 
     /// Gives back to the system what is free, twice a second while this process's memory changes, until `shutdown`.
     pub async fn give_back(shutdown: CancellationToken) {
-        let mut last = 0;
+        let (pid, mut last) = (std::process::id(), 0);
         while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            let Some(now) = matome_api::resident_bytes() else { return };
+            let Some(now) = resident_bytes(pid) else { return };
             if now.abs_diff(last) < CHANGE {
                 continue;
             }
@@ -51,7 +52,7 @@ mod glibc {
             if tokio::task::spawn_blocking(trim).await.is_err() {
                 return;
             }
-            last = matome_api::resident_bytes().unwrap_or(now);
+            last = resident_bytes(pid).unwrap_or(now);
         }
     }
 }

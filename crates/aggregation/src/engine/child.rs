@@ -118,7 +118,7 @@ impl EngineChild {
         let past_limit = async {
             loop {
                 if let Some((pid, limit)) = watched
-                    && let Some(resident) = resident_bytes(pid).await
+                    && let Some(resident) = resident_bytes(pid)
                     && resident > limit
                 {
                     return resident;
@@ -165,8 +165,9 @@ impl EngineChild {
 }
 
 /// Memory that a process really holds, in bytes. `None` where the system does not tell, or the process is gone.
-async fn resident_bytes(pid: u32) -> Option<u64> {
-    let status = tokio::fs::read_to_string(format!("/proc/{pid}/status")).await.ok()?;
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    // The kernel makes this file when it is read: nothing to leave the async threads for.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
