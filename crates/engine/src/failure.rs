@@ -34,10 +34,7 @@ pub(crate) fn remember_first_panic() {
 
 /// A fault of the engine that stopped a thread; stderr has the place.
 pub(crate) fn panicked() -> Failure {
-    fault(FIRST_PANIC.get().map_or("no reason given", String::as_str))
-}
-
-fn fault(text: &str) -> Failure {
+    let text = FIRST_PANIC.get().map_or("no reason given", String::as_str);
     // DataFusion 55 runs the left side of a nested loop join a second time when it does not fit in memory, to spill it; a
     // repartition below panics with these words then.
     if text == "partition not used yet" {
