@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use matome_testbed::{hold, texts};
 use serde_json::{Value, json};
-use support::{Home, Server, sqlite_home};
+use support::{Home, Server, sqlite_home, until};
 use url::Url;
 
 /// What `serve` may take at its peak, whatever it reads.
@@ -81,11 +81,8 @@ async fn fill(server: &Server, url: &str, start: impl Future<Output = String>) -
     const MOST: Duration = Duration::from_secs(60);
     let held = hold(url, "lock table acquired_data in share mode").await;
     let task = start.await;
+    until("the read waits to store", async || !texts(url, WAITING).await.is_empty()).await;
     let begun = Instant::now();
-    while texts(url, WAITING).await.is_empty() {
-        assert!(begun.elapsed() < MOST, "{task} stores nothing");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
     let (mut most, mut since) = (peak(server), Instant::now());
     while since.elapsed() < STANDS_STILL {
         assert!(begun.elapsed() < MOST, "{task} holds more and more: {most} MiB");
@@ -108,15 +105,7 @@ async fn read(home: &Home, server: &Server, name: &str, source_type: &str, confi
         Some(url) => fill(server, url, start).await,
         None => start.await,
     };
-    let begun = Instant::now();
-    let ended = loop {
-        let now = server.get(&task).await;
-        if !matches!(now["status"].as_str().unwrap(), "pending" | "running") {
-            break now;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(1800), "{now}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
+    let ended = server.ended_within(Duration::from_secs(1800), &task).await;
     assert_eq!((&ended["status"], &ended["result"]["stored"]), (&json!("succeeded"), &json!(rows)), "{ended}");
     peak(server)
 }

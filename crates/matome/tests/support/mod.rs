@@ -262,13 +262,18 @@ impl Server {
 
     /// Waits for the end of a task; returns its row.
     pub async fn ended(&self, task: &str) -> Value {
+        self.ended_within(PATIENCE, task).await
+    }
+
+    /// As [`Server::ended`], for a task that may take longer.
+    pub async fn ended_within(&self, patience: Duration, task: &str) -> Value {
         let started = Instant::now();
         loop {
             let row = self.get(task).await;
             if matches!(row["status"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
                 return row;
             }
-            assert!(started.elapsed() < PATIENCE, "{task} does not end: {row}\n{:#?}", self.log.lock().unwrap());
+            assert!(started.elapsed() < patience, "{task} does not end: {row}\n{:#?}", self.log.lock().unwrap());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
