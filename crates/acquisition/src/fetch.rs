@@ -28,23 +28,29 @@ pub(crate) enum Fetched {
 /// Where pages go, and how batches become pages.
 pub(crate) struct Pages {
     sender: mpsc::Sender<Fetched>,
-    /// Records and bytes of a page that is made of several batches. None: each batch is a page.
-    most: Option<(usize, usize)>,
+    /// Records and bytes of a page.
+    most: (usize, usize),
+    /// Whether a page is made of several batches.
+    gathers: bool,
 }
 
 impl Pages {
-    /// Batches are gathered into pages of up to `most`, unless pages may be refused: what is one page is told to people then.
-    pub(crate) fn new(sender: mpsc::Sender<Fetched>, most: Option<(usize, usize)>, preparer: &Preparer) -> Self {
-        Self { sender, most: most.filter(|_| !preparer.refuses_pages()) }
+    /// Each batch is a page, or several that are read while the page before is stored. Pages that may be refused are not gathered:
+    /// what is one page is told to people then.
+    pub(crate) fn new(sender: mpsc::Sender<Fetched>, most: (usize, usize), gathers: bool, preparer: &Preparer) -> Self {
+        Self { sender, most, gathers: gathers && !preparer.refuses_pages() }
     }
 
-    /// Records and bytes of a batch that is to be asked for, where a page has at most so many. Several batches wait and are read
-    /// while one page is stored: as parts of pages they take less memory.
-    pub(crate) fn batch(&self, (page_records, page_bytes): (usize, usize)) -> (usize, usize) {
-        match self.most {
-            Some(_) => (page_records.min(BATCH_RECORDS), page_bytes.min(BATCH_BYTES)),
-            None => (page_records, page_bytes),
-        }
+    /// Records and bytes of a batch that is to be asked for. Several batches wait and are read while one page is stored: as parts
+    /// of pages they take less memory.
+    pub(crate) fn batch(&self) -> (usize, usize) {
+        let (records, bytes) = self.most;
+        if self.gathers { (records.min(BATCH_RECORDS), bytes.min(BATCH_BYTES)) } else { self.most }
+    }
+
+    /// Whether a page takes in what comes behind it: while the committing side is busy, as far as one page goes.
+    fn takes_in(&self, page: &Gathered, next: &Gathered) -> bool {
+        self.gathers && self.sender.capacity() == 0 && page.has_room(next, self.most)
     }
 }
 
@@ -127,7 +133,7 @@ pub(crate) async fn fetch(
     connector: Box<dyn Connector>,
     request: ReadRequest,
     mut preparer: Preparer,
-    Pages { sender: pages, most }: Pages,
+    pages: Pages,
     may_go_on: impl Fn() -> bool,
 ) {
     let checkpoint =
@@ -136,7 +142,7 @@ pub(crate) async fn fetch(
     let mut reader = match connector.read(request).await {
         Ok(reader) => reader,
         Err(err) => {
-            let _ = pages.send(Fetched::Failed(err)).await;
+            let _ = pages.sender.send(Fetched::Failed(err)).await;
             return;
         }
     };
@@ -150,12 +156,9 @@ pub(crate) async fn fetch(
             // The next one may be long in coming.
             Ok(Some(batch)) if is_stream => (Some(batch), Then::Another),
             Ok(Some(batch)) => {
-                let most = most.filter(|_| pages.capacity() == 0);
                 match &mut held {
                     // Without items only the checkpoint moved.
-                    Some(page)
-                        if batch.batch.items.is_empty() || most.is_some_and(|most| page.has_room(&batch, most)) =>
-                    {
+                    Some(page) if batch.batch.items.is_empty() || pages.takes_in(page, &batch) => {
                         page.take_in(batch);
                         continue;
                     }
@@ -174,14 +177,14 @@ pub(crate) async fn fetch(
                 (Ok(prepared), Then::Nothing) => Fetched::Last(prepared),
                 (Ok(prepared), _) => Fetched::Page(prepared),
                 (Err(refused), _) => {
-                    let _ = pages.send(Fetched::Refused(refused)).await;
+                    let _ = pages.sender.send(Fetched::Refused(refused)).await;
                     return;
                 }
             });
         }
         // A closed channel means that nobody wants the rest.
         if let Some(ready) = ready
-            && pages.send(ready).await.is_err()
+            && pages.sender.send(ready).await.is_err()
         {
             return;
         }
@@ -189,7 +192,7 @@ pub(crate) async fn fetch(
             Then::Another => {}
             Then::Nothing => return,
             Then::End(end) => {
-                let _ = pages.send(*end).await;
+                let _ = pages.sender.send(*end).await;
                 return;
             }
         }
@@ -254,7 +257,7 @@ mod tests {
         let preparer = Preparer::new(1, Limits::default(), None, judge);
         let (sender, mut fetched) = mpsc::channel(1);
         let connector = Box::new(Batches { sizes: sizes.to_vec(), fails });
-        let to = Pages::new(sender, Some((10, 1000)), &preparer);
+        let to = Pages::new(sender, (10, 1000), true, &preparer);
         let taking = async move {
             let mut pages = Vec::new();
             while let Some(next) = fetched.recv().await {

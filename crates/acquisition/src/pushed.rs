@@ -67,6 +67,11 @@ impl Connector for PushConnector {
         };
         async move { Ok(Box::new(reader) as Box<dyn Reader>) }.boxed()
     }
+
+    /// A checkpoint tells of its own batch alone.
+    fn may_be_gathered(&self) -> bool {
+        false
+    }
 }
 
 struct PushReader {

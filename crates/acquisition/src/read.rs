@@ -179,10 +179,8 @@ impl AcquisitionHandler {
         let preparer = Preparer::new(read.task_id, self.limits, read.record_key.clone(), judge).measured_by(schema);
         let page = (self.db.page_rows(), self.db.page_bytes());
         let (sender, fetched) = mpsc::channel(1);
-        // What comes of a stream is stored at once, and the checkpoint of what was sent tells of its own batch alone.
-        let gathers = self.gathers && !connector.is_stream() && !read.is_push;
-        let pages = Pages::new(sender, gathers.then_some(page), &preparer);
-        let (max_items, max_bytes) = pages.batch(page);
+        let pages = Pages::new(sender, page, self.gathers && connector.may_be_gathered(), &preparer);
+        let (max_items, max_bytes) = pages.batch();
         let request = ReadRequest {
             checkpoint: goes_on.then(|| read.begun.state.clone()),
             resume_inside: read.resumes_inside,

@@ -269,6 +269,28 @@ async fn more_than_may_wait_is_not_taken() {
     }
 }
 
+/// A page of what was sent holds whole batches of other sources; of pushes it holds one, whose checkpoint tells of no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_while_a_page_is_stored_is_read_once() {
+    const RECORDS: u64 = 12_000;
+    for bed in databases().await {
+        let bench = bench(&bed.db, r#"{"format":"auto"}"#).await;
+        let lines: Vec<String> = (0..RECORDS).map(|n| format!(r#"{{"n":{n},"s":"{n:0>100}"}}"#)).collect();
+        for lines in lines.chunks(700) {
+            send(&bed.db, push(&bench, None, "ndjson", &lines.join("\n"))).await;
+        }
+        let task = bench.claim_pending().await;
+        let ctx = TaskContext::new(bed.db.clone(), task.task.id, task.fence);
+        let result = bench.as_in_production(&bed.db).run(task.clone(), ctx).await.unwrap().result;
+        assert_eq!((count(&result, "read"), count(&result, "stored")), (RECORDS, RECORDS), "{}: {result}", bed.name);
+        assert_eq!(waiting(&bench).await.pushes, 0, "{}", bed.name);
+        bench.abandon(&task).await;
+        bench.run().await.unwrap();
+        assert_eq!(bench.stored().await, canonical(&lines), "{}", bed.name);
+        holds(&bed, bed.name).await;
+    }
+}
+
 const RECORDS_OF_SMALL: usize = 3;
 /// So few that the long push is several pages.
 const PAGE_ROWS: usize = 4;

@@ -26,6 +26,11 @@ pub trait Connector: Send + Sync {
     fn tells_additions(&self) -> bool {
         false
     }
+
+    /// Whether several batches may be committed as one, under the checkpoint of the last.
+    fn may_be_gathered(&self) -> bool {
+        !self.is_stream()
+    }
 }
 
 /// A read under way. Dropping it ends the read.

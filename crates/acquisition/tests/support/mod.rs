@@ -164,8 +164,12 @@ impl Bench {
     }
 
     pub fn handler_on(&self, db: &Db) -> AcquisitionHandler {
-        let vault = Vault::from_key([7; 32]);
-        AcquisitionHandler::new(db.clone(), self.registry.clone(), vault, Clock::system()).storing_pages_apart()
+        self.as_in_production(db).storing_pages_apart()
+    }
+
+    /// A handler whose commits cannot be foretold: it stores as one page what it read while it stored the page before.
+    pub fn as_in_production(&self, db: &Db) -> AcquisitionHandler {
+        AcquisitionHandler::new(db.clone(), self.registry.clone(), Vault::from_key([7; 32]), Clock::system())
     }
 
     /// Runs a whole task.
