@@ -1,61 +1,50 @@
 //! What the first read of a stream has stored so far, so that what it meets for the first time need not be looked up.
 //!
 //! A stream that was empty when its read began holds only what this read stored. A Bloom filter (B. H. Bloom, 1970) of
-//! those identities says "certainly not stored" of nearly every new one; only the others, one in a hundred, cost a lookup.
-//! About ten bits a record; past [`MAX_BYTES`] the read looks everything up as all others do.
+//! those identities says "certainly not stored" of nearly every new one; only the others cost a lookup: one in a hundred up to
+//! six million keys, one in twenty-five at ten million, one in four at twenty. It is never full; it only says less and less.
+//!
+//! Its memory does not follow the read: 64 KiB, and 8 MiB more from [`SMALL_KEYS`] on.
 
 use super::identity::Key;
 
-/// Bits for each key: with [`PROBES`] one key in a hundred is looked up in vain.
-const BITS_A_KEY: usize = 10;
-const PROBES: u64 = 6;
-/// The first layer has room for so many keys; each next one for four times as many.
-const FIRST_KEYS: usize = 16 << 10;
-/// All layers together at most.
-const MAX_BYTES: usize = 24 << 20;
+/// Bits of a key in the filter. Four say most where the keys come to be many: ten bits to a key are few keys, four are many.
+const PROBES: u64 = 4;
+/// So many keys are remembered in [`SMALL_WORDS`], for most reads are short; all others in [`LARGE_WORDS`].
+const SMALL_KEYS: usize = 52_000;
+const SMALL_WORDS: usize = (64 << 10) / 8;
+const LARGE_WORDS: usize = (8 << 20) / 8;
 
-/// Keys that may be stored; layers, because nobody knows how long a read is.
+/// Keys that may be stored.
 #[derive(Debug, Default)]
 pub(super) struct FirstLoad {
-    layers: Vec<Layer>,
-}
-
-#[derive(Debug)]
-struct Layer {
-    words: Vec<u64>,
-    /// Keys that it still has room for.
-    room: usize,
+    /// Empty, or of [`SMALL_WORDS`].
+    small: Vec<u64>,
+    /// Empty, or of [`LARGE_WORDS`].
+    large: Vec<u64>,
+    /// Keys that were added.
+    keys: usize,
 }
 
 impl FirstLoad {
     /// Whether the key may be stored; `false` is certain.
     pub(super) fn may_hold(&self, key: &Key) -> bool {
-        self.layers.iter().any(|layer| places(key, layer.words.len()).all(|(word, bit)| layer.words[word] & bit != 0))
+        [&self.small, &self.large]
+            .into_iter()
+            .any(|words| !words.is_empty() && places(key, words.len()).all(|(word, bit)| words[word] & bit != 0))
     }
 
-    /// Remembers a key; `false` when there is no room for it, and nothing this filter says holds any more.
-    #[must_use]
-    pub(super) fn add(&mut self, key: &Key) -> bool {
-        if self.layers.last().is_none_or(|layer| layer.room == 0) && !self.grow() {
-            return false;
+    /// Remembers a key.
+    pub(super) fn add(&mut self, key: &Key) {
+        let (words, length) = match self.keys < SMALL_KEYS {
+            true => (&mut self.small, SMALL_WORDS),
+            false => (&mut self.large, LARGE_WORDS),
+        };
+        words.resize(length, 0);
+        for (word, bit) in places(key, length) {
+            words[word] |= bit;
         }
-        let Some(layer) = self.layers.last_mut() else { return false };
-        layer.room -= 1;
-        for (word, bit) in places(key, layer.words.len()) {
-            layer.words[word] |= bit;
-        }
-        true
-    }
-
-    fn grow(&mut self) -> bool {
-        let keys = self.layers.last().map_or(FIRST_KEYS, |layer| layer.words.len() * 64 / BITS_A_KEY * 4);
-        let words = keys * BITS_A_KEY / 64;
-        let held: usize = self.layers.iter().map(|layer| layer.words.len() * 8).sum();
-        if held + words * 8 > MAX_BYTES {
-            return false;
-        }
-        self.layers.push(Layer { words: vec![0; words], room: keys });
-        true
+        self.keys += 1;
     }
 }
 
@@ -85,25 +74,26 @@ mod tests {
     fn what_was_added_may_be_held_and_little_else() {
         let mut filter = FirstLoad::default();
         assert!(!filter.may_hold(&key(0)));
-        // Over the ends of the first two layers.
+        // Over the end of the small part.
         for n in 0..100_000 {
-            assert!(filter.add(&key(n)));
+            filter.add(&key(n));
         }
         assert!((0..100_000).all(|n| filter.may_hold(&key(n))));
         let wrong = (100_000..200_000).filter(|n| filter.may_hold(&key(*n))).count();
-        assert!(wrong < 4_000, "{wrong} of 100,000 would be looked up in vain");
+        assert!(wrong < 2_000, "{wrong} of 100,000 would be looked up in vain");
     }
 
     #[test]
-    fn memory_is_bounded_and_the_end_is_told() {
+    fn memory_does_not_follow_the_read() {
+        let bytes = |filter: &FirstLoad| (filter.small.capacity() + filter.large.capacity()) * 8;
         let mut filter = FirstLoad::default();
-        let mut full = filter.grow();
-        while filter.grow() {
-            full = true;
-        }
-        let bytes: usize = filter.layers.iter().map(|layer| layer.words.len() * 8).sum();
-        assert!(full && bytes <= MAX_BYTES && bytes > MAX_BYTES / 8, "{bytes}");
-        filter.layers.last_mut().unwrap().room = 0;
-        assert!(!filter.add(&key(1)));
+        assert_eq!(bytes(&filter), 0);
+        (0..50_000).for_each(|n| filter.add(&key(n)));
+        assert_eq!(bytes(&filter), 64 << 10);
+        (50_000..60_000).for_each(|n| filter.add(&key(n)));
+        let of_a_long_read = bytes(&filter);
+        assert_eq!(of_a_long_read, (8 << 20) + (64 << 10));
+        (60_000..300_000).for_each(|n| filter.add(&key(n)));
+        assert_eq!(bytes(&filter), of_a_long_read);
     }
 }

@@ -55,7 +55,7 @@ pub struct Occurrences {
     met: RoaringTreemap,
     /// Contents met at least twice, by the identity of their copy 0.
     counts: Counts,
-    /// Kept while the stream holds nothing but what this read stored.
+    /// Where the stream held nothing when the read began, so that all it holds was stored by this read.
     first_load: Option<FirstLoad>,
 }
 
@@ -169,10 +169,8 @@ impl Occurrences {
         for (key, count) in page.repeated {
             self.counts.set(key, count);
         }
-        if let Some(first_load) = &mut self.first_load
-            && !page.stored.iter().all(|key| first_load.add(key))
-        {
-            self.first_load = None;
+        if let Some(first_load) = &mut self.first_load {
+            page.stored.iter().for_each(|key| first_load.add(key));
         }
     }
 }
