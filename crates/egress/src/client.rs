@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Upgraded, redirect};
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
+use tokio_rustls::TlsConnector;
 use url::Url;
 
 use crate::body::{ACCEPTED, Inflate, InflateError, RATIO_LIMIT};
@@ -23,7 +26,7 @@ use crate::tls::{Certificates, Tls, TlsFault};
 const REDIRECT_LIMIT: usize = 5;
 /// How long the resolver, and then each connection, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long is looked, once nothing came, whether the host takes connections at all.
+/// How long is looked, once nothing came, whether the host takes connections at all, and what it says of TLS.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// All names and values of an answer's headers together.
 const HEADER_LIMIT_BYTES: usize = 64 * 1024;
@@ -249,7 +252,13 @@ impl HttpClient {
             let answer = match tokio::time::timeout(request.timeout, sending.send()).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) if error.is_timeout() => return Err(bound.silent(&url, CONNECT_TIMEOUT).await),
-                Ok(Err(error)) => return Err(connection(&url, "the request", error)),
+                Ok(Err(error)) => {
+                    let fault = if was_never_sent(&error) { self.fault_of(&bound, &url).await } else { None };
+                    return Err(match fault {
+                        Some(fault) => EgressError::Handshake { url: shown(&url), fault, source: error.without_url() },
+                        None => connection(&url, "the request", error),
+                    });
+                }
                 Err(_) => return Err(bound.silent(&url, request.timeout).await),
             };
             self.check_peer(&answer, &url)?;
@@ -262,6 +271,21 @@ impl HttpClient {
             }
         }
         Err(EgressError::Redirects { url: shown(&request.url), limit: REDIRECT_LIMIT })
+    }
+
+    /// What a server says of TLS to who connects and asks nothing. One that refuses what it was shown says so after the handshake; where
+    /// that comes before the request is handed over, the transport has heard it and keeps it to itself.
+    async fn fault_of(&self, bound: &Bound, url: &Url) -> Option<TlsFault> {
+        if url.scheme() != "https" {
+            return None;
+        }
+        let name = ServerName::try_from(url.host_str()?.trim_matches(['[', ']']).to_owned()).ok()?;
+        let tls = TlsConnector::from(Arc::new(self.tls.config_for(url).ok()?));
+        let heard = async { tls.connect(name, dial::first_of(&bound.addresses).await?).await?.read_u8().await };
+        match tokio::time::timeout(LOOK_TIMEOUT, heard).await {
+            Ok(Err(error)) => TlsFault::of(&error),
+            Ok(Ok(_)) | Err(_) => None,
+        }
     }
 
     /// That the transport went where it was told to go. It always does; if it ever did not, nothing it brought back
@@ -348,6 +372,12 @@ impl Resolve for Checked {
             };
         Box::pin(std::future::ready(found))
     }
+}
+
+/// Whether the connection ended before anything of the request went out.
+fn was_never_sent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
 }
 
 fn check_scheme(url: &mut Url) -> Result<(), EgressError> {
