@@ -8,7 +8,7 @@ use std::path::Path;
 use matome_aggregation::config::AggregationConfig;
 
 fn configs(page: &str) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
+    let path = Path::new("../../docs").join(page);
     let markdown = fs::read_to_string(&path).unwrap_or_else(|err| panic!("`{}`: {err}", path.display()));
     let blocks = markdown.split("```json aggregation\n").skip(1);
     blocks.map(|block| block.split("\n```").next().unwrap().to_owned()).collect()

@@ -21,7 +21,7 @@ const CONNECTORS: [[&str; 2]; 5] = [
 ];
 
 fn page(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    let path = Path::new("../../docs").join(name);
     fs::read_to_string(&path).unwrap_or_else(|err| panic!("`{}`: {err}", path.display()))
 }
 

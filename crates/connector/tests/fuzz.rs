@@ -136,7 +136,7 @@ fn change(random: &mut Random, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
 fn run(name: &str, target: fn(&[u8])) {
     let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (inputs, seed) = (number("MATOME_TEST_FUZZ_INPUTS", 20_000), number("MATOME_TEST_FUZZ_SEED", 1));
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+    let folder = Path::new("../../fuzz/corpus").join(name);
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut corpus: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// The configs that the pages print, and some that say what those do not.
 fn configs() -> Vec<(SourceType, Value)> {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let docs = Path::new("../../docs");
     let mut found = Vec::new();
     for page in [
         "sources",

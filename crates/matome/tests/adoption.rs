@@ -31,8 +31,7 @@ impl Fixture {
     /// A home on a schema with what the application left.
     async fn home(&self) -> Home {
         let url = postgres_schema().await;
-        let file =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/django").join(format!("{}.sql", self.name));
+        let file = Path::new("tests/fixtures/django").join(format!("{}.sql", self.name));
         run_script(&url, &std::fs::read_to_string(file).unwrap()).await;
         Home { database_url: Some(url), name: self.name, ..sqlite_home() }
     }

@@ -13,7 +13,7 @@ use support::{client, until, write};
 use tempfile::TempDir;
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new("../..").canonicalize().unwrap()
 }
 
 fn text(path: &str) -> String {

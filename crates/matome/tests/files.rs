@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::{Home, Server, homes};
 
 fn put(home: &Home, name: &str) {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/files").join(name);
+    let fixture = Path::new("tests/fixtures/files").join(name);
     std::fs::copy(fixture, home.files().join(name)).unwrap();
 }
 

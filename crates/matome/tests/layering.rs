@@ -2,6 +2,7 @@
 //! in the one crate that is there for them. Compares `cargo metadata` with the two tables below.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde::Deserialize;
@@ -152,10 +153,9 @@ fn package(name: &str, dependencies: &[(&str, Option<&str>)]) -> Package {
 
 #[test]
 fn crates_import_only_what_the_table_allows() {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path", manifest])
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path", "../../Cargo.toml"])
         .output()
         .expect("cargo, which runs this test, can be started");
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
@@ -217,4 +217,26 @@ fn a_guarded_dependency_is_named_outside_its_crate() {
 fn a_crate_outside_the_table_is_named() {
     let packages = [package("matome-util", &[])];
     assert_eq!(violations(&packages), ["crate `util` is not in the table of the house"]);
+}
+
+/// Clones may share a target folder, and what was compiled in one of them is not compiled again for the next: the folder that the
+/// compiler saw may be gone. A test starts in the folder of its crate.
+#[test]
+fn no_test_reads_files_where_it_was_compiled() {
+    const COMPILED_IN: &str = concat!("env!(\"CARGO_MANIFEST", "_DIR\")");
+    let mut folders = vec![PathBuf::from("..")];
+    let mut looked_at = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                looked_at += 1;
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(!text.contains(COMPILED_IN), "`{}` says `{COMPILED_IN}`", path.display());
+            }
+        }
+    }
+    assert!(looked_at > 100, "{looked_at} files are not all");
 }

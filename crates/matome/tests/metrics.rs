@@ -118,7 +118,7 @@ async fn metrics_tell_what_was_done_what_waits_and_who_works() {
         // Both pages describe every metric.
         let names: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         for page in ["docs/operations.md", "docs/operations.ja.md"] {
-            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+            let file = Path::new("../..").join(page);
             let described = std::fs::read_to_string(file).unwrap();
             for name in names.iter().map(|line| line.split(' ').next().unwrap()) {
                 assert!(described.contains(&format!("`{name}`")), "{page} lacks `{name}`");
@@ -312,8 +312,7 @@ async fn alerts_and_dashboard_ask_for_series_that_a_live_server_has() {
     until("Redis is used", redis_is_used).await;
     let found = series(&scrape(&server, &url).await);
 
-    let text =
-        |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap();
+    let text = |path: &str| std::fs::read_to_string(Path::new("../..").join(path)).unwrap();
     let rules: Value = yaml_serde::from_str(&text("deploy/prometheus/matome.rules.yaml")).unwrap();
     let dashboard: Value = serde_json::from_str(&text("deploy/grafana/matome.json")).unwrap();
     for (file, value) in [("rules", rules), ("dashboard", dashboard)] {

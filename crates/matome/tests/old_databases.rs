@@ -24,7 +24,7 @@ type Object = BTreeMap<String, Box<RawValue>>;
 type Answers = BTreeMap<String, Object>;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new("tests/fixtures").join(name)
 }
 
 /// A home whose data directory is as the old version left it, and what that version answered about it.

@@ -39,7 +39,7 @@ trap '[ -z "$server" ] || kill -KILL "$server"' EXIT
 "#;
 
 fn readme(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
+    let path = Path::new("../..").join(name);
     fs::read_to_string(&path).unwrap_or_else(|err| panic!("`{}`: {err}", path.display()))
 }
 

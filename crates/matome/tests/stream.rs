@@ -123,7 +123,7 @@ impl Feed {
 }
 
 fn tls_file(name: &str) -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
+    std::path::absolute("tests/fixtures/tls").unwrap().join(name)
 }
 
 fn config(address: SocketAddr, path: &str, more: &Value) -> Value {

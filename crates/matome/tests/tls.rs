@@ -4,14 +4,14 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use support::{Home, client, sqlite_home, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
+    std::path::absolute("tests/fixtures/tls").unwrap().join(name)
 }
 
 /// Puts a certificate and its key where the server looks for them.

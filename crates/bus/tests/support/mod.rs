@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub struct RedisServer {
 
 /// Certificates for `localhost` and `127.0.0.1`, made for tests; each is its own authority.
 pub fn certificate(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/tls").join(file)
+    std::path::absolute("../matome/tests/fixtures/tls").unwrap().join(file)
 }
 
 impl RedisServer {

@@ -12,7 +12,7 @@ use crate::support::{connector, failure, read_all};
 const CODECS: [&str; 6] = ["null", "deflate", "snappy", "zstandard", "bzip2", "xz"];
 
 fn fixture(codec: &str) -> Vec<u8> {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/files");
+    let fixtures = Path::new("../matome/tests/fixtures/files");
     fs::read(fixtures.join(format!("types-{codec}.avro"))).unwrap()
 }
 

@@ -12,7 +12,7 @@ use crate::compressed::gzip;
 use crate::support::{connector, failure, read_all, records, shown};
 
 fn put(root: &TempDir, name: &str) -> Vec<u8> {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/files");
+    let fixtures = Path::new("../matome/tests/fixtures/files");
     let bytes = fs::read(fixtures.join(name)).unwrap();
     fs::write(root.path().join(name), &bytes).unwrap();
     bytes

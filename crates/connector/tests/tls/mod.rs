@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use matome_connector::{Connector, ConnectorError, FileRoots, Registry};
@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/tls")
+    std::path::absolute("../matome/tests/fixtures/tls").unwrap()
 }
 
 pub fn text(name: &str) -> String {

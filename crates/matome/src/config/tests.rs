@@ -133,7 +133,7 @@ fn a_secret_may_stand_in_a_file_and_is_never_shown() {
 #[test]
 fn both_pages_describe_every_key_and_variable() {
     for page in ["docs/configuration.md", "docs/configuration.ja.md"] {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+        let file = Path::new("../..").join(page);
         let text = std::fs::read_to_string(file).unwrap();
         let variables = SETTINGS.iter().flat_map(|setting| setting.variables).chain(&FILES);
         let without_effect = WITHOUT_EFFECT.iter().map(|(name, _, _)| name);

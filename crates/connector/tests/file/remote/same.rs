@@ -13,7 +13,7 @@ use crate::compressed::gzip;
 use crate::support::records;
 
 fn fixture(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../matome/tests/fixtures/files").join(name)).unwrap()
+    fs::read(Path::new("../matome/tests/fixtures/files").join(name)).unwrap()
 }
 
 /// Reads what `options` name there.

@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_good_from_its_beginning_to_three_weeks_before_its_end() {
-        let fixture = |kind: &str| format!("{}/tests/fixtures/tls/one.{kind}", env!("CARGO_MANIFEST_DIR")).into();
+        let fixture = |kind: &str| format!("tests/fixtures/tls/one.{kind}").into();
         let files = TlsFiles { certificate: fixture("crt"), key: fixture("key") };
         let (from, until) = files.validity().unwrap();
         // As `openssl x509 -noout -dates` says.
