@@ -253,7 +253,8 @@ impl HttpClient {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) if error.is_timeout() => return Err(bound.silent(&url, CONNECT_TIMEOUT).await),
                 Ok(Err(error)) => {
-                    let fault = if was_never_sent(&error) { self.fault_of(&bound, &url).await } else { None };
+                    let is_unsaid = was_never_sent(&error) && TlsFault::of(&error).is_none();
+                    let fault = if is_unsaid { self.fault_of(&bound, &url).await } else { None };
                     return Err(match fault {
                         Some(fault) => EgressError::Handshake { url: shown(&url), fault, source: error.without_url() },
                         None => connection(&url, "the request", error),
