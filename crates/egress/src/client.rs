@@ -16,7 +16,7 @@ use url::Url;
 use crate::body::{ACCEPTED, Inflate, InflateError, RATIO_LIMIT};
 use crate::budgets::Rate;
 use crate::dial::{self, Dialer};
-use crate::error::{EgressError, shown};
+use crate::error::{EgressError, chain, shown};
 use crate::pace::{Pace, SharedPace};
 use crate::policy::Policy;
 use crate::resolver::{self, Resolver, System};
@@ -252,14 +252,7 @@ impl HttpClient {
             let answer = match tokio::time::timeout(request.timeout, sending.send()).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) if error.is_timeout() => return Err(bound.silent(&url, CONNECT_TIMEOUT).await),
-                Ok(Err(error)) => {
-                    let is_unsaid = was_never_sent(&error) && TlsFault::of(&error).is_none();
-                    let fault = if is_unsaid { self.fault_of(&bound, &url).await } else { None };
-                    return Err(match fault {
-                        Some(fault) => EgressError::Handshake { url: shown(&url), fault, source: error.without_url() },
-                        None => connection(&url, "the request", error),
-                    });
-                }
+                Ok(Err(error)) => return Err(self.lost(&bound, &url, error).await),
                 Err(_) => return Err(bound.silent(&url, request.timeout).await),
             };
             self.check_peer(&answer, &url)?;
@@ -272,6 +265,19 @@ impl HttpClient {
             }
         }
         Err(EgressError::Redirects { url: shown(&request.url), limit: REDIRECT_LIMIT })
+    }
+
+    /// Why a request got no answer.
+    async fn lost(&self, bound: &Bound, url: &Url, error: reqwest::Error) -> EgressError {
+        match connection(url, "the request", error) {
+            EgressError::Connection { url: shown, action, source } if was_never_sent(&source) => {
+                match self.fault_of(bound, url).await {
+                    Some(fault) => EgressError::Handshake { url: shown, fault, source },
+                    None => EgressError::Connection { url: shown, action, source },
+                }
+            }
+            told => told,
+        }
     }
 
     /// What a server says of TLS to who connects and asks nothing. One that refuses what it was shown says so after the handshake; where
@@ -377,8 +383,7 @@ impl Resolve for Checked {
 
 /// Whether the connection ended before anything of the request went out.
 fn was_never_sent(error: &(dyn std::error::Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
+    chain(error).filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
 }
 
 fn check_scheme(url: &mut Url) -> Result<(), EgressError> {

@@ -78,6 +78,7 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
     ("rusqlite", &["store"], "all SQL is in store"),
     ("redis", &["bus"], "what may be lost goes through bus"),
     ("reqwest", &["egress", "matome"], "egress is the only way out; the command line is a client of the API"),
+    ("hyper", &["egress"], "what errors of reqwest mean is known where it is"),
     ("axum", &["api", "ui", "matome"], "only api knows status codes"),
     ("utoipa", &["api", "matome"], "only api knows status codes"),
 ];

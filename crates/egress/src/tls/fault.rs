@@ -10,6 +10,7 @@ use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use super::verifier::{SelfSigned, is_of_authority};
+use crate::error::chain;
 
 /// So many names of a certificate are told.
 const NAMES: usize = 5;
@@ -159,17 +160,6 @@ impl TlsFault {
             ),
         }
     }
-}
-
-/// An error and what it was made of, outermost first.
-fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| {
-        // What an error of the system carries is not among its sources.
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(carried) => Some(carried as &(dyn Error + 'static)),
-            None => error.source(),
-        }
-    })
 }
 
 /// A name without its kind, `localhost` of `DnsName("localhost")`.
