@@ -269,7 +269,8 @@ async fn more_than_may_wait_is_not_taken() {
     }
 }
 
-/// A page of what was sent holds whole batches of other sources; of pushes it holds one, whose checkpoint tells of no other.
+/// Batches of other sources become one page while the page before is stored. A batch of pushes stays a page, since its checkpoint
+/// tells of no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_read_while_a_page_is_stored_is_read_once() {
     const RECORDS: u64 = 12_000;

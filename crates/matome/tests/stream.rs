@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use support::{Home, Server, Tally, postgres_home, sqlite_home, until, write};
+use support::{Home, Server, Tally, postgres_home, redis, sqlite_home, until, write};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -40,7 +40,7 @@ impl Feed {
 
     /// The same, with a certificate for `localhost`, `127.0.0.1` and `one.matome.test`, on all addresses.
     async fn start_tls(seconds: u64) -> (SocketAddr, Arc<Self>) {
-        let (certificate, key) = (tls_file("one.crt"), tls_file("one.key"));
+        let (certificate, key) = (redis::certificate("one.crt"), redis::certificate("one.key"));
         let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
@@ -120,10 +120,6 @@ impl Feed {
             }
         }
     }
-}
-
-fn tls_file(name: &str) -> std::path::PathBuf {
-    std::path::absolute("tests/fixtures/tls").unwrap().join(name)
 }
 
 fn config(address: SocketAddr, path: &str, more: &Value) -> Value {
@@ -314,7 +310,7 @@ async fn a_wss_source_is_believed_only_with_a_certificate_for_its_name() {
     let config =
         |host: &str| json!({ "url": format!("wss://{host}:{}/", address.port()), "batch": { "wait_ms": 100 } });
     // Its own authority, as far as this server can tell.
-    home.through = vec!["env".to_owned(), format!("SSL_CERT_FILE={}", tls_file("one.crt").display())];
+    home.through = vec!["env".to_owned(), format!("SSL_CERT_FILE={}", redis::certificate("one.crt").display())];
     let server = home.serve().await;
     let source = server.source("named", "websocket", config("127.0.0.1")).await;
     let task = server.start("acquisition", source).await;

@@ -4,21 +4,16 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use support::{Home, client, sqlite_home, until};
+use support::{Home, client, redis, sqlite_home, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-fn fixture(name: &str) -> PathBuf {
-    std::path::absolute("tests/fixtures/tls").unwrap().join(name)
-}
 
 /// Puts a certificate and its key where the server looks for them.
 fn install(home: &Home, name: &str) {
     for kind in ["crt", "key"] {
         let fresh = home.dir.path().join(format!("fresh.{kind}"));
-        std::fs::copy(fixture(&format!("{name}.{kind}")), &fresh).unwrap();
+        std::fs::copy(redis::certificate(&format!("{name}.{kind}")), &fresh).unwrap();
         std::fs::rename(fresh, home.dir.path().join(format!("server.{kind}"))).unwrap();
     }
 }
@@ -26,7 +21,8 @@ fn install(home: &Home, name: &str) {
 /// A client that trusts one certificate only.
 fn trusting(name: &str) -> reqwest::Client {
     drop(client());
-    let certificate = reqwest::Certificate::from_pem(&std::fs::read(fixture(&format!("{name}.crt"))).unwrap()).unwrap();
+    let certificate =
+        reqwest::Certificate::from_pem(&std::fs::read(redis::certificate(&format!("{name}.crt"))).unwrap()).unwrap();
     // A connection each, so that each shakes hands.
     let builder = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
     builder.tls_certs_only([certificate]).build().unwrap()
@@ -56,7 +52,9 @@ async fn a_new_certificate_is_taken_without_dropping_connections() {
     // A connection from before the change goes on after it.
     let kept = reqwest::Client::builder()
         .no_proxy()
-        .tls_certs_only([reqwest::Certificate::from_pem(&std::fs::read(fixture("one.crt")).unwrap()).unwrap()]);
+        .tls_certs_only([
+            reqwest::Certificate::from_pem(&std::fs::read(redis::certificate("one.crt")).unwrap()).unwrap()
+        ]);
     let kept = kept.build().unwrap();
     assert_eq!(kept.get(format!("{}/livez", server.base)).send().await.unwrap().bytes().await.unwrap().len(), 15);
     install(&home, "two");
@@ -68,15 +66,20 @@ async fn a_new_certificate_is_taken_without_dropping_connections() {
     assert_eq!(kept.get(format!("{}/livez", server.base)).send().await.unwrap().status(), 200);
 
     // What does not fit is told, and the last good one stays.
-    std::fs::copy(fixture("one.key"), home.dir.path().join("server.key")).unwrap();
+    std::fs::copy(redis::certificate("one.key"), home.dir.path().join("server.key")).unwrap();
     let log = &server.log;
     let told = async || log.lock().unwrap().iter().any(|line| line.contains("do not belong together"));
     until("the misfit is told", told).await;
     assert_eq!(new.get(format!("{}/livez", server.base)).send().await.unwrap().status(), 200);
 
     // The check for containers needs no certificate.
-    let checked =
-        home.run(&["healthcheck", "--bind", address, "--tls-cert-file", fixture("two.crt").to_str().unwrap()]);
+    let checked = home.run(&[
+        "healthcheck",
+        "--bind",
+        address,
+        "--tls-cert-file",
+        redis::certificate("two.crt").to_str().unwrap(),
+    ]);
     assert!(checked.status.success(), "{checked:?}");
 }
 
@@ -104,7 +107,7 @@ async fn links_of_answers_are_https_and_half_a_request_holds_nobody_up() {
 #[test]
 fn wrong_files_are_refused_with_what_is_wrong_with_them() {
     let home = sqlite_home();
-    let path = |name: &str| fixture(name).display().to_string();
+    let path = |name: &str| redis::certificate(name).display().to_string();
     let no_pem = home.dir.path().join("no.pem");
     std::fs::write(&no_pem, "nothing").unwrap();
     let (one, two_key, no_pem) = (path("one.crt"), path("two.key"), no_pem.display().to_string());
